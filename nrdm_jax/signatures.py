@@ -1,0 +1,26 @@
+"""Names of what the parts hand each other.
+
+Shape suffixes used in the package: B examples, N tokens, D trunk width, H heads, K width of a head,
+C channels, L blocks; the axes of an example are `*S C` (image H,W,C; video T,H,W,C; volume D,H,W,C).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+Array = jax.Array
+Params = Mapping[str, Any]
+Metrics = dict[str, Array]
+
+# What a data loader yields: "x" (B, *S, C), uint8 pixels or float latents; "label" (B,) int32.
+Batch = Mapping[str, Array]
+
+# (x_t (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> the network's output (B, *S, C).
+DenoiseFn = Callable[[Array, Array, Array], Array]
+
+# (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
+PredictFn = Callable[[Array, Array], tuple[Array, Array]]
+
+# (params, batch, key) -> (per-example loss (B,), per-example metrics). Training sees only this.
+ObjectiveFn = Callable[[Params, Batch, Array], tuple[Array, Metrics]]
