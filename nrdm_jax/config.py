@@ -1,0 +1,387 @@
+"""The one config tree: `default()` holds every field and its meaning, `validate()` every check.
+
+This module imports neither jax nor anything of ours, so that a wrong config is refused in well
+under two seconds, before a device is touched or a directory made. Tuples stand for lists and
+`placeholder` for None, since ml_collections can override neither a list nor a None.
+"""
+
+import difflib
+import json
+import math
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+# name: (depth in blocks, width, heads). DiT (arXiv 2212.09748), table 1.
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+
+MESH_AXES = ("data", "fsdp")
+
+CHOICES = {
+    "model.name": ("dit",),
+    "model.variant": ("gated", "resnet", "rezero"),
+    "model.gate_shape": ("channel", "scalar"),
+    "model.gate_condition": ("cond", "cond_shared", "static"),
+    "model.modulation": ("per_unit", "shared"),
+    "model.branch_dtype": ("float32", "bfloat16"),
+    "model.memory": ("none", "remat"),
+    "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine"),
+    "diffusion.prediction": ("velocity", "v", "eps", "x0"),
+    "diffusion.times": ("uniform", "logit_normal"),
+    "optim.schedule": ("cosine", "constant"),
+    "sample.sampler": ("euler", "heun", "ddim"),
+}
+
+
+def default() -> ml_collections.ConfigDict:
+    """The whole tree with its default values; a config file changes fields, never adds one."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # of the initial weights, the data order and the training noise
+
+    c.data = ml_collections.ConfigDict()
+    c.data.name = "openmoji"  # openmoji | fashion_mnist | cifar10 | synthetic | tfds:NAME[/CONFIG]
+    c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
+    c.data.num_classes = 10
+    c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
+    c.data.flip = False  # mirror the last spatial axis, half of the time
+    c.data.scale = 1.0  # float records (latents) are used as (record - shift) * scale
+    c.data.shift = 0.0
+    c.data.in_memory_gib = 2.0  # a set that fits is decoded once, into host memory
+    c.data.threads = 2  # that read and decode, where the set does not fit
+    c.data.prefetch = 2  # batches prepared ahead of the device
+
+    c.model = ml_collections.ConfigDict()
+    c.model.name = "dit"
+    c.model.size = placeholder(str)  # S | B | L | XL: sets depth, width and heads
+    c.model.depth = 8  # blocks; a block has two residual units (attention, MLP)
+    c.model.width = 192
+    c.model.heads = 3
+    c.model.mlp_ratio = 4.0
+    c.model.patch = 2  # side of a patch on every axis, or one number an axis: (1, 2, 2)
+    c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
+    c.model.learn_variance = False  # twice the output channels; the second half is unused yet
+    c.model.variant = "gated"  # gated | resnet | rezero: the form of every residual unit
+    c.model.gate_shape = "channel"  # channel | scalar
+    c.model.gate_condition = "cond"  # cond | cond_shared | static
+    c.model.alpha_start = "auto"  # auto | zero | one | inv_sqrt_units | a number
+    c.model.beta = True  # the additive gate; False fixes it at 0 and removes its parameters
+    c.model.beta_bound = True  # beta = beta_raw / units, learning rate of beta_raw * 0.1
+    c.model.modulation = "per_unit"  # per_unit | shared: who owns the kernel of the adaptive norms
+    c.model.branch_dtype = "float32"  # of the branches; trunk, gates, norms stay float32
+    c.model.memory = "none"  # none | remat: activations kept for the backward pass
+
+    c.diffusion = ml_collections.ConfigDict()
+    c.diffusion.path = "rectified_flow"  # rectified_flow | ddpm_linear | cosine
+    c.diffusion.prediction = "velocity"  # velocity | v | eps | x0
+    c.diffusion.times = "logit_normal"  # logit_normal | uniform: training times
+    c.diffusion.logit_mean = 0.0  # of logit_normal, before the logistic function; > 0 is noisier
+    c.diffusion.logit_std = 1.0
+
+    c.optim = ml_collections.ConfigDict()
+    c.optim.learning_rate = 1e-4
+    c.optim.schedule = "constant"  # constant | cosine, after the warm-up
+    c.optim.warmup_steps = 0
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.0  # not of gates, norms, biases and embeddings
+    c.optim.clip_norm = 1.0  # global norm of the gradient; 0 does not clip
+
+    c.train = ml_collections.ConfigDict()
+    c.train.steps = 1000
+    c.train.batch_size = 64  # examples a step, all devices together
+    c.train.micro_batches = 1  # the batch is accumulated over so many forward-backward passes
+    c.train.ema_halflife_images = 500_000.0  # examples after which a weight counts half
+
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = -1  # devices along each axis; -1: all that are left
+    c.mesh.fsdp = 1
+
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.every = 1000  # steps
+    c.checkpoint.keep = 3  # newest steps kept
+    c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
+
+    c.evaluate = ml_collections.ConfigDict()
+    c.evaluate.every = 1000  # steps between held-out losses inside the run; 0: never
+    c.evaluate.batch_size = 64
+    c.evaluate.examples = 0  # held-out examples used inside the run, 0: all
+    c.evaluate.log_snr = (-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5)  # fixed levels
+
+    c.sample = ml_collections.ConfigDict()
+    c.sample.every = 0  # steps between sample grids inside the run; 0: never
+    c.sample.examples = 64
+    c.sample.batch_size = 64
+    c.sample.sampler = "heun"  # euler | heun | ddim
+    c.sample.steps = 30
+    c.sample.guidance = 1.0  # classifier-free; 1 is off
+
+    c.log = ml_collections.ConfigDict()
+    c.log.every = 50  # steps between lines
+    c.log.profile_start = 0  # first step of a profiler trace in workdir/profile; 0: none
+    c.log.profile_steps = 3
+    c.log.peak_tflops = 0.0  # of one device, to print MFU; 0: looked up, unknown on a CPU
+    return c
+
+
+def resolved_size(model) -> tuple[int, int, int]:
+    """(depth, width, heads) of a model config: from its size where one is named."""
+    return SIZES[model.size] if model.size else (model.depth, model.width, model.heads)
+
+
+def patch_of(config) -> tuple[int, ...]:
+    """Side of a patch on every spatial axis of `data.shape`."""
+    patch, axes = config.model.patch, len(config.data.shape) - 1
+    return (patch,) * axes if isinstance(patch, int) else tuple(patch)
+
+
+def validate(config) -> None:
+    """Raises ValueError, naming the field and the fix, for everything that can be seen early.
+
+    What depends on devices (the mesh) or data (counts, labels) is checked by build and data.
+    """
+    _check_keys(config)
+    for field, choices in CHOICES.items():
+        _require(
+            _get(config, field) in choices,
+            field,
+            f"is {_get(config, field)!r}",
+            f"choose one of {', '.join(choices)}" + _hint(str(_get(config, field)), choices),
+        )
+    _check_numbers(config)
+    _check_model(config)
+    _check_diffusion(config)
+    _check_mesh(config)
+
+
+def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Lines `field: old -> new` for two config dicts as `to_dict` gives them."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def to_dict(config) -> dict:
+    """The config as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_dict(values: dict) -> ml_collections.ConfigDict:
+    """The config that `to_dict` wrote.
+
+    Raises:
+      ValueError: a field is unknown or of the wrong type, as in a file of another version.
+    """
+    config = default()
+
+    def fill(node, part, path):
+        for key, value in part.items():
+            if key not in node:
+                raise ValueError(f"config field {path}{key} is unknown" + _hint(key, node.keys()))
+            if isinstance(value, dict):
+                fill(node[key], value, f"{path}{key}.")
+            else:
+                try:
+                    node[key] = tuple(value) if isinstance(value, list) else value
+                except TypeError as error:
+                    raise ValueError(f"config field {path}{key}: {error}") from error
+
+    with config.ignore_type():
+        fill(config, values, "")
+    return config
+
+
+def _check_keys(config) -> None:
+    """A config file may have replaced a field by one of another type or added one."""
+
+    def walk(reference, given, path):
+        for key in given.keys():
+            field = f"{path}{key}"
+            if key not in reference:
+                raise ValueError(f"{field} is not a config field" + _hint(key, reference.keys()))
+            want, have = reference.get_oneway_ref(key).get(), given[key]
+            if isinstance(want, ml_collections.ConfigDict):
+                if not isinstance(have, ml_collections.ConfigDict):
+                    raise ValueError(f"{field} is a group of fields, got {have!r}")
+                walk(want, have, field + ".")
+            elif want is not None and have is None:
+                raise ValueError(f"{field} must not be None; its default is {want!r}")
+        for key in reference.keys():
+            if key not in given:
+                raise ValueError(f"{path}{key} is missing; start from nrdm_jax.config.default()")
+
+    walk(default(), config, "")
+
+
+def _check_numbers(c) -> None:
+    at_least = {
+        1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
+        "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
+        "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
+        "log.profile_steps",
+        0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
+        "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
+        "data.in_memory_gib",
+    }
+    for low, fields in at_least.items():
+        for field in fields.split():
+            value = _get(c, field)
+            _require(
+                math.isfinite(value) and value >= low,
+                field,
+                f"is {value}",
+                f"give a number of at least {low}",
+            )
+    for field in ("optim.learning_rate", "optim.eps", "train.ema_halflife_images", "data.scale",
+                  "model.mlp_ratio", "diffusion.logit_std"):  # fmt: skip
+        value = _get(c, field)
+        _require(
+            math.isfinite(value) and value > 0, field, f"is {value}", "give a positive number"
+        )
+    for field in ("model.label_dropout", "optim.b1", "optim.b2"):
+        value = _get(c, field)
+        _require(0 <= value < 1, field, f"is {value}", "give a number in [0, 1)")
+    _require(
+        c.train.batch_size % c.train.micro_batches == 0,
+        "train.micro_batches",
+        f"is {c.train.micro_batches}, which does not divide train.batch_size={c.train.batch_size}",
+        f"the nearest that does is {_nearest_divisor(c.train.batch_size, c.train.micro_batches)}",
+    )
+    _require(
+        c.optim.warmup_steps <= c.train.steps,
+        "optim.warmup_steps",
+        f"is {c.optim.warmup_steps}, more than train.steps={c.train.steps}",
+        "shorten it",
+    )
+    levels = c.evaluate.log_snr
+    _require(
+        isinstance(levels, tuple) and len(levels) > 0 and all(map(_is_number, levels)),
+        "evaluate.log_snr",
+        f"is {levels!r}",
+        "give a tuple of numbers",
+    )
+
+
+def _check_model(c) -> None:
+    shape = c.data.shape
+    _require(
+        isinstance(shape, tuple)
+        and len(shape) >= 2
+        and all(isinstance(n, int) and n > 0 for n in shape),
+        "data.shape",
+        f"is {shape!r}",
+        "give the axes of one example, channels last, such as (32, 32, 3)",
+    )
+    m = c.model
+    if m.size is not None:
+        _require(m.size in SIZES, "model.size", f"is {m.size!r}", f"choose one of {', '.join(SIZES)}")
+    _, width, heads = resolved_size(m)
+    _require(
+        width % heads == 0,
+        "model.heads",
+        f"is {heads}, which does not divide model.width={width}",
+        f"the nearest that does is {_nearest_divisor(width, heads)}",
+    )
+    _require(width % 2 == 0, "model.width", f"is {width}", "give an even number")
+    _require(
+        isinstance(m.patch, int) or (isinstance(m.patch, tuple) and all(map(_is_int, m.patch))),
+        "model.patch",
+        f"is {m.patch!r}",
+        "give a whole number, or one a spatial axis such as (1, 2, 2)",
+    )
+    patch = patch_of(c)
+    _require(
+        len(patch) == len(shape) - 1 and all(p >= 1 for p in patch),
+        "model.patch",
+        f"is {m.patch!r}",
+        f"data.shape={shape} has {len(shape) - 1} spatial axes: give one positive number for each",
+    )
+    for size, side in zip(shape, patch, strict=False):
+        _require(
+            size % side == 0,
+            "model.patch",
+            f"is {m.patch}, which does not divide the axis of {size} in data.shape={shape}",
+            f"the nearest that does is {_nearest_divisor(size, side)}",
+        )
+    alpha = m.alpha_start
+    named = ("auto", "zero", "one", "inv_sqrt_units")
+    _require(
+        alpha in named or _parses_as_number(alpha),
+        "model.alpha_start",
+        f"is {alpha!r}",
+        f"choose one of {', '.join(named)} or a number" + _hint(alpha, named),
+    )
+
+
+def _check_diffusion(c) -> None:
+    d = c.diffusion
+    # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
+    _require(
+        not (d.path == "rectified_flow" and d.prediction == "eps"),
+        "diffusion.prediction",
+        "is eps, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
+        "choose velocity, v or x0, or diffusion.path=ddpm_linear",
+    )
+    _require(
+        not (d.path == "rectified_flow" and d.prediction == "x0" and c.sample.sampler == "heun"),
+        "sample.sampler",
+        "is heun, whose steps need more than diffusion.prediction=x0 defines near t = 0",
+        "choose euler or ddim",
+    )
+
+
+def _check_mesh(c) -> None:
+    sizes = [c.mesh[axis] for axis in MESH_AXES]
+    for axis, size in zip(MESH_AXES, sizes, strict=True):
+        _require(
+            size == -1 or size >= 1, f"mesh.{axis}", f"is {size}", "give a positive number or -1"
+        )
+    _require(sizes.count(-1) <= 1, "mesh", "has more than one -1", "let one axis only fill")
+    known = math.prod(s for s in sizes if s != -1)
+    micro = c.train.batch_size // c.train.micro_batches
+    _require(
+        micro % known == 0,
+        "train.batch_size",
+        f"gives micro-batches of {micro}, not divisible by the {known} devices of mesh={sizes}",
+        f"make it a multiple of {known * c.train.micro_batches}",
+    )
+
+
+def _get(config, field: str):
+    for key in field.split("."):
+        config = config[key]
+    return config
+
+
+def _require(condition: bool, field: str, problem: str, fix: str) -> None:
+    if not condition:
+        raise ValueError(f"{field} {problem}; {fix}")
+
+
+def _hint(given: str, choices) -> str:
+    close = difflib.get_close_matches(given, list(choices), n=1)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def _nearest_divisor(whole: int, wanted: int) -> int:
+    return min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - wanted))
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _parses_as_number(text) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except (TypeError, ValueError):
+        return False
