@@ -12,9 +12,6 @@ import math
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-# name: (depth in blocks, width, heads). DiT (arXiv 2212.09748), table 1.
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-
 MESH_AXES = ("data", "fsdp")
 
 CHOICES = {
@@ -122,11 +119,6 @@ def default() -> ml_collections.ConfigDict:
     c.log.profile_steps = 3
     c.log.peak_tflops = 0.0  # of one device, to print MFU; 0: looked up, unknown on a CPU
     return c
-
-
-def resolved_size(model) -> tuple[int, int, int]:
-    """(depth, width, heads) of a model config: from its size where one is named."""
-    return SIZES[model.size] if model.size else (model.depth, model.width, model.heads)
 
 
 def patch_of(config) -> tuple[int, ...]:
@@ -279,15 +271,22 @@ def _check_model(c) -> None:
     )
     m = c.model
     if m.size is not None:
-        _require(m.size in SIZES, "model.size", f"is {m.size!r}", f"choose one of {', '.join(SIZES)}")
-    _, width, heads = resolved_size(m)
-    _require(
-        width % heads == 0,
-        "model.heads",
-        f"is {heads}, which does not divide model.width={width}",
-        f"the nearest that does is {_nearest_divisor(width, heads)}",
-    )
-    _require(width % 2 == 0, "model.width", f"is {width}", "give an even number")
+        sizes = ("S", "B", "L", "XL")
+        _require(m.size in sizes, "model.size", f"is {m.size!r}", f"choose one of {', '.join(sizes)}")
+    else:
+        _require(
+            m.width % m.heads == 0,
+            "model.heads",
+            f"is {m.heads}, which does not divide model.width={m.width}",
+            f"the nearest that does is {_nearest_divisor(m.width, m.heads)}",
+        )
+        axes = len(shape) - 1
+        _require(
+            m.width >= 2 * axes,
+            "model.width",
+            f"is {m.width}, too small for positions on {axes} axes",
+            f"give at least {2 * axes}",
+        )
     _require(
         isinstance(m.patch, int) or (isinstance(m.patch, tuple) and all(map(_is_int, m.patch))),
         "model.patch",

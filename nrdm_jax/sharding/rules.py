@@ -1,0 +1,41 @@
+"""The one table of sharding rules: what each parameter's axes are, and which mesh axes they take.
+
+`AXES` is read from the top, the first pattern found in a leaf's path decides; the same rows serve the
+optimizer's moments and the EMA, whose paths end alike. A leaf that no row matches is an error.
+"""
+
+from nrdm_jax.sharding.axes import Rules
+
+# Pattern searched in the leaf's path -> logical names of its last axes. A stacked leaf
+# (…/blocks/…) has one more axis, `layers`, in front.
+AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(alpha|beta)/kernel$", ("embed", None)),
+    (r"(alpha|beta)/bias$", (None,)),
+    (r"shared/(shift|scale)/kernel$", ("embed", None)),
+    (r"norm/kernel$", ("embed", None, "mlp")),
+    (r"norm/bias$", (None, None)),
+    (r"(query|key|value)_kernel$", ("embed", "heads", "kv")),
+    (r"(query|key|value)_bias$", ("heads", "kv")),
+    (r"out_kernel$", ("heads", "kv", "embed")),
+    (r"out_bias$", (None,)),
+    (r"mlp/branch/hidden/kernel$", ("embed", "mlp")),
+    (r"mlp/branch/hidden/bias$", ("mlp",)),
+    (r"mlp/branch/out/kernel$", ("mlp", "embed")),
+    (r"mlp/branch/out/bias$", (None,)),
+    (r"patch_embed/kernel$", (None, "embed")),
+    (r"time/hidden/kernel$", (None, "embed")),
+    (r"time/out/kernel$", ("embed", "mlp")),
+    (r"label/Embed_0/embedding$", (None, "embed")),
+    (r"final/kernel$", ("embed", None)),
+    (r"(patch_embed|time/hidden|time/out|final)/bias$", (None,)),
+)
+
+RULES: Rules = {
+    "activation_batch": ("data", "fsdp"),
+    "activation_length": (),
+    "layers": (),
+    "embed": ("fsdp",),
+    "mlp": (),
+    "heads": (),
+    "kv": (),
+}

