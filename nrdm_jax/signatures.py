@@ -22,5 +22,6 @@ DenoiseFn = Callable[[Array, Array, Array], Array]
 # (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
 PredictFn = Callable[[Array, Array], tuple[Array, Array]]
 
-# (params, batch, key) -> (per-example loss (B,), per-example metrics). Training sees only this.
+# (params, batch, keys (B,), one an example) -> (per-example loss (B,), per-example metrics). All that
+# training sees of a model and its diffusion.
 ObjectiveFn = Callable[[Params, Batch, Array], tuple[Array, Metrics]]

@@ -1,0 +1,108 @@
+"""Checkpoints of a run, over orbax's v0 manager: the one place that knows orbax.
+
+A step directory holds the items `params`, `ema`, `opt` and `loop` (step and key), each restorable by
+itself, and `meta`, a JSON item. Steps are written asynchronously and committed by a rename, so that a
+kill at any moment leaves the previous step whole.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from nrdm_jax import trees
+
+ITEMS = ("params", "ema", "opt", "loop")
+
+
+class Checkpoints:
+    """The checkpoints under one directory.
+
+    Args:
+      directory: made if absent, unless `read_only`.
+      keep: newest steps kept; older ones are removed as new ones are committed.
+      read_only: for sampling and evaluating; nothing is written or cleaned up.
+    """
+
+    def __init__(self, directory: str, *, keep: int = 1, read_only: bool = False):
+        self._directory = epath.Path(directory)
+        if read_only:
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, save_interval_steps=0, create=False
+            )
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                # A failed directory creation in the background can hang the process at its exit.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            )
+        handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        self._manager = ocp.CheckpointManager(
+            self._directory.resolve(),
+            options=options,
+            item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest committed step, by number and not by time; None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
+        """Copies the items (trees of arrays, named as in `ITEMS`) and writes them in the background."""
+        arguments = {name: ocp.args.StandardSave(items[name]) for name in ITEMS}
+        self._manager.save(
+            step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
+        )
+
+    def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """The items of `wanted` (abstract trees with shardings), bit for bit.
+
+        Raises:
+          ValueError: a leaf is absent, or of another shape or type, with a table of all of them.
+        """
+        stored = self._manager.item_metadata(step)
+        rows = []
+        for name, tree in wanted.items():
+            rows += _differences(name, stored[name], tree)
+        if rows:
+            table = "\n".join(f"  {path}: stored {a}, wanted {b}" for path, a, b in rows[:40])
+            raise ValueError(
+                f"checkpoint {self._directory}/{step} does not fit the config "
+                f"({len(rows)} leaves differ); use the config it was made with, or another workdir:\n"
+                f"{table}"
+            )
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        return {name: restored[name] for name in wanted}
+
+    def meta(self, step: int) -> dict:
+        """The JSON item of a step."""
+        return json.loads((self._directory / str(step) / "meta" / "metadata").read_text())
+
+    def wait(self) -> None:
+        """Returns when everything saved is committed; raises what went wrong meanwhile."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _differences(item: str, stored, wanted) -> list[tuple[str, str, str]]:
+    """(path, stored, wanted) of each leaf that is not the same in shape and type."""
+
+    def described(tree) -> dict[str, str]:
+        leaves = trees.leaves_with_path(tree)
+        return {f"{item}/{path}": f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+    # Stored containers come back as dicts and lists: compare by path alone.
+    a = described(getattr(stored, "tree", stored))
+    b = described(jax.tree.map(lambda x: x, wanted))
+    return [
+        (path, a.get(path, "absent"), b.get(path, "absent"))
+        for path in sorted(a.keys() | b.keys())
+        if a.get(path) != b.get(path)
+    ]

@@ -1,0 +1,122 @@
+"""The one owner of the process's life: environment, flags, signals and exit codes.
+
+Imports no jax: `--help` and every configuration error must answer in under two seconds.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+from absl import flags, logging
+
+from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes.exit_codes import Stop
+
+
+def cache_dir() -> pathlib.Path:
+    """`.cache` of the clone; of the current directory where the package is installed elsewhere."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    return (root if (root / "setup.py").exists() else pathlib.Path.cwd()) / ".cache"
+
+
+def prepare_environment() -> None:
+    """Settles where caches go, before jax is imported; what the user has set stays."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    os.environ.setdefault("TFDS_DATA_DIR", str(cache_dir() / "data"))
+    # XLA's and TensorStore's notes on CPU features would bury our own lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def launch(main: Callable[[], int | None], summary: str | None) -> None:
+    """Parses the flags, runs `main`, and leaves with the exit code of what happened.
+
+    ValueError is a user's error (exit code 2, no traceback) and so is an exception of our own that
+    has an `exit_code`; anything else is a defect, and shows its traceback.
+    """
+    sys.exit(_run(main, summary or "", sys.argv))
+
+
+def _run(main: Callable[[], int | None], summary: str, argv: list[str]) -> int:
+    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
+        print(summary.strip(), "\n")
+        print(flags.FLAGS.main_module_help())
+        return exit_codes.DONE
+    try:
+        rest = flags.FLAGS(argv)
+    except Exception as error:  # config_flags raises whatever the config file raised
+        return _fail(_flag_message(error), exit_codes.USAGE)
+    if len(rest) > 1:
+        return _fail(f"unexpected argument {rest[1]!r}; see --help", exit_codes.USAGE)
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.ERROR)
+    prepare_environment()
+    try:
+        return main() or exit_codes.DONE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None and isinstance(error, ValueError) and _is_ours(error):
+            code = exit_codes.USAGE
+        if code is None and isinstance(error, OSError):
+            code = exit_codes.IO
+        if code is None:
+            traceback.print_exc()
+            return exit_codes.FAILED
+        return _fail(str(error), code)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a function of this package raised it itself: a ValueError from inside a library is a
+    defect, and its traceback is needed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(pathlib.Path(__file__).resolve().parents[1])
+    return bool(frames) and (frames[-1].filename.startswith(package) or "configs" in frames[-1].filename)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _flag_message(error: Exception) -> str:
+    message = str(error).strip().strip("'\"") or type(error).__name__
+    return message.replace("\\n", "\n").replace("\\'", "'")
+
+
+class Signals:
+    """SIGTERM and SIGINT become a request that long loops poll; a second one leaves at once."""
+
+    def __init__(self):
+        self.received: str | None = None
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.received is not None
+
+    def check(self) -> None:
+        """Raises:
+        Stop: a signal came, and there is nothing to save.
+        """
+        if self.received:
+            raise Stop(exit_codes.PREEMPTED, f"{self.received} received; nothing was left to save")
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator["Signals"]:
+        def handler(number, frame):
+            if self.received:
+                os._exit(128 + number)
+            self.received = signal.Signals(number).name
+            print(f"{self.received} received, stopping after this step", file=sys.stderr, flush=True)
+
+        old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, previous in old.items():
+                signal.signal(number, previous)

@@ -1,0 +1,69 @@
+"""From the table of rules to the sharding of every leaf of a state."""
+
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nrdm_jax import trees
+from nrdm_jax.sharding import rules as tables
+from nrdm_jax.sharding.axes import spec_of
+
+
+def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
+    """The logical name of each axis of the leaf at `path`.
+
+    Raises:
+      ValueError: no row of `rules.AXES` matches, or the row has another number of axes.
+    """
+    for pattern, axes in tables.AXES:
+        if re.search(pattern, path):
+            stacked = ("layers",) if "/blocks/" in path else ()
+            named = stacked + axes
+            if len(named) != ndim:
+                raise ValueError(
+                    f"parameter {path} has {ndim} axes, but the row {pattern!r} of "
+                    f"sharding.rules.AXES names {len(named)}: {named}"
+                )
+            return named
+    raise ValueError(f"parameter {path} matches no row of sharding.rules.AXES; add one")
+
+
+def sharding_of(path: str, leaf, mesh: Mesh) -> NamedSharding:
+    """Sharding of one leaf (anything with a shape); scalars and keys are replicated.
+
+    Raises:
+      ValueError: as `logical_axes` and `spec_of`, or an axis is not divisible by its mesh axes.
+    """
+    if leaf.ndim == 0 or path == "key":
+        return NamedSharding(mesh, PartitionSpec())
+    axes = logical_axes(path, leaf.ndim)
+    try:
+        spec = spec_of(axes, tables.RULES)
+    except ValueError as error:
+        raise ValueError(f"parameter {path}: {error}") from error
+    for size, name, mesh_axes in zip(leaf.shape, axes, spec, strict=True):
+        devices = 1
+        for axis in mesh_axes or ():
+            devices *= mesh.shape[axis]
+        if size % devices:
+            nearest = max(devices, round(size / devices) * devices)
+            raise ValueError(
+                f"parameter {path}: axis {name!r} of {size} is not divisible by the {devices} "
+                f"devices of mesh axes {mesh_axes}; the nearest size that is: {nearest}"
+            )
+    return NamedSharding(mesh, spec)
+
+
+def shardings(tree, mesh: Mesh):
+    """The sharding of every leaf of a (possibly abstract) state."""
+    return trees.map_with_path(lambda path, leaf: sharding_of(path, leaf, mesh), tree)
+
+
+def abstract(tree, tree_shardings):
+    """ShapeDtypeStructs that carry their shardings, for lowering and restoring."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        tree_shardings,
+    )

@@ -1,0 +1,216 @@
+"""What happens after a step: each hook one concern, called in order by the loop."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.signatures import Metrics, Params
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, step_line
+from nrdm_jax.training.state import TrainState
+
+
+def save_items(state: TrainState) -> dict:
+    """The state as the items of a checkpoint."""
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "opt": state.opt,
+        "loop": {"step": state.step, "key": state.key},
+    }
+
+
+def state_of(items: dict) -> TrainState:
+    """The inverse of `save_items`."""
+    return TrainState(
+        items["loop"]["step"], items["loop"]["key"], items["params"], items["ema"], items["opt"]
+    )
+
+
+class StopOnNonFinite:
+    """Ends the run with exit code 70 when a loss or gradient was not finite.
+
+    Looks at the step before the present one, so that the device never waits for the host. The step
+    itself has kept such an update out of the state.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+        self._previous: tuple[int, Metrics] | None = None
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        self.check()
+        self._previous = (step, metrics)
+
+    def check(self) -> None:
+        if self._previous is None:
+            return
+        step, metrics = self._previous
+        if not metrics["finite"]:
+            self._checkpoints.wait()
+            good = self._checkpoints.latest_step()
+            last = f"last good checkpoint: step {good}" if good else "no checkpoint was saved yet"
+            raise Stop(
+                exit_codes.NON_FINITE,
+                f"step {step}: loss={float(metrics['loss'])}, "
+                f"grad_norm={float(metrics['grad_norm'])}; {last}. "
+                "Lower optim.learning_rate, or raise optim.warmup_steps",
+            )
+
+
+class StepLog:
+    """Every `every` steps: means since the last line, to the terminal and to the metrics files."""
+
+    def __init__(
+        self,
+        writer: MetricsWriter,
+        progress: Progress,
+        ledger: Ledger,
+        schedule: optax.Schedule,
+        *,
+        every: int,
+        last_step: int,
+        batch_size: int,
+        flops_per_step: float,
+        devices: int,
+        peak_flops: float | None,
+    ):
+        self._writer, self._progress, self._ledger = writer, progress, ledger
+        self._schedule, self._every, self._last_step = schedule, every, last_step
+        self._batch_size, self._flops = batch_size, flops_per_step
+        self._devices, self._peak = devices, peak_flops
+        self._pending: list[Metrics] = []
+        self._data_wait = 0.0
+        self._mark = self._productive()
+        self._begun = (self._mark, ledger.elapsed())
+
+    def _productive(self) -> float:
+        return self._ledger.elapsed() - self._ledger.outside()
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        self._progress.advance()
+        self._pending.append(metrics)
+        self._data_wait += data_wait
+        if step % self._every and step != self._last_step:
+            return
+        rows = jax.device_get(self._pending)
+        values = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        seconds = self._productive() - self._mark
+        step_time = seconds / len(rows)
+        line = {
+            "loss": values.pop("loss"),
+            "grad_norm": values.pop("grad_norm"),
+            "lr": float(self._schedule(step - 1)),
+            "step_time": step_time,
+            "img/s": self._batch_size / step_time,
+            "TFLOP/s/chip": self._flops / step_time / self._devices / 1e12,
+        }
+        if self._peak:
+            line["MFU"] = self._flops / step_time / self._devices / self._peak
+        line["data_wait"] = self._data_wait / seconds
+        line["eta"] = (self._last_step - step) * step_time
+        line["goodput"] = self._productive() / self._ledger.elapsed()
+        values.pop("finite")
+        self._progress.line(step_line(step, self._last_step, line | values))
+        self._writer.write(step, line | values)
+        self._pending, self._data_wait, self._mark = [], 0.0, self._productive()
+
+
+class Every:
+    """Calls `action(step, state)` every `every` steps (0: never) and, if asked, at the last step;
+    the ledger is charged with its time."""
+
+    def __init__(
+        self,
+        action: Callable[[int, TrainState], None],
+        ledger: Ledger,
+        section: str,
+        *,
+        every: int,
+        last_step: int | None = None,
+    ):
+        self._action, self._ledger, self._section = action, ledger, section
+        self._every, self._last_step = every, last_step
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        if (self._every and step % self._every == 0) or step == self._last_step:
+            jax.block_until_ready(state.step)  # what the device still owes is the step's time
+            with self._ledger.account(self._section):
+                self._action(step, state)
+
+
+class Save:
+    """Writes a checkpoint; `step` twice is written once."""
+
+    def __init__(self, checkpoints: Checkpoints, meta: Callable[[int], dict]):
+        self._checkpoints, self._meta = checkpoints, meta
+        self.saved: int | None = None
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        if step != self.saved:
+            self._checkpoints.save(step, save_items(state), self._meta(step))
+            self.saved = step
+
+
+class HeldoutLoss:
+    """Writes the held-out losses of the EMA weights."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[Params], dict[str, float]],
+        writer: MetricsWriter,
+        progress: Progress,
+    ):
+        self._evaluate, self._writer, self._progress = evaluate, writer, progress
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        values = self._evaluate(state.ema)
+        self._writer.write(step, values)
+        self._progress.line(
+            f"step={step} heldout_loss={values['heldout_loss']:.4f} "
+            f"heldout_x0_error={values['heldout_x0_error']:.4f} (EMA weights)"
+        )
+
+
+class SampleGrid:
+    """Draws samples of the EMA weights into workdir/samples/step_N."""
+
+    def __init__(
+        self,
+        draw: Callable[[Params, pathlib.Path], pathlib.Path],
+        workdir: pathlib.Path,
+        progress: Progress,
+    ):
+        self._draw, self._workdir, self._progress = draw, workdir, progress
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        grid = self._draw(state.ema, self._workdir / "samples" / f"step_{step}")
+        self._progress.line(f"step={step} samples: {grid}")
+
+
+class Profile:
+    """A profiler trace of `steps` steps after the step `start`, into workdir/profile."""
+
+    def __init__(self, workdir: pathlib.Path, start: int, steps: int):
+        self._directory, self._start, self._stop = workdir / "profile", start, start + steps
+        self._running = False
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        if step == self._start:
+            jax.block_until_ready(state.step)
+            jax.profiler.start_trace(str(self._directory))
+            self._running = True
+        elif step == self._stop:
+            jax.block_until_ready(state.step)
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is still running, as when the run ends within it."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

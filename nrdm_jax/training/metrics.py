@@ -1,0 +1,125 @@
+"""Where a run's figures go: lines, metrics.jsonl, TensorBoard events, and the account of its time."""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class Ledger:
+    """Seconds of this process by what they were spent on, by the monotonic clock."""
+
+    def __init__(self):
+        self.start = time.monotonic()
+        self.spent: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def account(self, section: str) -> Iterator[None]:
+        """Charges the time within to `section`."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent[section] = self.spent.get(section, 0.0) + time.monotonic() - before
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    def outside(self) -> float:
+        """Seconds charged to anything at all: the rest of the elapsed time went to steps."""
+        return sum(self.spent.values())
+
+
+class MetricsWriter:
+    """metrics.jsonl (one JSON object a line, with `step`) and TensorBoard events in a workdir.
+
+    Args:
+      workdir: an existing directory.
+      first_step: steps done at the start of this process. What a killed process logged beyond it is
+        removed: those steps will be done, and logged, again.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int):
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            kept = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+            partial = self._path.with_suffix(".tmp")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(partial, self._path)
+        self._events = SummaryWriter(
+            str(workdir), purge_step=first_step + 1 if first_step else None
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict]:
+    """The rows of metrics.jsonl; a last line cut short by a kill is left out."""
+    rows = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+class Progress:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, first_step: int, last_step: int):
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = tqdm(total=last_step, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        if self._bar:
+            self._bar.update(1)
+
+    def line(self, text: str) -> None:
+        if self._bar:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()
+
+
+def step_line(step: int, last_step: int, values: Mapping[str, float]) -> str:
+    """`step=1200/400000 loss=0.2341 …`, the fields in the order given."""
+    fields = [f"step={step}/{last_step}"]
+    for name, value in values.items():
+        if name == "eta":
+            fields.append(f"eta={duration(value)}")
+        elif name in ("img/s", "TFLOP/s/chip"):
+            fields.append(f"{name}={value:.4g}")
+        elif name in ("data_wait", "goodput", "MFU"):
+            fields.append(f"{name}={100 * value:.1f}%")
+        elif name == "step_time":
+            fields.append(f"step_time={value:.3f}s")
+        elif name == "lr":
+            fields.append(f"lr={value:.2e}")
+        else:
+            fields.append(f"{name}={value:.4f}")
+    return " ".join(fields)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s"

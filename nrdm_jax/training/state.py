@@ -1,0 +1,60 @@
+"""Everything that a training run carries from step to step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from nrdm_jax.sharding import partition
+from nrdm_jax.signatures import Array, Params
+
+
+@struct.dataclass
+class TrainState:
+    """Attributes:
+    step: () int32, steps done, skipped ones included.
+    key: (2,) uint32, the bits of the key all training noise is drawn from; never changes.
+    params, ema: the weights and their moving average, float32.
+    opt: the optimizer's state.
+    """
+
+    step: Array
+    key: Array
+    params: Params
+    ema: Params
+    opt: Any
+
+
+def create(
+    init: Callable[[Array], Params], optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """A fresh state; the average starts at the weights. Pure, so that it can be jitted or shaped."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    params = init(init_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(step_key),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt=optimizer.init(params),
+    )
+
+
+def create_sharded(
+    init: Callable[[Array], Params], optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> tuple[TrainState, Callable[[], TrainState]]:
+    """The abstract state, with the sharding of every leaf, and a function that allocates it.
+
+    Each leaf is born in its shards: nothing ever holds the whole state on one device.
+    """
+
+    def fresh() -> TrainState:
+        return create(init, optimizer, seed)
+
+    shapes = jax.eval_shape(fresh)
+    shardings = partition.shardings(shapes, mesh)
+    return partition.abstract(shapes, shardings), jax.jit(fresh, out_shardings=shardings)

@@ -1,0 +1,85 @@
+"""The one train step, for every objective, model and mesh: (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nrdm_jax.sharding.axes import constrain
+from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
+from nrdm_jax.training import ema
+from nrdm_jax.training.state import TrainState
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    objective: ObjectiveFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    micro_batches: int,
+    ema_halflife_images: float,
+) -> TrainStep:
+    """A pure step. The noise of example i of step s depends on (state.key, s, i) only, so neither
+    the mesh nor the number of micro-batches changes what is trained on.
+
+    Args:
+      objective: (params, batch, keys (B,)) -> (per-example loss (B,), per-example metrics).
+      optimizer: sees the gradient of the mean loss over the batch.
+      batch_size: examples of `batch`, over all devices.
+      micro_batches: forward-backward passes that share a step; gradients add up in float32.
+      ema_halflife_images: see `ema.decay`.
+
+    The step's metrics: the means of the objective's, `loss`, `grad_norm`, and `finite`, 0 where the
+    loss or the gradient was not: then weights, EMA and optimizer stay as they were.
+    """
+
+    def mean_loss(params: Params, batch: Batch, keys: Array) -> tuple[Array, Metrics]:
+        loss_B, metrics = objective(params, batch, keys)
+        return jnp.mean(loss_B), jax.tree.map(jnp.mean, metrics)
+
+    gradient = jax.value_and_grad(mean_loss, has_aux=True)
+
+    def accumulated(params: Params, batch: Batch, keys: Array):
+        if micro_batches == 1:
+            return gradient(params, batch, keys)
+
+        def split(x: Array) -> Array:
+            # Micro-batch j takes examples j, j + k, ...: each device keeps what it has.
+            x = x.reshape(batch_size // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+            return constrain(x, None, "activation_batch", *(None,) * (x.ndim - 2))
+
+        def body(total, micro):
+            part = gradient(params, *micro)
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, part), None
+
+        shapes = jax.eval_shape(gradient, params, batch, keys)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
+        data = jax.random.key_data(keys)
+        micros = jax.tree.map(split, (dict(batch), data))
+        total, _ = jax.lax.scan(
+            lambda t, m: body(t, (m[0], jax.random.wrap_key_data(m[1]))), zeros, micros
+        )
+        return jax.tree.map(lambda x: x / micro_batches, total)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch_size))
+        (loss, metrics), grads = accumulated(state.params, batch, keys)
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        updates, opt = optimizer.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        images_seen = (state.step + 1).astype(jnp.float32) * batch_size
+        decay = ema.decay(images_seen, batch_size, ema_halflife_images)
+        new = (params, ema.update(state.ema, params, decay), opt)
+        old = (state.params, state.ema, state.opt)
+        params, average, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        metrics = dict(metrics, loss=loss, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
+        return TrainState(state.step + 1, state.key, params, average, opt), metrics
+
+    return step
