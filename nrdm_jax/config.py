@@ -326,12 +326,6 @@ def _check_diffusion(c) -> None:
         "is eps, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
         "choose velocity, v or x0, or diffusion.path=ddpm_linear",
     )
-    _require(
-        not (d.path == "rectified_flow" and d.prediction == "x0" and c.sample.sampler == "heun"),
-        "sample.sampler",
-        "is heun, whose steps need more than diffusion.prediction=x0 defines near t = 0",
-        "choose euler or ddim",
-    )
 
 
 def _check_mesh(c) -> None:

@@ -1,0 +1,103 @@
+"""CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, 10 balanced classes (research use).
+
+Read from an archive of JPEGs, train/<class>/NNNN.jpg and test/<class>/NNNN.jpg: the one beside the
+project (../shared/data/cifar10_jpeg.tar.xz), or NRDM_CIFAR10. Being encoded again, its scores are not
+comparable with published ones; for those, prepare TFDS's cifar10 and use data.name=tfds:cifar10.
+"""
+
+import io
+import os
+import pathlib
+import re
+import tarfile
+
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from nrdm_jax.data.errors import DataError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
+           "dog", "frog", "horse", "ship", "truck")  # fmt: skip
+ENVIRONMENT = "NRDM_CIFAR10"
+BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10_jpeg.tar.xz"
+MEMBER = re.compile(r"^(?:\./)?(?:[\w-]+/)?(train|test)/(\w+)/(\w+)\.jpe?g$")
+
+
+class Cifar10(tfds.core.GeneratorBasedBuilder):
+    """Features: image (32, 32, 3), label. Splits: train, heldout (the published test set)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @staticmethod
+    def config_for(shape: tuple[int, ...]) -> None:
+        """Raises:
+        ValueError: the shape is not (32, 32, 3).
+        """
+        if shape != (32, 32, 3):
+            raise ValueError(f"data.shape is {shape}; cifar10 has (32, 32, 3)")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASSES),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager):
+        archive = archive_path()
+        return {
+            split: self._generate_examples(archive, folder)
+            for split, folder in (("train", "train"), ("heldout", "test"))
+        }
+
+    def _generate_examples(self, archive: pathlib.Path, folder: str):
+        for name, (split, label), data in members(archive):
+            if split == folder:
+                yield name, {"image": decode(archive, name, data), "label": label}
+
+
+def archive_path() -> pathlib.Path:
+    """Raises:
+    DataError: there is no archive.
+    """
+    path = pathlib.Path(os.environ.get(ENVIRONMENT, BESIDE))
+    if not path.exists():
+        raise DataError(
+            f"{path} is not there; set {ENVIRONMENT} to an archive of train/<class>/*.jpg and "
+            "test/<class>/*.jpg, or prepare TFDS's cifar10 and use data.name=tfds:cifar10"
+        )
+    return path
+
+
+def members(archive: pathlib.Path):
+    """Yields (name, (split, class), bytes) of the pictures in the archive; nothing is unpacked to disk.
+
+    Raises:
+      DataError: the archive is damaged.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                found = MEMBER.match(member.name)
+                if member.isfile() and found and found[2] in CLASSES:
+                    yield member.name, (found[1], found[2]), tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{archive} cannot be read: {error}") from error
+
+
+def decode(archive: pathlib.Path, name: str, data: bytes) -> Image.Image:
+    """Raises:
+    DataError: the bytes are no 32 x 32 picture, naming file and member.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+    except Exception as error:
+        raise DataError(f"{archive}, {name}: cannot be decoded: {error}") from error
+    if picture.size != (32, 32):
+        raise DataError(f"{archive}, {name}: is {picture.size}, not 32 x 32")
+    return picture

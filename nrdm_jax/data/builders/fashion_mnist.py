@@ -1,0 +1,97 @@
+"""Fashion-MNIST (MIT licence): 60,000 + 10,000 grey pictures of clothes, 28 x 28, 10 classes.
+
+Read from the IDX files of Debian's dataset-fashion-mnist. With data.shape = (32, 32, 1) a border of
+two black pixels is added, so that patches of 4 and U-shaped stacks fit.
+"""
+
+import gzip
+import pathlib
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from nrdm_jax.data.errors import DataError
+
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
+DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
+FILES = {"train": "train", "heldout": "t10k"}
+
+
+class FashionMnistConfig(tfds.core.BuilderConfig):
+    """A square size in pixels, 28 or 32."""
+
+    def __init__(self, size: int = 28):
+        super().__init__(name=f"{size}px", version="1.0.0")
+        self.size = size
+
+
+class FashionMnist(tfds.core.GeneratorBasedBuilder):
+    """Features: image (size, size, 1), label. Splits: train, heldout (the published test set)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @staticmethod
+    def config_for(shape: tuple[int, ...]) -> FashionMnistConfig:
+        """Raises:
+        ValueError: the shape is neither (28, 28, 1) nor (32, 32, 1).
+        """
+        if shape not in ((28, 28, 1), (32, 32, 1)):
+            raise ValueError(f"data.shape is {shape}; fashion_mnist has (28, 28, 1) or (32, 32, 1)")
+        return FashionMnistConfig(shape[0])
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = self.builder_config.size
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            license="MIT",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(size, size, 1), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASSES),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            split: self._generate_examples(
+                read_idx(DIRECTORY / f"{prefix}-images-idx3-ubyte"),
+                read_idx(DIRECTORY / f"{prefix}-labels-idx1-ubyte"),
+            )
+            for split, prefix in FILES.items()
+        }
+
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray):
+        border = (self.builder_config.size - 28) // 2
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            padded = np.pad(image, border)
+            yield i, {"image": Image.fromarray(padded), "label": int(label)}
+
+
+def read_idx(path: pathlib.Path) -> np.ndarray:
+    """An IDX file of bytes (LeCun's format, plain or .gz) as an array of its own shape.
+
+    Raises:
+      DataError: it is not there, or not such a file, or cut short.
+    """
+    packed = path.with_name(path.name + ".gz")
+    if path.exists():
+        raw = path.read_bytes()
+    elif packed.exists():
+        with gzip.open(packed) as file:
+            raw = file.read()
+    else:
+        raise DataError(
+            f"{path} is not there; `apt-get install dataset-fashion-mnist`, or prepare the set with "
+            "TFDS and use data.name=tfds:fashion_mnist"
+        )
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise DataError(f"{path} is no IDX file of bytes")
+    shape = tuple(np.frombuffer(raw, ">u4", count=raw[3], offset=4)) if len(raw) > 16 else ()
+    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
+    if values.size != np.prod(shape, dtype=np.int64):
+        raise DataError(f"{path} holds {values.size} bytes where its header says {shape}")
+    return values.reshape([int(n) for n in shape])

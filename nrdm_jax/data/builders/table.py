@@ -1,0 +1,62 @@
+"""Data sets by name, and their preparation: once, whole or not at all, by one process at a time."""
+
+import fcntl
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from nrdm_jax.data.builders.cifar10 import Cifar10
+from nrdm_jax.data.builders.fashion_mnist import FashionMnist
+from nrdm_jax.data.builders.openmoji import Openmoji
+from nrdm_jax.data.errors import DataError
+
+# Nothing is fetched at run time, not even the list of what could be.
+tfds.core.utils.gcs_utils._is_gcs_disabled = True
+
+BUILDERS = {"openmoji": Openmoji, "fashion_mnist": FashionMnist, "cifar10": Cifar10}
+
+
+def prepared(name: str, shape: tuple[int, ...], data_dir: str):
+    """A prepared TFDS builder for `data.name`; ours are made on first use.
+
+    Raises:
+      ValueError: the name is unknown, or the set has no records of this shape.
+      DataError: there is nothing to prepare it from.
+    """
+    if name.startswith("tfds:"):
+        return _read_only(name.removeprefix("tfds:"), data_dir)
+    if name not in BUILDERS:
+        raise ValueError(
+            f"data.name is {name!r}; choose one of {', '.join(BUILDERS)}, synthetic, tfds:NAME"
+        )
+    config = BUILDERS[name].config_for(shape)
+    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+    with open(pathlib.Path(data_dir) / f".{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        builder = BUILDERS[name](config=config, data_dir=data_dir, file_format="array_record")
+        if not builder.is_prepared():
+            print(f"preparing data set {builder.info.full_name} in {data_dir}", flush=True)
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    return builder
+
+
+def split_of(builder, split: str) -> str:
+    """The data set's own name of `train` or `heldout`."""
+    if split == "train":
+        return split
+    own = (name for name in ("heldout", "validation", "test") if name in builder.info.splits)
+    return next(own, "heldout")
+
+
+def _read_only(name: str, data_dir: str):
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, FileNotFoundError) as error:
+        where = os.path.abspath(data_dir)
+        raise DataError(
+            f"data.name=tfds:{name} is not prepared in {where}; prepare it there with "
+            "file_format='array_record', or set data.dir or TFDS_DATA_DIR to where it is"
+        ) from error

@@ -1,0 +1,7 @@
+"""Errors that are the data's fault and not the config's."""
+
+
+class DataError(ValueError):
+    """Missing, empty or damaged data, or a label out of range; the process ends with exit code 65."""
+
+    exit_code = 65

@@ -1,0 +1,137 @@
+"""From records to batches on devices.
+
+Position is a pure function: record number r of a run (from 0, over all epochs) is record
+permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes and the mesh. So
+resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
+"""
+
+import collections
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+
+from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.sources import Source
+
+_ROUNDS = 4  # of grain's index shuffle, a Feistel-like cipher: O(1) memory for any N
+_FOREVER = 1 << 40  # batches
+
+
+def record_index(record: int, count: int, seed: int) -> int:
+    """Index in the source of record number `record` of a run over `count` records."""
+    epoch, position = divmod(record, count)
+    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    if count == 1:
+        return 0
+    return grain.experimental.index_shuffle(position, count - 1, epoch_seed, _ROUNDS)
+
+
+def is_flipped(record: int, seed: int) -> bool:
+    """Whether record number `record` of a run is mirrored: half of them, by a hash."""
+    return bool(np.random.SeedSequence([seed, record, 1]).generate_state(1)[0] & 1)
+
+
+class Loader:
+    """Batches {"x": (B, *S, C), "label": (B,) int32} of a source.
+
+    Args:
+      source: of the records.
+      batch_size: over all processes; each reads only its own contiguous part.
+      seed: of the order and the flips.
+      flip: mirror the last spatial axis of half of the records.
+      threads: that read and decode batches.
+      prefetch: batches made ahead, and of those, two put on the devices.
+      sharding: of the global batch; None yields numpy arrays.
+      process_index, process_count: of this process.
+
+    Raises:
+      DataError: fewer records than a batch.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        seed: int,
+        flip: bool = False,
+        threads: int = 1,
+        prefetch: int = 2,
+        sharding: jax.sharding.Sharding | None = None,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if len(source) < batch_size:
+            raise DataError(
+                f"data: {len(source)} records are fewer than train.batch_size={batch_size}"
+            )
+        self._source, self._batch_size, self._seed = source, batch_size, seed
+        self._flip, self._threads, self._prefetch = flip, threads, prefetch
+        self._sharding = sharding
+        local = batch_size // process_count
+        self._offset, self._local = process_index * local, local
+
+    def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
+        """This process's part of the batch that begins with record number `records_seen`."""
+        first = records_seen + self._offset
+        records = range(first, first + self._local)
+        count, seed = len(self._source), self._seed
+        x, label = self._source.gather(np.asarray([record_index(r, count, seed) for r in records]))
+        if self._flip:
+            flipped = [i for i, r in enumerate(records) if is_flipped(r, seed)]
+            x[flipped] = x[flipped][..., ::-1, :]
+        return {"x": x, "label": label}
+
+    def iterate(self, records_seen: int) -> Iterator[dict]:
+        """Batches from record number `records_seen` on, without end; the same as `batch_at` gives."""
+        dataset = grain.MapDataset.range(_FOREVER).map(
+            lambda i: self.batch_at(records_seen + int(i) * self._batch_size)
+        )
+        batches = iter(
+            dataset.to_iter_dataset(
+                grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
+            )
+        )
+        if self._sharding is None:
+            yield from batches
+        ahead: collections.deque = collections.deque()
+        for batch in batches:
+            ahead.append(to_devices(batch, self._sharding))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+
+
+def to_devices(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:
+    """Each process's part of a batch as one global array a field."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }
+
+
+def in_order(
+    source: Source,
+    batch_size: int,
+    sharding: jax.sharding.Sharding | None = None,
+    *,
+    limit: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict]:
+    """Every record once, in the source's order: batches {"x", "label", "mask" (B,) bool}.
+
+    The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that many
+    records, spread evenly over the source.
+    """
+    total = len(source)
+    chosen = np.arange(total)
+    if 0 < limit < total:
+        chosen = (np.arange(limit) * total) // limit
+    local = batch_size // process_count
+    for start in range(0, len(chosen), batch_size):
+        numbers = start + process_index * local + np.arange(local)
+        x, label = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
+        batch = {"x": x, "label": label, "mask": numbers < len(chosen)}
+        yield to_devices(batch, sharding) if sharding is not None else batch

@@ -1,0 +1,80 @@
+"""Per-example losses of a network, while training and at fixed noise levels."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from nrdm_jax.diffusion.noise import noise_of_keys, noise_of_seeds
+from nrdm_jax.diffusion.predictions import target, to_x0_eps
+from nrdm_jax.diffusion.schedules import Path, add_noise
+from nrdm_jax.signatures import Array, DenoiseFn, Metrics
+
+
+def mean_squared_error(a: Array, b: Array) -> Array:
+    """(B, *S, C) twice -> (B,), in float32."""
+    square = (a.astype(jnp.float32) - b.astype(jnp.float32)) ** 2
+    return jnp.mean(square, axis=tuple(range(1, square.ndim)))
+
+
+def loss_and_error(
+    denoise: DenoiseFn,
+    path: Path,
+    prediction: str,
+    x0: Array,
+    eps: Array,
+    t_B: Array,
+    label_B: Array,
+) -> tuple[Array, Array]:
+    """Native loss (of the network's own prediction) and error of the x0 it means, (B,) each.
+
+    A network may have more output channels than x0; the first ones are the prediction.
+    """
+    x_t = add_noise(path, x0, eps, t_B)
+    output = denoise(x_t, t_B, label_B)[..., : x0.shape[-1]].astype(jnp.float32)
+    loss = mean_squared_error(output, target(path, prediction, x0, eps, t_B))
+    x0_hat, _ = to_x0_eps(path, prediction, output, x_t, t_B)
+    return loss, mean_squared_error(x0_hat, x0)
+
+
+def diffusion_loss(
+    denoise: DenoiseFn,
+    path: Path,
+    prediction: str,
+    sample_times: Callable[[Array], Array],
+    x0: Array,
+    label_B: Array,
+    keys_B: Array,
+) -> tuple[Array, Metrics]:
+    """Per-example loss (B,) at random times and noise; each example's from its own key."""
+    both = jax.vmap(jax.random.split)(keys_B)
+    t_B = sample_times(both[:, 0])
+    eps = noise_of_keys(both[:, 1], x0.shape[1:])
+    loss_B, _ = loss_and_error(denoise, path, prediction, x0, eps, t_B, label_B)
+    return loss_B, {}
+
+
+def level_sums(
+    denoise: DenoiseFn,
+    path: Path,
+    prediction: str,
+    times: tuple[float, ...],
+    x0: Array,
+    label_B: Array,
+    mask_B: Array,
+    seeds_B: Array,
+) -> tuple[Array, Array]:
+    """Sums of native loss and x0 error over the unmasked examples, at each of the times: (L,) each.
+
+    The noise of an example depends on its seed and on the level's number.
+    """
+
+    def at(_, level_and_time):
+        level, time = level_and_time
+        eps = noise_of_seeds(seeds_B * jnp.uint32(len(times)) + level, x0.shape[1:])
+        t_B = jnp.full(x0.shape[:1], time, jnp.float32)
+        pair = loss_and_error(denoise, path, prediction, x0, eps, t_B, label_B)
+        return None, tuple(jnp.sum(jnp.where(mask_B, value, 0.0)) for value in pair)
+
+    levels = (jnp.arange(len(times), dtype=jnp.uint32), jnp.asarray(times, jnp.float32))
+    return jax.lax.scan(at, None, levels)[1]

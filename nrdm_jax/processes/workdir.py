@@ -1,0 +1,94 @@
+"""The directory of a run: claimed by one process at a time, and bound to one config."""
+
+import fcntl
+import json
+import os
+import pathlib
+import sys
+
+from nrdm_jax.config import difference
+from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes.exit_codes import Stop
+
+
+class Workdir:
+    """Claims `path`, making it if need be; holds the claim until `release` or the process's end.
+
+    Args:
+      path: of the run.
+      config: plain JSON values. An existing run's must be equal, unless `allow_change`.
+      environment: plain JSON values for env.json, one line a start.
+
+    Raises:
+      Stop: another process holds it, or it cannot be written (exit code 74).
+      ValueError: its config is another (exit code 2).
+    """
+
+    def __init__(self, path: str, config: dict, environment: dict, *, allow_change: bool):
+        self.path = pathlib.Path(path)
+        made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._probe()
+        except BlockingIOError:
+            raise Stop(
+                exit_codes.IO, f"workdir {path} is in use by another run; choose another --workdir"
+            ) from None
+        except OSError as error:
+            raise Stop(exit_codes.IO, f"workdir {path} cannot be written: {error}") from error
+        try:
+            self._bind(config, allow_change)
+        except ValueError:
+            self.release()
+            raise
+        if made:
+            print(f"workdir {path}: new run", flush=True)
+        with (self.path / "env.json").open("a") as file:
+            file.write(json.dumps(environment) + "\n")
+
+    def _probe(self) -> None:
+        """Writes, flushes and renames a file: what every save will need."""
+        probe = self.path / ".probe"
+        with probe.open("w") as file:
+            file.write("probe")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(probe, self.path / ".probed")
+        (self.path / ".probed").unlink()
+
+    def _bind(self, config: dict, allow_change: bool) -> None:
+        stored_at = self.path / "config.json"
+        if stored_at.exists():
+            lines = difference(read_config(self.path), config)
+            if not lines:
+                return
+            listed = "\n".join("  " + line for line in lines)
+            if not allow_change:
+                raise ValueError(
+                    f"--config differs from the one workdir {self.path} was made with:\n{listed}\n"
+                    "give --allow_config_change to go on with the new one, or another --workdir"
+                )
+            print(f"config changed:\n{listed}", file=sys.stderr, flush=True)
+        partial = stored_at.with_suffix(".tmp")
+        partial.write_text(json.dumps(config, indent=2, sort_keys=True))
+        os.replace(partial, stored_at)
+
+    def release(self) -> None:
+        self._lock.close()
+
+
+def read_config(path: pathlib.Path) -> dict:
+    """The config.json of a run.
+
+    Raises:
+      ValueError: there is none, or it cannot be read.
+    """
+    file = pathlib.Path(path) / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"--workdir={path} is no run: it has no config.json") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error

@@ -1,0 +1,90 @@
+"""From weights, seeds and labels to samples."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from nrdm_jax.diffusion.grids import uniform_times
+from nrdm_jax.diffusion.guidance import classifier_free
+from nrdm_jax.diffusion.noise import noise_of_seeds
+from nrdm_jax.diffusion.predictions import to_x0_eps
+from nrdm_jax.diffusion.samplers.table import SAMPLERS
+from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, replicated
+from nrdm_jax.signatures import Array, Params
+
+# (params, seeds (B,), labels (B,)) -> samples (B, *S, C)
+SampleFn = Callable[[Params, Array, Array], Array]
+
+
+def make_sample_fn(
+    apply: Callable[[Params, Array, Array, Array], Array],
+    path: Path,
+    prediction: str,
+    *,
+    shape: tuple[int, ...],
+    sampler: str,
+    steps: int,
+    guidance: float,
+    null_label: int,
+) -> SampleFn:
+    """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
+
+    Each sample's noise is a function of its seed alone, so neither the batch nor the mesh changes it.
+    """
+    solve = SAMPLERS[sampler]
+    times = uniform_times(path, steps)
+
+    def sample(params: Params, seeds: Array, labels: Array) -> Array:
+        def denoise(x_t, t, label):
+            return apply(params, x_t, t, label)[..., : shape[-1]]
+
+        guided = classifier_free(denoise, null_label, guidance)
+
+        def predict(x_t, t):
+            return to_x0_eps(path, prediction, guided(x_t, t, labels), x_t, t)
+
+        noise = noise_of_seeds(seeds, shape)
+        start = path.sigma(jnp.float32(path.t_max)) * noise
+        return solve(predict, path, start, times)
+
+    return sample
+
+
+class Generator:
+    """Runs a sample function in batches of one size, each compiled once.
+
+    Args:
+      sample: see `make_sample_fn`.
+      mesh: samples are divided over its batch axes.
+      batch_size: rounded up to a multiple of the devices.
+    """
+
+    def __init__(self, sample: SampleFn, mesh: Mesh, batch_size: int):
+        devices = batch_devices(mesh)
+        self._batch = -(-batch_size // devices) * devices
+        self._sharding = batch_sharding(mesh)
+        self._sample = jax.jit(sample, out_shardings=replicated(mesh))
+
+    def __call__(self, params: Params, seeds: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(n,) seeds and labels -> (n, *S, C) float32, any n."""
+        parts = []
+        for start in range(0, len(seeds), self._batch):
+            chunk = slice(start, start + self._batch)
+            count = len(seeds[chunk])
+            padded = [
+                jax.device_put(
+                    np.resize(np.asarray(values[chunk], dtype), self._batch), self._sharding
+                )
+                for values, dtype in ((seeds, np.uint32), (labels, np.int32))
+            ]
+            parts.append(np.asarray(self._sample(params, *padded))[:count])
+        return np.concatenate(parts)
+
+
+def to_pixels(x: np.ndarray) -> np.ndarray:
+    """[-1, 1] float -> uint8, clipped and rounded."""
+    return np.rint(np.clip((x + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)

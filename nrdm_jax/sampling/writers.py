@@ -1,0 +1,63 @@
+"""Samples as files: a grid to look at, a file each, and a manifest that says how to make them again."""
+
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether an example of this shape can be written as a picture: (H, W, 1 or 3)."""
+    return len(shape) == 3 and shape[-1] in (1, 3)
+
+
+def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
+    """(N, H, W, C) uint8 -> one picture, near square, row by row, on white; small images enlarged."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8
+    )
+    for i, image in enumerate(images):
+        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        sheet[y : y + height, x : x + width] = image
+    factor = max(1, 64 // height)
+    return sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def write_png(path: pathlib.Path, image: np.ndarray) -> None:
+    """(H, W, 1 or 3) uint8 -> a PNG, which appears whole or not at all."""
+    partial = path.with_suffix(".partial")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, manifest: dict):
+    """Writes samples into `directory` and returns the file to look at first.
+
+    Pictures become grid.png and one PNG each; anything else samples.npy. manifest.json lists, beside
+    what it is given, each file with its seed and label.
+
+    Args:
+      x: (n, *S, C) float32, as sampled.
+      pixels: the same in uint8.
+      manifest: JSON values; `seeds` and `labels` have n entries.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if is_image(x.shape[1:]):
+        first = directory / "grid.png"
+        write_png(first, grid(pixels))
+        files = [f"{i:05d}_seed{s}_label{c}.png" for i, (s, c) in
+                 enumerate(zip(manifest["seeds"], manifest["labels"], strict=True))]  # fmt: skip
+        for name, image in zip(files, pixels, strict=True):
+            write_png(directory / name, image)
+    else:
+        first = directory / "samples.npy"
+        np.save(first, x)
+        files = [first.name] * len(x)
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"files": files}, indent=2))
+    return first

@@ -1,0 +1,54 @@
+"""What a run minimises: functions (params, batch, keys) -> (per-example loss, metrics)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from nrdm_jax.diffusion.losses import diffusion_loss
+from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
+
+# (params, x_t, t, label) -> output: a model's apply.
+ApplyFn = Callable[[Params, Array, Array, Array], Array]
+
+
+def to_model_range(x: Array, scale: float, shift: float) -> Array:
+    """Records as the network sees them: uint8 pixels to [-1, 1], floats to (x - shift) * scale."""
+    if x.dtype == jnp.uint8:
+        return x.astype(jnp.float32) / 127.5 - 1.0
+    return (x.astype(jnp.float32) - shift) * scale
+
+
+def diffusion_objective(
+    apply: ApplyFn,
+    path: Path,
+    prediction: str,
+    sample_times: Callable[[Array], Array],
+    *,
+    null_label: int,
+    label_dropout: float,
+    scale: float = 1.0,
+    shift: float = 0.0,
+) -> ObjectiveFn:
+    """The diffusion loss with classifier-free label dropout (Ho & Salimans, arXiv 2207.12598).
+
+    Args:
+      apply: the network.
+      path, prediction, sample_times: see `diffusion`.
+      null_label: takes the place of the label with probability `label_dropout`.
+      scale, shift: see `to_model_range`.
+    """
+
+    def objective(params: Params, batch: Batch, keys: Array) -> tuple[Array, Metrics]:
+        both = jax.vmap(jax.random.split)(keys)
+        dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_dropout))(both[:, 0])
+        label = jnp.where(dropped, null_label, batch["label"])
+        x0 = to_model_range(batch["x"], scale, shift)
+
+        def denoise(x_t, t, label):
+            return apply(params, x_t, t, label)
+
+        return diffusion_loss(denoise, path, prediction, sample_times, x0, label, both[:, 1])
+
+    return objective
