@@ -23,11 +23,15 @@ def cache_dir() -> pathlib.Path:
     return (root if (root / "setup.py").exists() else pathlib.Path.cwd()) / ".cache"
 
 
+def data_dir() -> pathlib.Path:
+    """Where prepared data sets are, unless the config says."""
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", cache_dir() / "data"))
+
+
 def prepare_environment() -> None:
     """Settles where caches go, before jax is imported; what the user has set stays."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-    os.environ.setdefault("TFDS_DATA_DIR", str(cache_dir() / "data"))
     # XLA's and TensorStore's notes on CPU features would bury our own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

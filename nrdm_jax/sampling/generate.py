@@ -69,11 +69,18 @@ class Generator:
         self._sharding = batch_sharding(mesh)
         self._sample = jax.jit(sample, out_shardings=replicated(mesh))
 
-    def __call__(self, params: Params, seeds: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(n,) seeds and labels -> (n, *S, C) float32, any n."""
+    def __call__(
+        self,
+        params: Params,
+        seeds: np.ndarray,
+        labels: np.ndarray,
+        poll: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """(n,) seeds and labels -> (n, *S, C) float32, any n; `poll` is called before each batch."""
         parts = []
         for start in range(0, len(seeds), self._batch):
             chunk = slice(start, start + self._batch)
+            poll()
             count = len(seeds[chunk])
             padded = [
                 jax.device_put(

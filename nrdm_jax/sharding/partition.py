@@ -1,5 +1,6 @@
 """From the table of rules to the sharding of every leaf of a state."""
 
+import math
 import re
 
 import jax
@@ -42,10 +43,9 @@ def sharding_of(path: str, leaf, mesh: Mesh) -> NamedSharding:
         spec = spec_of(axes, tables.RULES)
     except ValueError as error:
         raise ValueError(f"parameter {path}: {error}") from error
-    for size, name, mesh_axes in zip(leaf.shape, axes, spec, strict=True):
-        devices = 1
-        for axis in mesh_axes or ():
-            devices *= mesh.shape[axis]
+    for size, name in zip(leaf.shape, axes, strict=True):
+        mesh_axes = tables.RULES[name] if name else ()
+        devices = math.prod(mesh.shape[axis] for axis in mesh_axes)
         if size % devices:
             nearest = max(devices, round(size / devices) * devices)
             raise ValueError(

@@ -1,0 +1,300 @@
+"""From a config to parts: the only reader of config fields, and the only place where models meet
+diffusion and data. Every part takes plain arguments."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from nrdm_jax import config as configuration
+from nrdm_jax.data import loader
+from nrdm_jax.data.sources import Source, open_source
+from nrdm_jax.diffusion import losses, predictions, times
+from nrdm_jax.diffusion.schedules import Path, make_path, time_at_log_snr
+from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.models.dit import DiT
+from nrdm_jax.models.sizes import DIT
+from nrdm_jax.sampling.generate import Generator, make_sample_fn
+from nrdm_jax.sharding import axes, rules
+from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh, replicated
+from nrdm_jax.signatures import Array, Params
+from nrdm_jax.training import flops, objectives, optimizer, step
+from nrdm_jax.training.state import TrainState, create_sharded
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run that need no data and no directory.
+
+    Attributes:
+      config: validated.
+      mesh: over all devices.
+      init: key -> params.
+      apply: (params, x_t, t, label) -> output.
+      path: of the diffusion.
+      schedule: step -> learning rate.
+      train_step: pure, (state, batch) -> (state, metrics).
+      abstract_state: shapes, types and shardings of the state.
+      fresh_state: allocates it.
+    """
+
+    config: Any
+    mesh: Mesh
+    init: Callable[[Array], Params]
+    apply: objectives.ApplyFn
+    path: Path
+    schedule: optax.Schedule
+    train_step: step.TrainStep
+    abstract_state: TrainState
+    fresh_state: Callable[[], TrainState]
+
+
+def run(config) -> Run:
+    """Raises:
+    ValueError: the mesh does not fit the devices or the batch, or a combination is refused.
+    """
+    mesh = make_mesh(config.mesh)
+    micro = config.train.batch_size // config.train.micro_batches
+    check_batch("train.batch_size / train.micro_batches", micro, mesh)
+    check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
+    path = make_path(config.diffusion.path)
+    predictions.check(path, config.diffusion.prediction)
+    init, apply = model(config, mesh)
+    rate, adamw = optimizing(config)
+    train_step = step.make_train_step(
+        objective(config, apply, path),
+        adamw,
+        batch_size=config.train.batch_size,
+        micro_batches=config.train.micro_batches,
+        ema_halflife_images=config.train.ema_halflife_images,
+    )
+    state, fresh = create_sharded(init, adamw, config.seed, mesh)
+    return Run(config, mesh, init, apply, path, rate, _on(mesh, train_step), state, fresh)
+
+
+def model(config, mesh: Mesh | None = None) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
+    """(init, apply) of the network."""
+    m = config.model
+    size = DIT[m.size] if m.size else {"depth": m.depth, "width": m.width, "heads": m.heads}
+    network = DiT(
+        shape=tuple(config.data.shape),
+        patch=configuration.patch_of(config),
+        num_classes=config.data.num_classes,
+        mlp_ratio=m.mlp_ratio,
+        learn_variance=m.learn_variance,
+        variant=m.variant,
+        gate_shape=m.gate_shape,
+        gate_condition=m.gate_condition,
+        alpha_start=m.alpha_start,
+        beta=m.beta,
+        beta_bound=m.beta_bound,
+        modulation=m.modulation,
+        branch_dtype=m.branch_dtype,
+        memory=m.memory,
+        **size,
+    )
+    x, t, label = example(config, 1)
+
+    def init(key: Array) -> Params:
+        zeros = (jnp.zeros(part.shape, part.dtype) for part in (x, t, label))
+        return network.init(key, *zeros)["params"]
+
+    def apply(params: Params, x_t: Array, t: Array, label: Array) -> Array:
+        return network.apply({"params": params}, x_t, t, label)
+
+    return init, _on(mesh, apply) if mesh is not None else apply
+
+
+def example(config, batch: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of the network's arguments x_t, t, label."""
+    return (
+        jax.ShapeDtypeStruct((batch, *config.data.shape), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+
+
+def objective(config, apply: objectives.ApplyFn, path: Path):
+    d = config.diffusion
+    sample_times = times.make_times(
+        d.times, path.t_min, path.t_max, mean=d.logit_mean, std=d.logit_std
+    )
+    return objectives.diffusion_objective(
+        apply,
+        path,
+        d.prediction,
+        sample_times,
+        null_label=config.data.num_classes,
+        label_dropout=config.model.label_dropout,
+        scale=config.data.scale,
+        shift=config.data.shift,
+    )
+
+
+def optimizing(config) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """(learning rate by step, optimizer)."""
+    o = config.optim
+    rate = optimizer.schedule(o.schedule, o.learning_rate, o.warmup_steps, config.train.steps)
+    return rate, optimizer.adamw(
+        rate,
+        b1=o.b1,
+        b2=o.b2,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        clip_norm=o.clip_norm,
+        beta_bound=config.model.beta_bound,
+    )
+
+
+def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the loader yields, as shapes with shardings."""
+    size, sharding = config.train.batch_size, batch_sharding(mesh)
+    return {
+        "x": jax.ShapeDtypeStruct((size, *config.data.shape), dtype, sharding=sharding),
+        "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding),
+    }
+
+
+def compiled_step(parts: Run, dtype):
+    """The train step, compiled ahead of time: a call with anything else than what it was compiled for
+    is an error and not a second compile.
+
+    Args:
+      parts: of the run.
+      dtype: of the records.
+    """
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
+    jitted = jax.jit(
+        parts.train_step,
+        donate_argnums=0,
+        out_shardings=(state_shardings, replicated(parts.mesh)),
+    )
+    return jitted.lower(
+        parts.abstract_state, abstract_batch(parts.config, parts.mesh, dtype)
+    ).compile()
+
+
+def flops_per_step(parts: Run) -> int:
+    """Of the model, forward and backward, over a batch."""
+    size = parts.config.train.batch_size
+    one = flops.count(parts.apply, parts.abstract_state.params, *example(parts.config, 1))
+    return flops.FORWARD_AND_BACKWARD * one * size
+
+
+def peak_flops(config) -> float | None:
+    """Of one device, by the config or the table; None where unknown, as on CPUs."""
+    tera = config.log.peak_tflops or flops.PEAK_TFLOPS.get(jax.devices()[0].device_kind)
+    return tera * 1e12 if tera else None
+
+
+def source(config, split: str, data_dir: str) -> Source:
+    """The records of a split. Raises as `data.sources.open_source`."""
+    return open_source(
+        config.data.name,
+        split,
+        shape=tuple(config.data.shape),
+        num_classes=config.data.num_classes,
+        data_dir=config.data.dir or data_dir,
+        in_memory_bytes=config.data.in_memory_gib * 2**30,
+    )
+
+
+def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
+    return loader.Loader(
+        records,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+        sharding=batch_sharding(mesh),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def heldout_batches(config, records: Source, mesh: Mesh, limit: int = 0):
+    """A function that yields the held-out records once, in order."""
+    return functools.partial(
+        loader.in_order,
+        records,
+        config.evaluate.batch_size,
+        batch_sharding(mesh),
+        limit=limit,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def level_times(config, path: Path) -> tuple[float, ...]:
+    """The time of each level of `evaluate.log_snr`. Raises as `time_at_log_snr`."""
+    return tuple(time_at_log_snr(path, level) for level in config.evaluate.log_snr)
+
+
+def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
+    """Jitted (params, x, label, mask, seeds) -> sums of loss and x0 error at each level."""
+    times_at = level_times(config, path)
+
+    def sums(params, x, label, mask, seeds):
+        def denoise(x_t, t, label):
+            return apply(params, x_t, t, label)
+
+        x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        return losses.level_sums(
+            denoise, path, config.diffusion.prediction, times_at, x0, label, mask, seeds
+        )
+
+    return jax.jit(sums, out_shardings=replicated(mesh))
+
+
+def linear_level_sums(config, path: Path, mesh: Mesh):
+    """The same for a `LinearDenoiser` in the place of the params."""
+
+    def apply(denoiser, x_t, t, label):
+        # All examples of a level have one time.
+        x0, eps = linear_denoiser.estimate_x0(denoiser, x_t, path.alpha(t[0]), path.sigma(t[0]))
+        return predictions.target(path, config.diffusion.prediction, x0, eps, t)
+
+    return level_sums(config, apply, path, mesh)
+
+
+def all_examples(config, records: Source) -> np.ndarray:
+    """Every record in the network's range, (n, *S, C) float32, on the host."""
+    x, _ = records.gather(np.arange(len(records)))
+    return np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
+
+
+def generator(
+    config, apply: objectives.ApplyFn, path: Path, mesh: Mesh, *, steps: int, guidance: float
+) -> Generator:
+    """Raises:
+    ValueError: as `predictions.check`.
+    """
+    sample = make_sample_fn(
+        apply,
+        path,
+        config.diffusion.prediction,
+        shape=tuple(config.data.shape),
+        sampler=config.sample.sampler,
+        steps=steps,
+        guidance=guidance,
+        null_label=config.data.num_classes,
+    )
+    return Generator(sample, mesh, config.sample.batch_size)
+
+
+def _on(mesh: Mesh, f: Callable) -> Callable:
+    """`f`, traced with the model's constraints meaning this mesh."""
+
+    @functools.wraps(f)
+    def traced(*arguments):
+        with axes.use(mesh, rules.RULES):
+            return f(*arguments)
+
+    return traced

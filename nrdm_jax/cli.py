@@ -1,0 +1,29 @@
+"""`nrdm train|sample|evaluate|job`: the entries under one name."""
+
+import importlib
+import sys
+
+ENTRIES = {
+    "train": "train a model, or go on with a run",
+    "sample": "draw samples from a run",
+    "evaluate": "score a run on held-out data",
+    "job": "train, sample and score in one command",
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ENTRIES:
+        sys.argv = [f"nrdm {name}", *sys.argv[2:]]
+        importlib.import_module(f"nrdm_jax.{name}").main()
+    wanted_help = name in ("--help", "-h", "help")
+    lines = "\n".join(f"  {entry:10} {what}" for entry, what in ENTRIES.items())
+    text = f"usage: nrdm ENTRY [FLAGS]; nrdm ENTRY --help for its flags\n{lines}"
+    if not wanted_help:
+        text = f"error: {name!r} is no entry\n{text}"
+    print(text, file=sys.stdout if wanted_help else sys.stderr)
+    sys.exit(0 if wanted_help else 2)
+
+
+if __name__ == "__main__":
+    main()

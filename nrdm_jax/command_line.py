@@ -1,0 +1,60 @@
+"""Flags that entries share. Imports no jax."""
+
+import json
+import re
+
+from absl import flags
+from ml_collections import config_flags
+
+from nrdm_jax import config as configuration
+from nrdm_jax.processes.workdir import read_config
+
+
+def define_config(required: bool) -> None:
+    """--config=FILE.py[:ARGUMENT], and --config.FIELD=VALUE for each of its fields."""
+    note = "config file, FILE.py[:ARGUMENT]; fields by --config.FIELD=VALUE"
+    config_flags.DEFINE_config_file(
+        "config", None, note if required else f"{note}; by default the workdir's own"
+    )
+    if required:
+        flags.mark_flag_as_required("config")
+
+
+def define_workdir() -> None:
+    flags.DEFINE_string("workdir", None, "directory of the run: config, checkpoints, metrics")
+    flags.mark_flag_as_required("workdir")
+
+
+def config_of_flags():
+    """The validated config of --config; without it, that of the run in --workdir.
+
+    Raises:
+      ValueError: as `config.validate`.
+    """
+    config = flags.FLAGS.config
+    if config is None:
+        config = configuration.from_dict(read_config(flags.FLAGS.workdir))
+    configuration.validate(config)
+    return config
+
+
+def integers(name: str, text: str, lowest: int = 0) -> list[int]:
+    """`0,3,8-11` -> [0, 3, 8, 9, 10, 11].
+
+    Raises:
+      ValueError: it is not of this form, or below `lowest`, naming the flag.
+    """
+    values: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if not found or int(found[2] or found[1]) < int(found[1]):
+            raise ValueError(f"--{name}={text!r}: give numbers and ranges, such as 0,3,8-11")
+        values += range(int(found[1]), int(found[2] or found[1]) + 1)
+    if min(values) < lowest:
+        raise ValueError(f"--{name}={text!r}: give numbers of at least {lowest}")
+    return values
+
+
+def print_result(values: dict) -> None:
+    """The last line of an entry: RESULT and a JSON object."""
+    print("RESULT " + json.dumps(values), flush=True)

@@ -1,0 +1,48 @@
+"""What a run would be, without data, weights or a directory."""
+
+import time
+
+import jax.numpy as jnp
+
+from nrdm_jax import build, trees
+
+
+def describe(config) -> dict:
+    """Prints mesh, parameter table, FLOPs a step and the compiler's memory; returns the sums.
+
+    Raises:
+      ValueError: the config does not fit the devices.
+    """
+    parts = build.run(config)
+    build.level_times(config, parts.path)
+    state = parts.abstract_state
+    print(f"mesh: {dict(parts.mesh.shape)}, {parts.mesh.size} devices\n")
+    leaves = trees.leaves_with_path(state.params)
+    widest = max(len(path) for path, _ in leaves)
+    print(f"{'parameter':{widest}}  {'shape':>22}  {'type':>8}  {'count':>12}  sharding")
+    for path, leaf in leaves:
+        print(
+            f"{path:{widest}}  {leaf.shape!s:>22}  {leaf.dtype.name:>8}  {leaf.size:>12,}  "
+            f"{leaf.sharding.spec}"
+        )
+    total = trees.count(state.params)
+    step_flops = build.flops_per_step(parts)
+    print(f"\nparameters: {total:,}")
+    print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
+    before = time.monotonic()
+    dtype = jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
+    memory = build.compiled_step(parts, dtype).memory_analysis()
+    seconds = time.monotonic() - before
+    gib = 2.0**30
+    print(
+        f"memory a device, by the compiler: arguments {memory.argument_size_in_bytes / gib:.2f} GiB, "
+        f"temporaries {memory.temp_size_in_bytes / gib:.2f} GiB; compiled in {seconds:.1f} s"
+    )
+    return {
+        "parameters": total,
+        "flops_per_step": step_flops,
+        "devices": parts.mesh.size,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "compile_seconds": round(seconds, 1),
+    }

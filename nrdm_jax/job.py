@@ -1,0 +1,62 @@
+"""The whole job in one command: trains (or goes on), draws samples, scores them, prints one RESULT.
+
+  python -m nrdm_jax.job --config=configs/openmoji32.py --workdir=runs/openmoji32
+"""
+
+import pathlib
+import time
+
+from absl import flags
+
+from nrdm_jax import command_line
+from nrdm_jax.processes import lifecycle
+
+
+def define_flags() -> None:
+    command_line.define_config(required=True)
+    command_line.define_workdir()
+    flags.DEFINE_float("at_most", None, "fail unless heldout_loss_last <= at_most * wiener")
+
+
+def run() -> int:
+    config = command_line.config_of_flags()
+    before = time.monotonic()
+    from nrdm_jax import scoring, training_run
+    from nrdm_jax.training.metrics import read_metrics
+
+    workdir = flags.FLAGS.workdir
+    with lifecycle.Signals().installed() as signals:
+        summary = training_run.train(config, workdir, signals=signals)
+        seeds = list(range(config.sample.examples))
+        labels = [seed % config.data.num_classes for seed in seeds]
+        out = pathlib.Path(workdir) / "samples" / "final"
+        grid, count = scoring.draw(
+            config, workdir, out, seeds=seeds, labels=labels, signals=signals
+        )
+        scores = scoring.score(config, workdir, samples=count, signals=signals)
+    losses = [row["heldout_loss"] for row in read_metrics(pathlib.Path(workdir))
+              if "heldout_loss" in row]  # fmt: skip
+    result = {
+        "seconds": round(time.monotonic() - before, 1),
+        "train_seconds": summary.get("train_seconds", 0.0),
+        "heldout_loss_first": losses[0] if losses else None,
+        "heldout_loss_last": scores["heldout_loss"],
+        "wiener": scores["wiener"],
+        "ratio": scores["heldout_loss"] / scores["wiener"],
+        "samples": count,
+        "grid": str(grid),
+        "nearest_samples": scores.get("nearest_samples"),
+        "nearest_heldout": scores.get("nearest_heldout"),
+    }
+    command_line.print_result(result)
+    limit = flags.FLAGS.at_most
+    return 1 if limit is not None and result["ratio"] > limit else 0
+
+
+def main() -> None:
+    define_flags()
+    lifecycle.launch(run, __doc__)
+
+
+if __name__ == "__main__":
+    main()

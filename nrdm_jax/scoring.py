@@ -1,0 +1,110 @@
+"""What is done with a trained run: samples, and scores of its EMA weights."""
+
+import json
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from nrdm_jax import build
+from nrdm_jax import config as configuration
+from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.evaluation.heldout import heldout_losses
+from nrdm_jax.evaluation.nearest import nearest
+from nrdm_jax.processes import lifecycle
+from nrdm_jax.sampling import generate, writers
+from nrdm_jax.training_run import read_ema
+
+
+def draw(
+    config,
+    workdir: str,
+    out: pathlib.Path,
+    *,
+    seeds: list[int],
+    labels: list[int],
+    signals: lifecycle.Signals,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> tuple[pathlib.Path, int]:
+    """Writes a sample for each seed and label; returns the file to look at first and their number.
+
+    Raises:
+      ValueError: there is no checkpoint, or it does not fit the config.
+    """
+    parts = build.run(config)
+    ema = read_ema(workdir, parts.abstract_state.ema)
+    steps = config.sample.steps if steps is None else steps
+    guidance = config.sample.guidance if guidance is None else guidance
+    sampler = build.generator(
+        config, parts.apply, parts.path, parts.mesh, steps=steps, guidance=guidance
+    )
+    x = sampler(ema, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    manifest = {
+        "seeds": seeds,
+        "labels": labels,
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": config.sample.sampler,
+        "weights": str(workdir),
+        "config": configuration.to_dict(config),
+    }
+    return writers.write_samples(out, x, generate.to_pixels(x), manifest), len(x)
+
+
+def score(config, workdir: str, *, samples: int, signals: lifecycle.Signals) -> dict:
+    """Held-out losses of the EMA weights, those of the best linear denoiser on the same images, noise
+    and levels, and nearest-neighbour distances; also written to WORKDIR/evals/scores.json, if that
+    can be written.
+
+    `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
+    as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1].
+
+    Raises:
+      ValueError: as `draw`.
+      DataError: the data are absent.
+    """
+    before = time.monotonic()
+    parts = build.run(config)
+    data_dir = str(lifecycle.data_dir())
+    records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
+    ema = read_ema(workdir, parts.abstract_state.ema)
+    batches = build.heldout_batches(config, heldout, parts.mesh)
+    levels = config.evaluate.log_snr
+
+    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
+    scores: dict = heldout_losses(sums, ema, batches, levels)
+    signals.check()
+    training = build.all_examples(config, records)
+    linear = linear_denoiser.fit(training)
+    signals.check()
+    linear_sums = build.linear_level_sums(config, parts.path, parts.mesh)
+    wiener = heldout_losses(linear_sums, linear, batches, levels)
+    scores["wiener"] = wiener["heldout_loss"]
+    scores |= {
+        name.replace("heldout_loss", "wiener"): value
+        for name, value in wiener.items()
+        if name.startswith("heldout_loss/")
+    }
+    if samples:
+        sampler = build.generator(
+            config,
+            parts.apply,
+            parts.path,
+            parts.mesh,
+            steps=config.sample.steps,
+            guidance=config.sample.guidance,
+        )
+        seeds = np.arange(samples)
+        x = sampler(ema, seeds, seeds % config.data.num_classes, poll=signals.check)
+        some = build.all_examples(config, heldout)[:: max(1, len(heldout) // samples)][:samples]
+        scores["nearest_samples"] = float(nearest(x, training)[0].mean())
+        scores["nearest_heldout"] = float(nearest(some, training)[0].mean())
+    scores["evaluate_seconds"] = round(time.monotonic() - before, 1)
+    out = pathlib.Path(workdir) / "evals"
+    if os.access(workdir, os.W_OK) and jax.process_index() == 0:
+        out.mkdir(exist_ok=True)
+        (out / "scores.json").write_text(json.dumps(scores, indent=2))
+    return scores

@@ -1,0 +1,252 @@
+"""One training run from its config to its last checkpoint: the parts of `build`, in their order."""
+
+import pathlib
+import sys
+import time
+
+import jax
+import numpy as np
+
+from nrdm_jax import __version__, build
+from nrdm_jax import config as configuration
+from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.sources import Source
+from nrdm_jax.evaluation.heldout import heldout_losses
+from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes.workdir import Workdir
+from nrdm_jax.sampling import generate, writers
+from nrdm_jax.signatures import Params
+from nrdm_jax.training import hooks, loop
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
+from nrdm_jax.training.state import TrainState
+
+
+def train(
+    config, workdir: str, *, signals: lifecycle.Signals, allow_config_change: bool = False
+) -> dict:
+    """Trains to `train.steps`, going on from the newest checkpoint in `workdir`.
+
+    Returns a summary: steps, whether the run was finished before, and seconds by what they went to.
+
+    Raises:
+      ValueError: the config does not fit devices, data, or the run in `workdir`.
+      DataError: the data are absent, too few or damaged.
+      Stop: preempted, non-finite, or the workdir cannot be used.
+    """
+    ledger = Ledger()
+    with ledger.account("init"):
+        parts = build.run(config)
+        data_dir = str(lifecycle.data_dir())
+        records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
+        batches = build.train_loader(config, records, parts.mesh)
+        build.level_times(config, parts.path)
+        if config.checkpoint.init_from:
+            _ema_step(config.checkpoint.init_from)
+        home = Workdir(
+            workdir,
+            configuration.to_dict(config),
+            _environment(parts),
+            allow_change=allow_config_change,
+        )
+        checkpoints = Checkpoints(str(home.path / "checkpoints"), keep=config.checkpoint.keep)
+    try:
+        return _train(parts, records, heldout, batches, home.path, checkpoints, signals, ledger)
+    finally:
+        checkpoints.close()
+        home.release()
+
+
+def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledger) -> dict:
+    config, last_step = parts.config, parts.config.train.steps
+    with ledger.account("restore"):
+        state, records_seen = _start(parts, checkpoints, records)
+        first_step = int(state.step)
+    if first_step >= last_step:
+        print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
+        return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
+
+    with ledger.account("compile"):
+        before = time.monotonic()
+        train_step = build.compiled_step(parts, records.dtype)
+        print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
+
+    writer = MetricsWriter(workdir, first_step)
+    progress = Progress(first_step, last_step)
+    evaluation = hooks.HeldoutLoss(_heldout_losses(parts, heldout), writer, progress)
+    if first_step == 0 and config.evaluate.every:
+        with ledger.account("evaluate"):
+            evaluation(0, state)
+
+    def meta(step: int) -> dict:
+        return {
+            "step": step,
+            "records_seen": records_seen + (step - first_step) * config.train.batch_size,
+            "seed": config.seed,
+            "batch_size": config.train.batch_size,
+            "data": records.fingerprint,
+            "version": __version__,
+        }
+
+    save = hooks.Save(checkpoints, meta)
+    non_finite = hooks.StopOnNonFinite(checkpoints)
+    profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
+    happenings = [
+        non_finite,
+        hooks.StepLog(
+            writer,
+            progress,
+            ledger,
+            parts.schedule,
+            every=config.log.every,
+            last_step=last_step,
+            batch_size=config.train.batch_size,
+            flops_per_step=build.flops_per_step(parts),
+            devices=parts.mesh.size,
+            peak_flops=build.peak_flops(config),
+        ),
+        hooks.Every(
+            evaluation,
+            ledger,
+            "evaluate",
+            every=config.evaluate.every,
+            last_step=last_step if config.evaluate.every else None,
+        ),
+        hooks.Every(
+            hooks.SampleGrid(_draw(parts), workdir, progress),
+            ledger,
+            "sample",
+            every=config.sample.every,
+        ),
+        hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
+    ]
+    if config.log.profile_start:
+        happenings.append(profile)
+    try:
+        state, step = loop.run(
+            state,
+            train_step,
+            batches.iterate(records_seen),
+            happenings,
+            first_step=first_step,
+            last_step=last_step,
+            stop_requested=lambda: signals.stop_requested,
+        )
+        non_finite.check()
+        if step < last_step:
+            save(step, state)
+        checkpoints.wait()
+    finally:
+        profile.close()
+        progress.close()
+        writer.close()
+    if step < last_step:
+        raise Stop(
+            exit_codes.PREEMPTED,
+            f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
+        )
+    seconds = {name: round(value, 2) for name, value in ledger.spent.items()}
+    seconds["step"] = round(ledger.elapsed() - ledger.outside(), 2)
+    print("seconds: " + " ".join(f"{name}={value}" for name, value in seconds.items()), flush=True)
+    return {
+        "steps": step,
+        "finished_before": False,
+        "workdir": str(workdir),
+        "train_seconds": round(ledger.elapsed(), 1),
+    }
+
+
+def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple[TrainState, int]:
+    """The state to go on with, and the records it has seen."""
+    config = parts.config
+    latest = checkpoints.latest_step()
+    if latest is not None:
+        meta = checkpoints.meta(latest)
+        if meta["data"] != records.fingerprint:
+            raise DataError(
+                f"the checkpoint was trained on data {meta['data']}, and data.name="
+                f"{config.data.name} is now {records.fingerprint}; use another workdir"
+            )
+        wanted = hooks.save_items(parts.abstract_state)
+        state = hooks.state_of(checkpoints.restore(latest, wanted))
+        print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
+        return state, int(meta["records_seen"])
+    state = parts.fresh_state()
+    if config.checkpoint.init_from:
+        weights = read_ema(config.checkpoint.init_from, parts.abstract_state.ema)
+        state = state.replace(params=weights, ema=jax.tree.map(lambda x: x.copy(), weights))
+        print(f"started from the weights of {config.checkpoint.init_from}", flush=True)
+    return state, 0
+
+
+def _ema_step(workdir: str) -> int:
+    """Newest step of another run.
+
+    Raises:
+      ValueError: there is none.
+    """
+    directory = pathlib.Path(workdir) / "checkpoints"
+    latest = None
+    if directory.is_dir():
+        checkpoints = Checkpoints(str(directory), read_only=True)
+        latest = checkpoints.latest_step()
+        checkpoints.close()
+    if latest is None:
+        raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
+    return latest
+
+
+def read_ema(workdir: str, abstract_ema: Params) -> Params:
+    """The EMA weights of the newest checkpoint of a run; nothing is written there.
+
+    Raises:
+      ValueError: there is no checkpoint, or it is of other shapes, with a table.
+    """
+    step = _ema_step(workdir)
+    checkpoints = Checkpoints(str(pathlib.Path(workdir) / "checkpoints"), read_only=True)
+    try:
+        return checkpoints.restore(step, {"ema": abstract_ema})["ema"]
+    finally:
+        checkpoints.close()
+
+
+def _heldout_losses(parts: build.Run, heldout: Source):
+    config = parts.config
+    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
+    batches = build.heldout_batches(config, heldout, parts.mesh, config.evaluate.examples)
+    return lambda params: heldout_losses(sums, params, batches, config.evaluate.log_snr)
+
+
+def _draw(parts: build.Run):
+    """Draws the run's preview: the same seeds and labels each time."""
+    config = parts.config
+    sampler = build.generator(
+        config,
+        parts.apply,
+        parts.path,
+        parts.mesh,
+        steps=config.sample.steps,
+        guidance=config.sample.guidance,
+    )
+
+    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
+        seeds = np.arange(config.sample.examples)
+        labels = seeds % config.data.num_classes
+        x = sampler(params, seeds, labels)
+        manifest = {"seeds": seeds.tolist(), "labels": labels.tolist()}
+        return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
+
+    return draw
+
+
+def _environment(parts: build.Run) -> dict:
+    return {
+        "nrdm_jax": __version__,
+        "jax": jax.__version__,
+        "python": sys.version.split()[0],
+        "devices": f"{parts.mesh.size} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "mesh": dict(parts.mesh.shape),
+        "command": sys.argv,
+    }
