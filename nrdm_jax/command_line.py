@@ -31,7 +31,10 @@ def config_of_flags():
     Raises:
       ValueError: as `config.validate`.
     """
-    config = flags.FLAGS.config
+    try:
+        config = flags.FLAGS.config
+    except Exception as error:  # an unreadable file is only reported when it is asked for
+        raise ValueError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
     if config is None:
         config = configuration.from_dict(read_config(flags.FLAGS.workdir))
     configuration.validate(config)

@@ -4,10 +4,14 @@
   python -m nrdm_jax.train --config=configs/imagenet256_dit_xl2.py --workdir=/tmp/w --dry_run
 """
 
+import pathlib
+
 from absl import flags
 
 from nrdm_jax import command_line
+from nrdm_jax import config as configuration
 from nrdm_jax.processes import lifecycle
+from nrdm_jax.processes.workdir import changes
 
 
 def define_flags() -> None:
@@ -19,6 +23,11 @@ def define_flags() -> None:
 
 def run() -> None:
     config = command_line.config_of_flags()
+    changes(
+        pathlib.Path(flags.FLAGS.workdir),
+        configuration.to_dict(config),
+        allowed=flags.FLAGS.allow_config_change or flags.FLAGS.dry_run,
+    )
     # Only now: importing jax, flax, orbax and grain takes seconds.
     if flags.FLAGS.dry_run:
         from nrdm_jax import dry_run

@@ -6,6 +6,7 @@ Imports no jax: `--help` and every configuration error must answer in under two 
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import sys
 import traceback
@@ -53,7 +54,7 @@ def _run(main: Callable[[], int | None], summary: str, argv: list[str]) -> int:
     try:
         rest = flags.FLAGS(argv)
     except Exception as error:  # config_flags raises whatever the config file raised
-        return _fail(_flag_message(error), exit_codes.USAGE)
+        return _fail(_flag_message(error, argv), exit_codes.USAGE)
     if len(rest) > 1:
         return _fail(f"unexpected argument {rest[1]!r}; see --help", exit_codes.USAGE)
     if not flags.FLAGS["verbosity"].present:
@@ -88,9 +89,15 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _flag_message(error: Exception) -> str:
-    message = str(error).strip().strip("'\"") or type(error).__name__
-    return message.replace("\\n", "\n").replace("\\'", "'")
+def _flag_message(error: Exception, argv: list[str]) -> str:
+    """What a flag or config file raised, with the argument that it was about, and no traceback."""
+    message = str(error.args[0] if error.args else error) or type(error).__name__
+    message = message.replace("\\'", "'").replace("\\n", "\n").strip("'\" ")
+    if "Traceback (most recent call last)" in message:
+        message = message.split("\n")[0] + " " + message.strip().split("\n")[-1]
+    named = re.match(r"\w+", message)
+    about = [a for a in argv[1:] if named and re.search(rf"[.]{named[0]}(=|$)", a)]
+    return f"{about[0]}: unknown field '{message}" if about else message
 
 
 class Signals:

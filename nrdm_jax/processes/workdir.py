@@ -59,24 +59,33 @@ class Workdir:
         (self.path / ".probed").unlink()
 
     def _bind(self, config: dict, allow_change: bool) -> None:
+        for line in changes(self.path, config, allow_change):
+            print(f"config changed: {line}", file=sys.stderr, flush=True)
         stored_at = self.path / "config.json"
-        if stored_at.exists():
-            lines = difference(read_config(self.path), config)
-            if not lines:
-                return
-            listed = "\n".join("  " + line for line in lines)
-            if not allow_change:
-                raise ValueError(
-                    f"--config differs from the one workdir {self.path} was made with:\n{listed}\n"
-                    "give --allow_config_change to go on with the new one, or another --workdir"
-                )
-            print(f"config changed:\n{listed}", file=sys.stderr, flush=True)
         partial = stored_at.with_suffix(".tmp")
         partial.write_text(json.dumps(config, indent=2, sort_keys=True))
         os.replace(partial, stored_at)
 
     def release(self) -> None:
         self._lock.close()
+
+
+def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
+    """Lines `field: old -> new` between the config of the run at `path`, if there is one, and `config`.
+
+    Raises:
+      ValueError: there are any, and they are not allowed.
+    """
+    if not (path / "config.json").exists():
+        return []
+    lines = difference(read_config(path), config)
+    if lines and not allowed:
+        listed = "\n".join("  " + line for line in lines)
+        raise ValueError(
+            f"--config differs from the one workdir {path} was made with:\n{listed}\n"
+            "give --allow_config_change to go on with the new one, or another --workdir"
+        )
+    return lines
 
 
 def read_config(path: pathlib.Path) -> dict:

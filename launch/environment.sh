@@ -1,0 +1,55 @@
+# Sourced by the other scripts: makes .venv in the clone and enters it.
+# make_environment EXTRAS: a comma-separated list of extras of setup.py, may be empty.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+find_python() {
+  local name
+  for name in "${PYTHON:-}" python3.12 python3.11 python3.13 python3; do
+    if [ -n "$name" ] && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  echo "error: Python 3.11 or newer is needed; set PYTHON to one" >&2
+  exit 2
+}
+
+make_environment() {
+  local extras="$1" wanted stamp=.venv/.installed python
+  # What was asked for before stays installed: extras add up.
+  if [ -f "$stamp" ]; then
+    extras=$(printf '%s\n' ${extras//,/ } $(sed -n 's/^extras //p' "$stamp") | sort -u | xargs)
+  fi
+  extras="${extras//,/ }"
+  wanted="extras $extras
+$(cat setup.py launch/no_deps.txt | cksum)"
+  if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+    if [ ! -x .venv/bin/python ]; then
+      python=$(find_python) || exit 2
+      echo "making .venv with $python"
+      "$python" -m venv .venv || exit 1
+    fi
+    echo "installing nrdm_jax${extras:+ with extras $extras} and what it needs into .venv"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      -e ".${extras:+[${extras// /,}]}" || exit 1
+    # Lines `EXTRA REQUIREMENT`: packages whose own requirements are wrong or far too large here.
+    while read -r extra requirement; do
+      case " base $extras " in
+        *" $extra "*)
+          echo "installing $requirement without its dependencies"
+          .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+            "$requirement" || exit 1
+          ;;
+      esac
+    done < <(grep -v '^#' launch/no_deps.txt)
+    printf '%s' "$wanted" >"$stamp"
+  fi
+  # shellcheck disable=SC1091
+  source .venv/bin/activate
+  mkdir -p .cache
+  # Large buffers on huge pages, kept between steps: half as much again in images a second on a CPU.
+  export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+  export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
+  export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
+}
