@@ -33,7 +33,9 @@ def config_of_flags():
     """
     try:
         config = flags.FLAGS.config
-    except Exception as error:  # an unreadable file is only reported when it is asked for
+        if config is not None:
+            config.keys()  # what stands for a file that could not be read raises only now
+    except Exception as error:
         raise ValueError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
     if config is None:
         config = configuration.from_dict(read_config(flags.FLAGS.workdir))

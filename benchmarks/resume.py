@@ -1,0 +1,95 @@
+"""Whether a run that was killed is the run that was not: bit for bit.
+
+  python -m benchmarks.resume --config=configs/openmoji32.py:smoke
+
+Trains 20 steps in one go, and again with the process killed (SIGKILL) after step 7 was saved, then
+resumed. Prints the sha256 over every leaf of both states (step, key, weights, EMA, optimizer); exits 1
+unless they are equal.
+"""
+
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+from nrdm_jax import command_line
+from nrdm_jax.processes import lifecycle
+
+STEPS, KILLED_AFTER = 20, 7
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("config", "configs/openmoji32.py:smoke", "of the run")
+
+
+def command(workdir: pathlib.Path) -> list[str]:
+    return [
+        sys.executable, "-m", "nrdm_jax.train", f"--config={flags.FLAGS.config}",
+        f"--workdir={workdir}", f"--config.train.steps={STEPS}",
+        f"--config.checkpoint.every={KILLED_AFTER}",
+    ]  # fmt: skip
+
+
+def train(workdir: pathlib.Path) -> None:
+    subprocess.run(command(workdir), check=True, stdout=subprocess.DEVNULL)
+
+
+def train_and_kill(workdir: pathlib.Path) -> None:
+    """Kills the process as soon as step 7 is committed; it may be some steps further by then."""
+    process = subprocess.Popen(command(workdir), stdout=subprocess.DEVNULL)
+    committed = workdir / "checkpoints" / str(KILLED_AFTER)
+    while not committed.exists() and process.poll() is None:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    code = process.wait()
+    print(f"killed after step {KILLED_AFTER} was saved: exit code {code}", flush=True)
+    if code != -signal.SIGKILL:
+        raise RuntimeError(f"the run ended with {code} before it could be killed")
+
+
+def digest(workdir: pathlib.Path) -> tuple[str, int]:
+    """sha256 over path, type and bytes of every leaf of the newest checkpoint, and its step."""
+    import jax
+    import numpy as np
+
+    from nrdm_jax import build, config, trees
+    from nrdm_jax.checkpointing.manager import Checkpoints
+    from nrdm_jax.processes.workdir import read_config
+    from nrdm_jax.training.hooks import save_items
+
+    parts = build.run(config.from_dict(read_config(workdir)))
+    checkpoints = Checkpoints(str(workdir / "checkpoints"), read_only=True)
+    step = checkpoints.latest_step()
+    state = jax.device_get(checkpoints.restore(step, save_items(parts.abstract_state)))
+    total = hashlib.sha256()
+    for path, leaf in trees.leaves_with_path(state):
+        total.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest(), step
+
+
+def run() -> int:
+    with tempfile.TemporaryDirectory() as directory:
+        whole, killed = pathlib.Path(directory) / "whole", pathlib.Path(directory) / "killed"
+        train(whole)
+        train_and_kill(killed)
+        train(killed)
+        one, other = digest(whole), digest(killed)
+    result = {"bitwise": one == other, "steps": [one[1], other[1]], "sha256": [one[0], other[0]]}
+    command_line.print_result(result)
+    return 0 if one == other and one[1] == STEPS else 1
+
+
+def main() -> None:
+    define_flags()
+    lifecycle.launch(run, __doc__)
+
+
+if __name__ == "__main__":
+    main()

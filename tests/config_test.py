@@ -1,0 +1,124 @@
+import importlib.util
+import pathlib
+
+import pytest
+
+from nrdm_jax import config as configuration
+from nrdm_jax.diffusion import predictions, schedules, times
+from nrdm_jax.diffusion.samplers import table
+from nrdm_jax.models import sizes, unit
+from nrdm_jax.sharding import mesh
+
+CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("argument", ["", "smoke"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_validates_and_survives_json(path, argument):
+    module = load(path)
+    if argument and path.stem != "openmoji32":
+        with pytest.raises(ValueError, match="argument"):
+            module.get_config(argument)
+        return
+    config = module.get_config(argument)
+    configuration.validate(config)
+    again = configuration.from_dict(configuration.to_dict(config))
+    assert configuration.to_dict(again) == configuration.to_dict(config)
+    assert again.data.shape == config.data.shape
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_says_what_it_is_for_and_its_command(path):
+    assert f"configs/{path.name}" in (load(path).__doc__ or "")
+
+
+def test_choices_are_the_tables_of_the_parts():
+    # config imports nothing of ours, so that the names stand there twice; here they are held equal.
+    choices = configuration.CHOICES
+    assert set(choices["model.variant"]) == set(unit.VARIANTS)
+    assert set(choices["diffusion.path"]) == set(schedules.PATHS)
+    assert set(choices["diffusion.prediction"]) == set(predictions.PREDICTIONS)
+    assert set(choices["sample.sampler"]) == set(table.SAMPLERS)
+    assert configuration.MESH_AXES == mesh.AXES
+    for name in choices["diffusion.times"]:
+        assert times.make_times(name, 0.0, 1.0, mean=0.0, std=1.0)
+    for name in sizes.DIT:
+        c = configuration.default()
+        c.model.size = name
+        configuration.validate(c)
+
+
+@pytest.mark.parametrize("path", schedules.PATHS)
+@pytest.mark.parametrize("prediction", predictions.PREDICTIONS)
+def test_early_refusals_are_those_of_the_algebra(path, prediction):
+    c = configuration.default()
+    c.diffusion.path, c.diffusion.prediction = path, prediction
+    refused = []
+    for check in (
+        lambda: configuration.validate(c),
+        lambda: predictions.check(schedules.make_path(path), prediction),
+    ):
+        try:
+            check()
+            refused.append(False)
+        except ValueError as error:
+            assert "diffusion.path" in str(error) and "diffusion.prediction" in str(error)
+            refused.append(True)
+    assert refused[0] == refused[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("model.heads", 5, "nearest that does is 4"),
+        ("model.patch", 5, "nearest that does is 4"),
+        ("model.patch", (2, 2, 2), "2 spatial axes"),
+        ("model.variant", "gatd", 'did you mean "gated"'),
+        ("model.size", "XXL", "S, B, L, XL"),
+        ("model.alpha_start", "zeros", 'did you mean "zero"'),
+        ("model.label_dropout", 1.0, r"\[0, 1\)"),
+        ("data.shape", (32,), "channels last"),
+        ("train.micro_batches", 7, "nearest that does is 8"),
+        ("train.steps", 0, "at least 1"),
+        ("optim.learning_rate", float("nan"), "positive"),
+        ("optim.warmup_steps", 10**6, "train.steps"),
+        ("mesh.data", 0, "positive number or -1"),
+        ("mesh.fsdp", 7, "multiple of 7"),
+        ("evaluate.log_snr", (), "tuple of numbers"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_field_and_the_fix(field, value, says):
+    c = configuration.default()
+    group, name = field.split(".")
+    if field == "mesh.fsdp":
+        c.mesh.data = 1
+    with c.ignore_type():
+        c[group][name] = value
+    with pytest.raises(ValueError, match=says) as error:
+        configuration.validate(c)
+    assert field in str(error.value) or group in str(error.value)
+
+
+def test_a_file_cannot_add_or_remove_a_field():
+    c = configuration.default()
+    c.model.depht = 3
+    with pytest.raises(ValueError, match='model.depht .*did you mean "depth"'):
+        configuration.validate(c)
+    c = configuration.default()
+    del c.model["depth"]
+    with pytest.raises(ValueError, match="model.depth is missing"):
+        configuration.validate(c)
+
+
+def test_difference_names_each_changed_field():
+    a, b = configuration.default(), configuration.default()
+    b.model.depth, b.seed = 9, 1
+    lines = configuration.difference(configuration.to_dict(a), configuration.to_dict(b))
+    assert lines == ["model.depth: 8 -> 9", "seed: 0 -> 1"]

@@ -1,0 +1,64 @@
+"""Every test runs on 8 simulated CPU devices, and implicit broadcasting of ranks is an error."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import pytest  # noqa: E402
+
+from nrdm_jax import config as configuration  # noqa: E402
+from nrdm_jax.config import default  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def root() -> pathlib.Path:
+    return ROOT
+
+
+@pytest.fixture
+def data_dir() -> str:
+    """Prepared sets, shared by all tests and by the clone's own runs."""
+    return os.environ.get("TFDS_DATA_DIR", str(ROOT / ".cache" / "data"))
+
+
+@pytest.fixture
+def tiny_config():
+    """The main job's config, shrunk: synthetic pictures of 8 x 8, 2 blocks of width 32."""
+    c = default()
+    c.data.name, c.data.shape, c.data.num_classes = "synthetic", (8, 8, 3), 4
+    c.model.depth, c.model.width, c.model.heads, c.model.patch = 2, 32, 2, 4
+    c.train.steps, c.train.batch_size = 20, 16
+    c.optim.learning_rate = 1e-3
+    c.evaluate.batch_size = 16
+    configuration.validate(c)
+    return c
+
+
+def randomised_zeros(tree, key, std: float = 0.02):
+    """Leaves that are all zero, drawn from N(0, std^2): at a zero start every gradient within the
+    stack is 0, and a comparison would be of 0 with 0."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        std * jax.random.normal(k, leaf.shape, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.any(leaf))
+        else leaf
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
+
+
+@pytest.fixture(scope="session")
+def fill_zeros():
+    return randomised_zeros

@@ -1,0 +1,182 @@
+import gzip
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+
+from nrdm_jax.data import sources
+from nrdm_jax.data.builders import cifar10, fashion_mnist, openmoji, table
+from nrdm_jax.data.errors import DataError
+
+
+def opened(name, split, data_dir, shape=(32, 32, 3), num_classes=10, memory=2**31):
+    return sources.open_source(
+        name, split, shape=shape, num_classes=num_classes, data_dir=data_dir, in_memory_bytes=memory
+    )
+
+
+@pytest.mark.parametrize(
+    ("code_point", "group"),
+    [
+        ("1F44B-1F3FD", "1F44B"),
+        ("2764-FE0F", "2764"),
+        ("1F468-1F3FB-200D-2764-FE0F-200D-1F468-1F3FF", "1F468-200D-2764-200D-1F468"),
+        ("1F3FB", "1F3FB"),
+    ],
+)
+def test_groups_ignore_tones_and_selectors(code_point, group):
+    assert openmoji.group_of(code_point) == group
+
+
+@pytest.mark.xdist_group("openmoji")
+class TestOpenmoji:
+    def test_counts_and_split_by_group(self, data_dir):
+        train, heldout = (opened("openmoji", s, data_dir, memory=0) for s in sources.SPLITS)
+        assert (len(train), len(heldout)) == (4072, 423)
+        assert train.class_names == openmoji.CLASSES
+        groups = []
+        for source in (train, heldout):
+            records = source._records.__getitems__(list(range(0, len(source), 3)))
+            groups.append({openmoji.group_of(r["code_point"]) for r in records})
+        assert not groups[0] & groups[1]
+        names = {r["name"] for r in records}
+        assert len(names) > 50
+
+    def test_decoded_arrays_are_the_records(self, data_dir):
+        lazy, fast = (opened("openmoji", "heldout", data_dir, memory=m) for m in (0, 2**31))
+        assert isinstance(lazy, sources.TfdsSource) and isinstance(fast, sources.ArraySource)
+        some = np.arange(0, 423, 20)
+        for a, b in zip(lazy.gather(some), fast.gather(some), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert lazy.fingerprint == fast.fingerprint
+
+    def test_wrong_shape_or_classes_name_the_field(self, data_dir):
+        with pytest.raises(ValueError, match="data.shape"):
+            opened("openmoji", "train", data_dir, shape=(32, 30, 3))
+        with pytest.raises(ValueError, match="data.num_classes is 11"):
+            opened("openmoji", "train", data_dir, num_classes=11)
+
+
+def test_a_preparation_that_fails_leaves_nothing_that_looks_prepared(tmp_path, monkeypatch):
+    calls = []
+
+    def broken(path, size):
+        calls.append(path)
+        if len(calls) > 30:
+            raise DataError(f"{path} cannot be rendered")
+        return original(path, size)
+
+    original = openmoji.render
+    monkeypatch.setattr(openmoji, "render", broken)
+    with pytest.raises(DataError, match="cannot be rendered"):
+        table.prepared("openmoji", (8, 8, 3), str(tmp_path))
+    few = sorted(openmoji._directory().glob("*.svg"))[:60]
+    monkeypatch.setattr(openmoji, "render", original)
+    monkeypatch.setattr(openmoji, "_directory", lambda: Folder(few))
+    source = opened("openmoji", "train", str(tmp_path), shape=(8, 8, 3))
+    assert 40 < len(source) <= 60 and source.shape == (8, 8, 3)
+
+
+class Folder:
+    def __init__(self, paths):
+        self.paths = paths
+
+    def glob(self, _):
+        return self.paths
+
+
+def idx(array):
+    return struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def test_fashion_mnist_from_idx_files(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    for prefix, count in (("train", 20), ("t10k", 6)):
+        images = draw.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        with gzip.open(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(idx(labels))
+    monkeypatch.setattr(fashion_mnist, "DIRECTORY", tmp_path)
+    train = opened("fashion_mnist", "train", str(tmp_path / "data"), shape=(32, 32, 1))
+    assert len(train) == 20 and train.shape == (32, 32, 1)
+    assert not np.any(train.x[:, :2]) and np.any(train.x[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"\x00\x00\x08\x01\x00\x00\x00\x05ab", "holds"), (b"GIF89a", "no IDX file"), (None, "apt-get install")],
+)
+def test_damaged_or_absent_idx(tmp_path, content, says):
+    path = tmp_path / "file"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        fashion_mnist.read_idx(path)
+
+
+def test_absent_cifar10_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv(cifar10.ENVIRONMENT, str(tmp_path / "none.tar"))
+    with pytest.raises(DataError, match=f"set {cifar10.ENVIRONMENT}.*tfds:cifar10"):
+        cifar10.archive_path()
+
+
+def test_damaged_cifar10_archive(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(DataError, match=r"a.tar cannot be read"):
+        list(cifar10.members(tmp_path / "a.tar"))
+    with pytest.raises(DataError, match=r"train/dog/1.jpg: cannot be decoded"):
+        cifar10.decode(tmp_path / "a.tar", "train/dog/1.jpg", b"no picture")
+
+
+@pytest.mark.skipif(not cifar10.BESIDE.exists(), reason="../shared/data is not here")
+def test_cifar10_archive_has_its_pictures():
+    names = [name for _, (name, split_label, data) in zip(range(50), cifar10.members(cifar10.BESIDE))]  # noqa: B905
+    assert len(names) == 50
+    _, (split, label), data = next(cifar10.members(cifar10.BESIDE))
+    assert split in ("train", "test") and label in cifar10.CLASSES
+    assert cifar10.decode(cifar10.BESIDE, "x", data).size == (32, 32)
+
+
+def test_unprepared_tfds_name_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match=f"tfds:imagenet.*{tmp_path}.*TFDS_DATA_DIR"):
+        opened("tfds:imagenet256_latents", "train", str(tmp_path))
+
+
+def test_prepared_tfds_latents_are_read(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Latents(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "latent": tfds.features.Tensor(shape=(4, 4, 2), dtype=np.float32),
+                        "label": tfds.features.ClassLabel(num_classes=3),
+                    }
+                ),
+            )
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples(7), "test": self._generate_examples(3)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"latent": np.full((4, 4, 2), i, np.float32), "label": i % 3}
+
+    Latents(data_dir=tmp_path, file_format="array_record").download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    source = opened("tfds:latents", "train", str(tmp_path), shape=(4, 4, 2), num_classes=3)
+    assert len(source) == 7 and source.dtype == np.float32
+    assert sorted(source.x[:, 0, 0, 0]) == list(range(7))
+    assert len(opened("tfds:latents", "heldout", str(tmp_path), (4, 4, 2), 3)) == 3
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="data.name is 'openmojis'; choose one of openmoji"):
+        opened("openmojis", "train", str(pathlib.Path("/nonexistent")))

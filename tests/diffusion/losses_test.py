@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nrdm_jax.diffusion import losses, schedules, times
+
+PATH = schedules.rectified_flow()
+
+
+def zero(x, t, label):
+    return jnp.zeros_like(x)
+
+
+def test_loss_of_a_zero_output_is_the_second_moment_of_the_target():
+    # velocity = eps - x0: E = 1 + x0^2
+    x0 = jnp.full((256, 8, 8, 1), 0.5)
+    keys = jax.random.split(jax.random.key(0), 256)
+    loss, _ = losses.diffusion_loss(
+        zero, PATH, "velocity", times.uniform(0.0, 1.0), x0, jnp.zeros(256, jnp.int32), keys
+    )
+    assert loss.shape == (256,)
+    assert abs(float(loss.mean()) - 1.25) < 0.02
+
+
+def test_loss_of_the_truth_is_zero_and_extra_channels_are_ignored():
+    x0, eps = (jax.random.normal(jax.random.key(i), (4, 6, 6, 2)) for i in range(2))
+    t = jnp.linspace(0.2, 0.8, 4)
+
+    def perfect(x_t, t, label):
+        return jnp.concatenate([eps - x0, jnp.full_like(x0, 7.0)], axis=-1)
+
+    loss, error = losses.loss_and_error(perfect, PATH, "velocity", x0, eps, t, jnp.zeros(4, int))
+    np.testing.assert_allclose(loss, 0.0, atol=1e-10)
+    np.testing.assert_allclose(error, 0.0, atol=1e-10)
+
+
+def test_levels_count_exactly_the_unmasked_and_ignore_the_batching():
+    x0 = jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    label, seeds = jnp.zeros(6, jnp.int32), jnp.arange(6, dtype=jnp.uint32)
+
+    def sums(rows, mask):
+        return losses.level_sums(
+            zero, PATH, "velocity", (0.2, 0.7), x0[rows], label[rows], mask, seeds[rows]
+        )
+
+    whole = sums(jnp.arange(6), jnp.asarray([1, 1, 1, 1, 1, 0], bool))
+    parts = [sums(jnp.arange(i, i + 1), jnp.ones(1, bool)) for i in range(5)]
+    for a, b in zip(whole, (sum(p[k] for p in parts) for k in range(2)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    # x0 error of a zero velocity is that of x_t itself: t^2 |eps - x0|^2
+    np.testing.assert_allclose(whole[1], whole[0] * jnp.asarray([0.04, 0.49]), rtol=1e-4)

@@ -1,0 +1,192 @@
+"""The main job's smoke config, as a user runs it: real processes, real data, real kills."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMOKE = "--config=configs/openmoji32.py:smoke"
+pytestmark = pytest.mark.xdist_group("openmoji")
+
+
+def start(entry, *arguments, **environment):
+    # One device, as on a laptop, and not the eight of the tests.
+    given = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
+    return subprocess.Popen(
+        [sys.executable, "-m", f"nrdm_jax.{entry}", *arguments],
+        cwd=ROOT, env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def run(entry, *arguments, **environment):
+    return finish(start(entry, *arguments, **environment))
+
+
+def result(out):
+    return json.loads(out.strip().splitlines()[-1].removeprefix("RESULT "))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished smoke run."""
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    code, out, err = run("train", SMOKE, f"--workdir={workdir}")
+    assert code == 0, err
+    return workdir, out
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, out = finished
+    names = {p.name for p in workdir.iterdir()}
+    assert {"config.json", "env.json", "metrics.jsonl", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == [5, 10, 15, 20]
+    losses = [r["heldout_loss"] for r in rows if "heldout_loss" in r]
+    assert losses[-1] < losses[0]
+    line = next(x for x in out.splitlines() if x.startswith("step=20/20"))
+    for field in ("loss=", "grad_norm=", "lr=", "step_time=", "img/s=", "TFLOP/s/chip=",
+                  "data_wait=", "eta=", "goodput="):  # fmt: skip
+        assert f" {field}" in line
+    assert "train step compiled in" in out
+
+
+def test_a_finished_run_run_again_says_so(finished):
+    workdir, _ = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    code, out, _ = run("train", SMOKE, f"--workdir={workdir}")
+    assert code == 0 and "is finished: step 20 of 20" in out
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_changed_config_is_refused_unless_allowed(finished):
+    workdir, _ = finished
+    code, _, err = run("train", SMOKE, f"--workdir={workdir}", "--config.train.steps=21")
+    assert code == 2 and "train.steps: 20 -> 21" in err and "--allow_config_change" in err
+
+
+def test_samples_are_the_ema_s_and_repeat(finished, tmp_path):
+    workdir, _ = finished
+    for out in ("a", "b"):
+        code, text, err = run(
+            "sample", f"--workdir={workdir}", "--seeds=0-2,9", "--labels=0,1", "--steps=3",
+            "--guidance=2.0", f"--out={tmp_path / out}",
+        )  # fmt: skip
+        assert code == 0, err
+        assert result(text)["samples"] == 4
+    a, b = (json.loads((tmp_path / out / "manifest.json").read_text()) for out in ("a", "b"))
+    assert a == b and a["seeds"] == [0, 1, 2, 9] and a["labels"] == [0, 1, 0, 1]
+    for name in a["files"] + ["grid.png"]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_read_only_run_can_be_scored(finished, tmp_path):
+    workdir, _ = finished
+    code, out, err = run("evaluate", f"--workdir={workdir}", "--samples=4")
+    assert code == 0, err
+    scores = result(out)
+    assert scores["heldout_examples"] == 423
+    assert 0.2 < scores["wiener"] < 0.4 < scores["heldout_loss"] < 1.8
+    assert sum(name.startswith("heldout_loss/log_snr") for name in scores) == 8
+    assert 0 < scores["nearest_heldout"] < scores["nearest_samples"]
+
+
+def test_sample_of_no_run_and_of_no_class(finished, tmp_path):
+    workdir, _ = finished
+    code, _, err = run("sample", f"--workdir={tmp_path / 'none'}")
+    assert code == 2 and "is no run" in err and not (tmp_path / "none").exists()
+    code, _, err = run("sample", f"--workdir={workdir}", "--labels=11")
+    assert code == 2 and "--labels: 11 is no class; give 0..9" in err
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
+    workdir = tmp_path / "w"
+    arguments = (SMOKE, f"--workdir={workdir}", "--config.train.steps=4000",
+                 "--config.checkpoint.every=100000", "--config.evaluate.every=0")  # fmt: skip
+    process = start("train", *arguments)
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.2)
+    # Nobody else may have the workdir meanwhile.
+    code, _, err = run("train", *arguments)
+    assert code == 74 and "is in use by another run" in err
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 75 and "the same command goes on" in err, err
+    (step,) = [p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    process = start("train", *arguments)
+    line = next(x for x in process.stdout if x.startswith("restored"))
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    assert line.startswith(f"restored step {step}, {16 * int(step)} records seen")
+
+
+def test_non_finite_loss_stops_with_the_last_good_step(tmp_path):
+    code, _, err = run(
+        "train", SMOKE, f"--workdir={tmp_path / 'w'}", "--config.optim.learning_rate=1e30",
+        "--config.optim.clip_norm=0.0", "--config.evaluate.every=0", "--config.checkpoint.every=1",
+    )  # fmt: skip
+    assert code == 70, err
+    assert "loss=" in err and "last good checkpoint: step" in err and "optim.learning_rate" in err
+
+
+def test_init_from_starts_at_the_other_run_s_average(finished, tmp_path):
+    workdir, _ = finished
+    code, out, err = run(
+        "train", SMOKE, f"--workdir={tmp_path / 'w'}", f"--config.checkpoint.init_from={workdir}",
+        "--config.train.steps=1", "--config.evaluate.examples=0", "--config.evaluate.every=5",
+    )  # fmt: skip
+    assert code == 0 and f"started from the weights of {workdir}" in out, err
+    scores = result(run("evaluate", f"--workdir={workdir}", "--samples=0")[1])
+    first = json.loads((tmp_path / "w" / "metrics.jsonl").read_text().splitlines()[0])
+    np.testing.assert_allclose(first["heldout_loss"], scores["heldout_loss"], rtol=1e-6)
+
+
+def test_missing_data_is_65_and_leaves_no_workdir(tmp_path):
+    code, _, err = run(
+        "train", SMOKE, f"--workdir={tmp_path / 'w'}", "--config.data.name=tfds:nothing"
+    )
+    assert code == 65 and "not prepared" in err and not (tmp_path / "w").exists()
+    code, _, err = run(
+        "train", SMOKE, f"--workdir={tmp_path / 'w'}", "--config.data.name=synthetic",
+        "--config.train.batch_size=1024", "--config.train.micro_batches=1",
+    )  # fmt: skip
+    assert code == 65 and "512 records are fewer than train.batch_size=1024" in err
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_74():
+    code, _, err = run("train", SMOKE, "--workdir=/proc/nrdm")
+    assert code == 74 and "cannot be written" in err
+
+
+def test_torch_tensorflow_and_clu_stay_out_of_a_run(tmp_path):
+    script = f"""
+import sys
+sys.argv = ["train", "{SMOKE}", "--workdir={tmp_path / "w"}", "--config.train.steps=2",
+            "--config.sample.every=1", "--config.log.profile_start=1"]
+from nrdm_jax import train
+try:
+    train.main()
+finally:
+    print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
+                          timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+    assert (tmp_path / "w" / "samples" / "step_2" / "grid.png").exists()
+    assert list((tmp_path / "w" / "profile").rglob("*.xplane.pb"))

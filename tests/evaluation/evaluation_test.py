@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.evaluation.heldout import heldout_losses
+from nrdm_jax.evaluation.nearest import nearest
+
+
+def gaussian_data(count, dimensions=6):
+    draw = np.random.default_rng(0)
+    mix = draw.standard_normal((dimensions, dimensions))
+    return draw.standard_normal((count, dimensions)) @ mix.T + 2.0, mix @ mix.T
+
+
+def test_linear_denoiser_is_the_posterior_mean_of_a_gaussian():
+    x, _ = gaussian_data(500)
+    mean, covariance = x.mean(0), np.cov(x.T, bias=True)
+    alpha, sigma = 0.8, 0.6
+    x_t = np.random.default_rng(1).standard_normal((4, 6))
+    gain = alpha * covariance @ np.linalg.inv(alpha**2 * covariance + sigma**2 * np.eye(6))
+    expected = mean + (x_t - alpha * mean) @ gain.T
+    fitted = linear_denoiser.fit(x.reshape(500, 2, 3, 1))
+    x0, eps = linear_denoiser.estimate_x0(fitted, jnp.float32(x_t.reshape(4, 2, 3, 1)), alpha, sigma)
+    np.testing.assert_allclose(x0.reshape(4, 6), expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(alpha * x0 + sigma * eps, x_t.reshape(4, 2, 3, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_fewer_examples_than_dimensions_give_the_same():
+    x = np.random.default_rng(0).standard_normal((5, 12))
+    fitted = linear_denoiser.fit(x)  # by the Gram matrix
+    covariance = np.cov(x.T, bias=True)
+    rebuilt = (fitted.basis * fitted.variances) @ fitted.basis.T
+    np.testing.assert_allclose(rebuilt, covariance, atol=1e-5)
+
+
+def test_no_other_linear_denoiser_is_better():
+    x, _ = gaussian_data(20_000)
+    x0 = jnp.float32(x)
+    eps = jax.random.normal(jax.random.key(0), x0.shape)
+    x_t = 0.6 * x0 + 0.8 * eps
+    fitted = linear_denoiser.fit(x)
+
+    def error(denoiser):
+        return float(jnp.mean((linear_denoiser.estimate_x0(denoiser, x_t, 0.6, 0.8)[0] - x0) ** 2))
+
+    for change in (0.7, 1.4):
+        assert error(fitted) < error(fitted._replace(variances=fitted.variances * change))
+    assert error(fitted) < error(fitted._replace(mean=fitted.mean + 0.3))
+
+
+def test_nearest_finds_copies_and_agrees_with_brute_force():
+    draw = np.random.default_rng(0)
+    references = draw.uniform(-1, 1, (50, 4, 4, 3)).astype(np.float32)
+    queries = np.concatenate([references[[7, 31]], draw.uniform(-1, 1, (5, 4, 4, 3))]).astype(np.float32)
+    distances, indices = nearest(queries, references, block=16)
+    np.testing.assert_array_equal(distances[:2], 0.0)
+    np.testing.assert_array_equal(indices[:2], [7, 31])
+    brute = np.sqrt(np.mean((queries[:, None] - references[None]) ** 2, axis=(2, 3, 4)))
+    np.testing.assert_allclose(distances, brute.min(1), rtol=1e-6)
+    np.testing.assert_array_equal(indices, brute.argmin(1))
+
+
+def test_held_out_mean_is_over_exactly_the_unmasked():
+    values = np.arange(10.0)
+
+    def sums(params, x, label, mask, seeds):
+        np.testing.assert_array_equal(seeds, np.arange(seeds[0], seeds[0] + 4))
+        return np.asarray([np.sum(x[mask]), 2 * np.sum(x[mask])]), np.asarray([0.0, 1.0]) * mask.sum()
+
+    def batches():
+        for start in (0, 4, 8):
+            rows = np.minimum(np.arange(start, start + 4), 9)
+            yield {"x": values[rows], "label": rows, "mask": np.arange(start, start + 4) < 10}
+
+    result = heldout_losses(sums, None, batches, (-1.0, 2.0))
+    assert result["heldout_examples"] == 10
+    np.testing.assert_allclose(result["heldout_loss"], 1.5 * 4.5)
+    np.testing.assert_allclose(result["heldout_loss/log_snr=2"], 9.0)
+    np.testing.assert_allclose(result["heldout_x0_error"], 0.5)

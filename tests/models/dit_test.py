@@ -1,0 +1,181 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nrdm_jax import trees
+from nrdm_jax.models import attention, patches, positions
+from nrdm_jax.models.blocks import layer_norm
+from nrdm_jax.models.dit import DiT
+from nrdm_jax.models.sizes import DIT
+
+
+def arguments(shape, batch=2):
+    x = jax.random.normal(jax.random.key(0), (batch, *shape))
+    return x, jnp.linspace(0.1, 0.9, batch), jnp.arange(batch, dtype=jnp.int32)
+
+
+def small(shape=(8, 8, 3), **changes):
+    settings = dict(patch=2, depth=3, width=32, heads=2, num_classes=5) | changes
+    return DiT(shape=shape, **settings)
+
+
+@pytest.fixture(scope="module")
+def filled(fill_zeros):
+    """A network whose every parameter matters, and its parameters."""
+    model = small()
+    variables = model.init(jax.random.key(1), *arguments(model.shape))
+    return model, fill_zeros(variables, jax.random.key(2))
+
+
+def test_dit_xl_2_has_its_published_parameters():
+    model = DiT(shape=(32, 32, 4), patch=2, num_classes=1000, learn_variance=True, beta=False, **DIT["XL"])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments((32, 32, 4)))
+    assert trees.count(shapes) == 674_834_720
+
+
+@pytest.mark.parametrize("size", DIT)
+def test_sizes_fit_their_heads(size):
+    assert DIT[size]["width"] % DIT[size]["heads"] == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((8, 8, 3), 2), ((4, 8, 6, 3), (2, 4, 2)), ((8, 8, 8, 1), 4), ((12, 2), 3)],
+    ids=["image", "video", "volume", "sequence"],
+)
+def test_modality_is_a_shape(shape, patch):
+    model = small(shape, patch=patch)
+    args = arguments(shape)
+    out = model.apply(model.init(jax.random.key(0), *args), *args)
+    np.testing.assert_array_equal(out, jnp.zeros_like(args[0]))  # adaLN-Zero: zero at start
+
+
+def test_second_half_of_the_channels():
+    model = small(learn_variance=True)
+    args = arguments(model.shape)
+    shape = jax.eval_shape(lambda k: model.init_with_output(k, *args)[0], jax.random.key(0)).shape
+    assert shape == (2, 8, 8, 6)
+
+
+def test_every_parameter_matters(filled):
+    model, variables = filled
+    args = arguments(model.shape)
+    gradient = jax.grad(lambda v: jnp.sum(model.apply(v, *args) ** 2))(variables)
+    dead = [path for path, g in trees.leaves_with_path(gradient)
+            if not bool(jnp.any(g != 0)) and "key_bias" not in path]  # softmax ignores a key bias
+    assert dead == []
+
+
+def test_time_and_label_matter(filled):
+    model, variables = filled
+    x, t, label = arguments(model.shape)
+    out = model.apply(variables, x, t, label)
+    assert not np.allclose(out, model.apply(variables, x, t + 0.05, label), atol=1e-7)
+    assert not np.allclose(out, model.apply(variables, x, t, label + 1), atol=1e-7)
+
+
+def test_scan_is_the_loop_over_blocks():
+    from nrdm_jax.models.stack import run
+
+    params = {"a": jnp.arange(1.0, 5.0), "b": jnp.arange(4.0)}
+    z = jnp.ones((2, 3, 4))
+
+    def block(p, z, condition):
+        return z * p["a"] + p["b"] + condition
+
+    expected = z
+    for i in range(4):
+        expected = block(jax.tree.map(lambda x, i=i: x[i], params), expected, 0.5)
+    for memory in ("none", "remat"):
+        np.testing.assert_allclose(run(block, params, z, 0.5, memory), expected)
+
+
+def test_remat_gives_the_same_gradient_from_less_memory(filled):
+    model, variables = filled
+    args = arguments(model.shape, 16)
+    temporaries, gradients = {}, {}
+    for memory in ("none", "remat"):
+        network = small(memory=memory, depth=3)
+        f = jax.jit(jax.grad(lambda v, n=network: jnp.sum(n.apply(v, *args) ** 2)))
+        compiled = f.lower(variables).compile()
+        temporaries[memory] = compiled.memory_analysis().temp_size_in_bytes
+        gradients[memory] = compiled(variables)
+    assert temporaries["remat"] < 0.8 * temporaries["none"]
+    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradients["none"]))
+    for a, b in zip(*(jax.tree.leaves(g) for g in gradients.values()), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * scale)
+
+
+def test_program_does_not_grow_with_depth():
+    def equations(depth):
+        model = small(depth=depth)
+        args = arguments(model.shape)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+        gradient = jax.grad(lambda v: jnp.sum(model.apply(v, *args) ** 2))
+        return len(jax.jit(gradient).lower(shapes).as_text().splitlines())
+
+    assert equations(2) == equations(64)
+
+
+def test_bfloat16_branches_stay_near_float32(filled):
+    model, variables = filled
+    args = arguments(model.shape)
+    half = small(branch_dtype="bfloat16").apply(variables, *args)
+    full = model.apply(variables, *args)
+    assert half.dtype == jnp.float32
+    difference = float(jnp.sqrt(jnp.mean((half - full) ** 2) / jnp.mean(full**2)))
+    assert 0 < difference < 0.02
+
+
+@pytest.mark.parametrize("gate_condition", ["cond", "cond_shared", "static"])
+@pytest.mark.parametrize("modulation", ["per_unit", "shared"])
+def test_shared_projections_make_deep_stacks_cheap(gate_condition, modulation):
+    def added(depth):
+        model = small(gate_condition=gate_condition, modulation=modulation, depth=depth)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments(model.shape))
+        return trees.count(shapes)
+
+    d = 32
+    branch = 12 * d * d + 9 * d  # attention and MLP with their biases
+    norms = 4 * d + (4 * d * d if modulation == "per_unit" else 0)
+    gates = 4 * d + (4 * d * d if gate_condition == "cond" else 0)
+    assert added(3) - added(2) == branch + norms + gates
+
+
+def test_attention_is_the_library_s():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 3, 7, 8)) for i in range(3))
+    swapped = [x.swapaxes(1, 2) for x in (q, k, v)]  # jax.nn has the heads behind the tokens
+    expected = jax.nn.dot_product_attention(*swapped).swapaxes(1, 2)
+    np.testing.assert_allclose(attention.attend(q, k, v), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_layer_norm_has_mean_zero_and_variance_one():
+    z = 3.0 + 5.0 * jax.random.normal(jax.random.key(0), (4, 64))
+    out = layer_norm(z)
+    np.testing.assert_allclose(jnp.mean(out, -1), 0.0, atol=1e-6)
+    np.testing.assert_allclose(jnp.var(out, -1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((6, 4, 3), (3, 2)), ((4, 6, 4, 2), (2, 3, 1))])
+def test_patches_round_trip_and_are_local(shape, patch):
+    x = jnp.arange(2 * np.prod(shape), dtype=jnp.float32).reshape(2, *shape)
+    cut = patches.patchify(x, patch)
+    np.testing.assert_array_equal(patches.unpatchify(cut, patches.grid_of(shape, patch), patch), x)
+    corner = x[(0, *(slice(p) for p in patch))]
+    np.testing.assert_array_equal(cut[0, 0], corner.reshape(-1))
+
+
+def test_patch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="does not divide the axis of 8"):
+        patches.grid_of((8, 8, 3), (3, 2))
+
+
+@pytest.mark.parametrize("grid", [(4,), (4, 4), (2, 3, 4)])
+def test_positions_tell_all_tokens_apart(grid):
+    table = positions.sincos(grid, 26)
+    assert table.shape == (np.prod(grid), 26)
+    distance = np.linalg.norm(table[:, None] - table[None], axis=-1)
+    assert np.min(distance + 10 * np.eye(len(table))) > 0.1
+    with pytest.raises(ValueError, match="too small"):
+        positions.sincos(grid, 1)

@@ -1,0 +1,94 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nrdm_jax.models.conditioning import Condition
+from nrdm_jax.models.unit import VARIANTS, Gates, ResidualUnit
+
+Z = jax.random.normal(jax.random.key(0), (2, 5, 8))
+E = jax.random.normal(jax.random.key(1), (2, 6))
+SHARED = {name: jax.random.normal(jax.random.key(i), (2, 8)) for i, name in enumerate(("alpha", "beta"))}
+CONDITION = Condition(E, SHARED)
+
+
+class Double(nn.Module):
+    """F(z) = 2 z, so that every unit has a closed form."""
+
+    @nn.compact
+    def __call__(self, z, condition):
+        return 2 * z
+
+
+def built(variant="gated", **gates):
+    unit = ResidualUnit(Double(parent=None), Gates(units=16, **gates), variant)
+    return unit, unit.init(jax.random.key(2), Z, CONDITION)
+
+
+@pytest.mark.parametrize("shape", ["channel", "scalar"])
+@pytest.mark.parametrize("condition", ["static", "cond", "cond_shared"])
+def test_start_values(condition, shape):
+    unit, variables = built(condition=condition, shape=shape)
+    out = unit.apply(variables, Z, CONDITION)
+    shared = condition == "cond_shared"
+    size = 8 if shape == "channel" else 1
+    alpha = SHARED["alpha"][:, None, :size] if shared else (0.25 if condition == "static" else 0.0)
+    beta = SHARED["beta"][:, None, :size] / 16 if shared else 0.0
+    np.testing.assert_allclose(out, Z + alpha * 2 * Z + beta, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "alpha"), [("zero", 0), ("one", 1), ("inv_sqrt_units", 0.25), ("0.3", 0.3)])
+def test_named_start_values(start, alpha):
+    unit, variables = built(alpha_start=start)
+    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), Z + alpha * 2 * Z, rtol=1e-6)
+
+
+def test_wrong_start_value_is_refused():
+    with pytest.raises(ValueError, match="alpha_start is 'half'; choose one of zero, one"):
+        built(alpha_start="half")
+
+
+def test_conditional_gates_are_affine_in_the_condition(fill_zeros):
+    unit, variables = built()
+    variables = fill_zeros(variables, jax.random.key(3), std=1.0)
+    p = variables["params"]
+    alpha = p["alpha"]["bias"][None] + E @ p["alpha"]["kernel"]
+    beta = (p["beta"]["bias"][None] + E @ p["beta"]["kernel"]) / 16
+    expected = Z + alpha[:, None] * 2 * Z + beta[:, None]
+    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), expected, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bound", "scale"), [(True, 1 / 16), (False, 1.0)])
+def test_bound_of_beta(bound, scale):
+    unit, variables = built(condition="static", alpha_start="zero", beta_bound=bound)
+    variables["params"]["beta"]["bias"] = jnp.full(8, 3.0)
+    out = unit.apply(variables, Z, CONDITION)
+    np.testing.assert_allclose(out - Z, jnp.full_like(Z, 3.0 * scale), rtol=1e-5, atol=1e-6)
+
+
+def test_resnet_has_no_gates():
+    unit, variables = built("resnet")
+    assert "params" not in variables
+    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), 3 * Z)
+
+
+def test_rezero_is_one_scalar_that_starts_at_zero_and_learns():
+    unit, variables = built("rezero", shape="channel", condition="cond")
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"alpha": {"bias": (1,)}}}
+    np.testing.assert_array_equal(unit.apply(variables, Z, CONDITION), Z)
+    gradient = jax.grad(lambda v: jnp.sum(unit.apply(v, Z, CONDITION) * Z))(variables)
+    np.testing.assert_allclose(gradient["params"]["alpha"]["bias"][0], 2 * jnp.sum(Z * Z), rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_trunk_of_any_number_of_axes_stays_float32(variant):
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, z, condition):
+            return z.astype(jnp.bfloat16)
+
+    unit = ResidualUnit(Half(parent=None), Gates(units=4), variant)
+    z = jnp.ones((2, 3, 4, 8))
+    out = unit.apply(unit.init(jax.random.key(0), z, CONDITION), z, CONDITION)
+    assert out.dtype == jnp.float32 and out.shape == z.shape

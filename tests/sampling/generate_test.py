@@ -1,0 +1,61 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from nrdm_jax import build
+from nrdm_jax.sampling import generate, writers
+
+
+@pytest.fixture
+def sampled(tiny_config, fill_zeros, monkeypatch):
+    """(devices, batch size, guidance) -> pixels of the same ten seeds."""
+    everything = jax.devices()
+
+    def run(devices, batch_size, guidance=1.0):
+        monkeypatch.setattr(jax, "devices", lambda *_: everything[:devices])
+        tiny_config.sample.batch_size = batch_size
+        parts = build.run(tiny_config)
+        weights = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(3), 0.1)
+        sampler = build.generator(
+            tiny_config, parts.apply, parts.path, parts.mesh, steps=4, guidance=guidance
+        )
+        return generate.to_pixels(sampler(weights, np.arange(10), np.arange(10) % 4))
+
+    return run
+
+
+def test_a_sample_is_its_seed_s_whatever_the_batch_and_the_devices(sampled):
+    alone = sampled(1, 3).astype(int)
+    assert alone.std() > 20 and alone.shape == (10, 8, 8, 3)
+    for devices, batch in ((1, 10), (8, 4), (8, 16)):
+        assert np.abs(sampled(devices, batch).astype(int) - alone).max() <= 1
+
+
+def test_guidance_changes_samples(sampled):
+    assert np.abs(sampled(1, 10, 3.0).astype(int) - sampled(1, 10)).max() > 1
+
+
+def test_pixels_are_rounded_and_clipped():
+    x = np.asarray([-2.0, -1.0, 0.0, 0.5 / 127.5 * 0.98, 1.0, 2.0])
+    np.testing.assert_array_equal(generate.to_pixels(x), [0, 0, 128, 128, 255, 255])
+
+
+def test_files_and_manifest(tmp_path):
+    x = np.linspace(-1, 1, 5 * 8 * 8 * 3).reshape(5, 8, 8, 3).astype(np.float32)
+    pixels = generate.to_pixels(x)
+    manifest = {"seeds": [3, 4, 5, 6, 7], "labels": [0, 1, 0, 1, 0]}
+    grid = writers.write_samples(tmp_path / "out", x, pixels, manifest)
+    stored = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert stored["seeds"] == manifest["seeds"] and len(stored["files"]) == 5
+    second = np.asarray(Image.open(tmp_path / "out" / stored["files"][1]))
+    np.testing.assert_array_equal(second, pixels[1])
+    assert Image.open(grid).size == ((3 * 10 + 2) * 8, (2 * 10 + 2) * 8)
+
+
+def test_what_is_no_picture_is_written_as_an_array(tmp_path):
+    x = np.zeros((2, 4, 4, 4, 1), np.float32)
+    first = writers.write_samples(tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1], "labels": [0, 0]})
+    np.testing.assert_array_equal(np.load(first), x)

@@ -1,0 +1,119 @@
+"""Eight devices give what one gives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nrdm_jax import build, trees
+from nrdm_jax.data.loader import Loader
+from nrdm_jax.data.sources import synthetic
+from nrdm_jax.sharding import axes, partition, rules
+from nrdm_jax.sharding.mesh import check_batch, make_mesh
+
+STEPS = 20
+
+
+def losses_on(config, devices, fill_zeros, monkeypatch, **mesh):
+    monkeypatch.setattr(jax, "devices", lambda *_, all_=jax.devices(): all_[:devices])
+    for axis, size in mesh.items():
+        config.mesh[axis] = size
+    parts = build.run(config)
+    filled = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(7))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state.params)
+    state = parts.fresh_state()
+    state = state.replace(
+        params=jax.tree.map(jax.device_put, filled, shardings),
+        ema=jax.tree.map(jax.device_put, filled, shardings),
+    )
+    step = build.compiled_step(parts, np.dtype("uint8"))
+    source = synthetic(tuple(config.data.shape), config.data.num_classes, "train")
+    losses = []
+    for batch, _ in zip(build.train_loader(config, source, parts.mesh).iterate(0), range(STEPS)):  # noqa: B905
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return np.asarray(losses), state
+
+
+@pytest.fixture(scope="module")
+def single():
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("mesh", "micro_batches"),
+    [({"data": 8, "fsdp": 1}, 1), ({"data": 1, "fsdp": 8}, 1), ({"data": 2, "fsdp": 4}, 2)],
+    ids=["data", "fsdp", "both-accumulated"],
+)
+def test_eight_devices_give_the_losses_of_one(
+    tiny_config, fill_zeros, monkeypatch, single, mesh, micro_batches
+):
+    if not single:
+        with monkeypatch.context() as patch:
+            single["losses"] = losses_on(tiny_config, 1, fill_zeros, patch, data=1, fsdp=1)[0]
+    tiny_config.train.micro_batches = micro_batches
+    losses, state = losses_on(tiny_config, 8, fill_zeros, monkeypatch, **mesh)
+    assert single["losses"][-1] < single["losses"][0]  # it learns, so that there is something to compare
+    np.testing.assert_allclose(losses, single["losses"], rtol=1e-5)
+    kernel = state.params["stack"]["blocks"]["mlp"]["branch"]["hidden"]["kernel"]
+    local = kernel.addressable_shards[0].data.shape
+    assert local == (2, 32 // mesh["fsdp"], 128)  # fsdp really divides the weights
+
+
+def test_compiled_step_refuses_what_would_be_a_second_compile(tiny_config):
+    parts = build.run(tiny_config)
+    step = build.compiled_step(parts, np.dtype("uint8"))
+    wrong = {"x": jnp.zeros((16, 8, 8, 3), jnp.float32), "label": jnp.zeros(16, jnp.int32)}
+    with pytest.raises(TypeError, match=r"uint8|float32"):
+        step(parts.fresh_state(), wrong)
+
+
+def test_golden_shardings(tiny_config):
+    """Changing one needs a reason in the commit."""
+    tiny_config.mesh.data, tiny_config.mesh.fsdp = 1, 8
+    state = build.run(tiny_config).abstract_state
+    specs = {path: tuple(leaf.sharding.spec) for path, leaf in trees.leaves_with_path(state.params)}
+    assert specs["stack/blocks/attention/branch/query_kernel"] == (None, "fsdp", None, None)
+    assert specs["stack/blocks/attention/branch/out_kernel"] == (None, None, None, "fsdp")
+    assert specs["stack/blocks/mlp/branch/out/kernel"] == (None, None, "fsdp")
+    assert specs["stack/blocks/mlp/alpha/kernel"] == (None, "fsdp", None)
+    assert specs["final/kernel"] == ("fsdp", None)
+    # The moments and the average are divided as their parameters are.
+    for path, leaf in trees.leaves_with_path(state):
+        own = next((p for p in specs if path.endswith(p)), None)
+        assert own is None or tuple(leaf.sharding.spec) == specs[own]
+        assert own is not None or leaf.ndim == 0 or path == "key"
+
+
+def test_rules_name_the_parameter_that_they_do_not_know():
+    with pytest.raises(ValueError, match=r"stack/blocks/mystery/kernel matches no row"):
+        partition.logical_axes("stack/blocks/mystery/kernel", 3)
+    with pytest.raises(ValueError, match="has 2 axes, but the row"):
+        partition.logical_axes("final/bias", 2)
+
+
+def test_an_axis_that_does_not_divide_names_the_nearest_that_does():
+    mesh = make_mesh({"data": 1, "fsdp": 8})
+    leaf = jax.ShapeDtypeStruct((36, 12), jnp.float32)
+    with pytest.raises(ValueError, match=r"final/kernel: axis 'embed' of 36 .* nearest size that is: (32|40)"):
+        partition.sharding_of("final/kernel", leaf, mesh)
+    with pytest.raises(ValueError, match="train.batch_size is 12, .* nearest that is: (8|16)"):
+        check_batch("train.batch_size", 12, mesh)
+
+
+def test_a_mesh_axis_used_twice_is_an_error():
+    with pytest.raises(ValueError, match="'fsdp' would shard two"):
+        axes.spec_of(("embed", "also"), dict(rules.RULES, also=("fsdp",)))
+
+
+def test_mesh_that_is_not_the_devices_says_so():
+    with pytest.raises(ValueError, match="mesh.data=3, mesh.fsdp=1 make 3 devices, but there are 8"):
+        make_mesh({"data": 3, "fsdp": 1})
+    assert dict(make_mesh({"data": -1, "fsdp": 2}).shape) == {"data": 4, "fsdp": 2}
+
+
+def test_order_of_the_data_does_not_depend_on_the_mesh(tiny_config):
+    source = synthetic((8, 8, 3), 4, "train")
+    plain = Loader(source, batch_size=16, seed=0).batch_at(48)
+    placed = next(build.train_loader(tiny_config, source, make_mesh(tiny_config.mesh)).iterate(48))
+    np.testing.assert_array_equal(plain["x"], placed["x"])

@@ -1,0 +1,128 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nrdm_jax import build, trees
+from nrdm_jax.training import ema, flops, optimizer
+from nrdm_jax.training.state import TrainState
+from nrdm_jax.training.step import make_train_step
+
+
+def linear_objective(params, batch, keys):
+    """Loss |w x - y|^2 per example, without randomness."""
+    error = batch["x"] @ params["w"] - batch["y"]
+    return error**2, {"seen": jnp.ones_like(error)}
+
+
+def linear_state(optimizer_, w=(0.5, -1.0)):
+    params = {"w": jnp.asarray(w)}
+    key = jax.random.key_data(jax.random.key(0))
+    average = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.int32(0), key, params, average, optimizer_.init(params))
+
+
+BATCH = {
+    "x": jax.random.normal(jax.random.key(1), (8, 2)),
+    "y": jax.random.normal(jax.random.key(2), (8,)),
+}
+
+
+def step_of(optimizer_, micro_batches=1, halflife=1e9):
+    return make_train_step(
+        linear_objective, optimizer_, batch_size=8, micro_batches=micro_batches,
+        ema_halflife_images=halflife,
+    )  # fmt: skip
+
+
+def test_a_step_of_sgd_is_its_closed_form():
+    sgd = optax.sgd(0.1)
+    state, metrics = step_of(sgd)(linear_state(sgd), BATCH)
+    w = np.asarray([0.5, -1.0])
+    error = np.asarray(BATCH["x"]) @ w - np.asarray(BATCH["y"])
+    gradient = 2 * np.asarray(BATCH["x"]).T @ error / 8
+    np.testing.assert_allclose(state.params["w"], w - 0.1 * gradient, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.mean(error**2), rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(gradient), rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 8])
+def test_micro_batches_add_up_to_the_batch(micro_batches):
+    adam = optax.adam(0.1)
+    whole, metrics = step_of(adam)(linear_state(adam), BATCH)
+    parts, metrics_of_parts = step_of(adam, micro_batches)(linear_state(adam), BATCH)
+    for a, b in zip(jax.tree.leaves((whole.params, metrics)),
+                    jax.tree.leaves((parts.params, metrics_of_parts)), strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_non_finite_step_changes_nothing_but_the_count(bad):
+    adam = optax.adam(0.1)
+    before, _ = step_of(adam, halflife=100.0)(linear_state(adam), BATCH)
+    after, metrics = step_of(adam, halflife=100.0)(before, dict(BATCH, y=BATCH["y"].at[3].set(bad)))
+    assert metrics["finite"] == 0 and after.step == before.step + 1
+    for a, b in zip(jax.tree.leaves((before.params, before.ema, before.opt)),
+                    jax.tree.leaves((after.params, after.ema, after.opt)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+
+
+def test_average_has_its_half_life():
+    # Constant weights 1 after a start at 0: after one half-life of images the average is at 1/2.
+    batch, halflife, average = 10, 1000.0, {"w": jnp.zeros(())}
+    late = jnp.float32(1e6)
+    for _ in range(100):
+        average = ema.update(average, {"w": jnp.ones(())}, ema.decay(late, batch, halflife))
+    np.testing.assert_allclose(average["w"], 0.5, rtol=1e-4)
+
+
+def test_half_life_is_ramped_to_a_twentieth_of_what_was_seen():
+    np.testing.assert_allclose(ema.decay(jnp.float32(2000.0), 10, 1e6), 0.5 ** (10 / 100), rtol=1e-6)
+    np.testing.assert_allclose(ema.decay(jnp.float32(1e9), 10, 1e6), 0.5 ** (10 / 1e6), rtol=1e-6)
+
+
+def test_decay_and_rates_spare_what_gates_need(tiny_config):
+    parts = build.run(tiny_config)
+    mask = dict(trees.leaves_with_path(optimizer.decay_mask(parts.abstract_state.params)))
+    decayed = {path.removeprefix("stack/blocks/") for path, yes in mask.items() if yes}
+    assert decayed == {
+        "attention/branch/query_kernel", "attention/branch/key_kernel",
+        "attention/branch/value_kernel", "attention/branch/out_kernel",
+        "mlp/branch/hidden/kernel", "mlp/branch/out/kernel", "patch_embed/kernel",
+        "time/hidden/kernel", "time/out/kernel", "final/kernel",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("bound", "ratio"), [(True, 0.1), (False, 1.0)])
+def test_beta_moves_ten_times_slower_when_bounded(bound, ratio):
+    params = {"alpha": {"bias": jnp.zeros(3)}, "beta": {"bias": jnp.zeros(3)}}
+    rate = optax.constant_schedule(0.5)
+    adam = optimizer.adamw(
+        rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=0.0, beta_bound=bound
+    )
+    updates, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
+    np.testing.assert_allclose(updates["alpha"]["bias"], -0.5, rtol=1e-5)
+    np.testing.assert_allclose(updates["beta"]["bias"], -0.5 * ratio, rtol=1e-5)
+
+
+def test_schedules():
+    warm = optimizer.schedule("constant", 1.0, 4, 100)
+    np.testing.assert_allclose([warm(i) for i in range(6)], [0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    cosine = optimizer.schedule("cosine", 2.0, 10, 110)
+    np.testing.assert_allclose([cosine(10), cosine(60), cosine(110)], [2.0, 1.0, 0.0], atol=1e-6)
+
+
+def test_flops_count_the_body_of_a_scan_each_time():
+    a, w = jnp.zeros((5, 7)), jnp.zeros((11, 7, 7))
+
+    def f(a, w):
+        return jax.lax.scan(lambda z, w: (z @ w, None), a, w)[0]
+
+    assert flops.count(f, a, w) == 11 * 2 * 5 * 7 * 7
+    x, k = jnp.zeros((1, 8, 8, 3)), jnp.zeros((3, 3, 3, 16))
+
+    def conv(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert flops.count(conv, x, k) == 2 * 8 * 8 * 16 * 27
