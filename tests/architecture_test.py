@@ -31,7 +31,7 @@ ALLOWED = {
               "signatures", "trees", "training"),
     "command_line": ("config", "processes"),
     **{name: (*LOWER, "build", "data", "evaluation", "sampling", "training", "checkpointing",
-              *ASSEMBLY) for name in ASSEMBLY},
+              *ASSEMBLY) for name in ASSEMBLY if name != "build"},
     **{name: (*LOWER, *ASSEMBLY, "training") for name in ENTRIES},
     "cli": ENTRIES,
     "__init__": (),

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 
@@ -52,7 +51,7 @@ class MetricsWriter:
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
             os.replace(partial, self._path)
-        self._events = SummaryWriter(
+        self._events = _summary_writer()(
             str(workdir), purge_step=first_step + 1 if first_step else None
         )
 
@@ -66,6 +65,19 @@ class MetricsWriter:
 
     def close(self) -> None:
         self._events.close()
+
+
+def _summary_writer() -> type:
+    """tensorboardX's writer, without the torch that it imports where there is one: seconds and memory
+    for conversions of tensors that never come."""
+    hidden = {"torch": None} if "torch" not in sys.modules else {}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return SummaryWriter
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:

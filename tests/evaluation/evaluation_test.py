@@ -30,7 +30,7 @@ def test_fewer_examples_than_dimensions_give_the_same():
     x = np.random.default_rng(0).standard_normal((5, 12))
     fitted = linear_denoiser.fit(x)  # by the Gram matrix
     covariance = np.cov(x.T, bias=True)
-    rebuilt = (fitted.basis * fitted.variances) @ fitted.basis.T
+    rebuilt = (fitted.basis * fitted.variances[None, :]) @ fitted.basis.T
     np.testing.assert_allclose(rebuilt, covariance, atol=1e-5)
 
 

@@ -22,10 +22,11 @@ def losses_on(config, devices, fill_zeros, monkeypatch, **mesh):
     filled = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(7))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state.params)
     state = parts.fresh_state()
-    state = state.replace(
-        params=jax.tree.map(jax.device_put, filled, shardings),
-        ema=jax.tree.map(jax.device_put, filled, shardings),
-    )
+    # The step gives its buffers away, so that parameters and average must not share theirs.
+    state = state.replace(**{
+        name: jax.tree.map(lambda x, s: jax.device_put(np.array(x), s, may_alias=False), filled, shardings)
+        for name in ("params", "ema")
+    })
     step = build.compiled_step(parts, np.dtype("uint8"))
     source = synthetic(tuple(config.data.shape), config.data.num_classes, "train")
     losses = []

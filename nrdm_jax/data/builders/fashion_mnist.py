@@ -5,6 +5,7 @@ two black pixels is added, so that patches of 4 and U-shaped stacks fit.
 """
 
 import gzip
+import math
 import pathlib
 
 import numpy as np
@@ -88,10 +89,10 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
             f"{path} is not there; `apt-get install dataset-fashion-mnist`, or prepare the set with "
             "TFDS and use data.name=tfds:fashion_mnist"
         )
-    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise DataError(f"{path} is no IDX file of bytes")
-    shape = tuple(np.frombuffer(raw, ">u4", count=raw[3], offset=4)) if len(raw) > 16 else ()
+    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist()
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
-    if values.size != np.prod(shape, dtype=np.int64):
+    if values.size != math.prod(shape):
         raise DataError(f"{path} holds {values.size} bytes where its header says {shape}")
-    return values.reshape([int(n) for n in shape])
+    return values.reshape(shape)
