@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
     c.train.ema_halflife_images = 5_000.0
     c.checkpoint.every = 500
     c.evaluate.every = 500
-    c.sample.every = 500
+    c.sample.every = 1_250
     c.sample.guidance = 2.0
     c.sample.steps = 40
     if arg == "smoke":
