@@ -1,11 +1,18 @@
 """What benchmarks share."""
 
 import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from absl import flags
 
 from nrdm_jax.command_line import print_result
 from nrdm_jax.processes.exit_codes import USAGE, Stop
 
-__all__ = ["print_result", "require"]
+__all__ = ["print_result", "require", "train", "train_lines"]
 
 
 def require(*packages: str, extra: str) -> None:
@@ -18,3 +25,36 @@ def require(*packages: str, extra: str) -> None:
             USAGE,
             f"{', '.join(missing)} not installed; bash launch/local.sh --setup-only --extras={extra}",
         )
+
+
+def train_command(workdir: pathlib.Path, *arguments: str) -> list[str]:
+    """The train entry with --config of this benchmark, without evaluation and samples inside the run."""
+    return [
+        sys.executable, "-m", "nrdm_jax.train", f"--config={flags.FLAGS.config}",
+        f"--workdir={workdir}", "--config.evaluate.every=0", "--config.sample.every=0",
+        "--config.optim.warmup_steps=0", *arguments,
+    ]  # fmt: skip
+
+
+def train_lines(workdir: pathlib.Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """Runs it and yields its lines as they come.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    with subprocess.Popen(
+        train_command(workdir, *arguments),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, **environment),
+    ) as process:
+        assert process.stdout
+        yield from process.stdout
+    if process.returncode:
+        raise RuntimeError(f"the run ended with exit code {process.returncode}")
+
+
+def train(workdir: pathlib.Path, *arguments: str, **environment: str) -> None:
+    """Runs it to its end. Raises as `train_lines`."""
+    for _ in train_lines(workdir, *arguments, **environment):
+        pass

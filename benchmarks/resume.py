@@ -12,13 +12,12 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 
 from absl import flags
 
-from nrdm_jax import command_line
+from benchmarks import measuring
 from nrdm_jax.processes import lifecycle
 
 STEPS, KILLED_AFTER = 20, 7
@@ -29,11 +28,11 @@ def define_flags() -> None:
 
 
 def command(workdir: pathlib.Path) -> list[str]:
-    return [
-        sys.executable, "-m", "nrdm_jax.train", f"--config={flags.FLAGS.config}",
-        f"--workdir={workdir}", f"--config.train.steps={STEPS}",
+    return measuring.train_command(
+        workdir,
+        f"--config.train.steps={STEPS}",
         f"--config.checkpoint.every={KILLED_AFTER}",
-    ]  # fmt: skip
+    )
 
 
 def train(workdir: pathlib.Path) -> None:
@@ -82,7 +81,7 @@ def run() -> int:
         train(killed)
         one, other = digest(whole), digest(killed)
     result = {"bitwise": one == other, "steps": [one[1], other[1]], "sha256": [one[0], other[0]]}
-    command_line.print_result(result)
+    measuring.print_result(result)
     return 0 if one == other and one[1] == STEPS else 1
 
 

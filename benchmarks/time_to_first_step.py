@@ -6,17 +6,14 @@ Starts the main job's train entry for one step, in pairs: each pair empties the 
 then warm. Prints medians, and the ratio warm / cold.
 """
 
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
 from absl import flags
 
-from nrdm_jax import command_line
+from benchmarks import measuring
 from nrdm_jax.processes import lifecycle
 
 
@@ -26,21 +23,18 @@ def define_flags() -> None:
 
 
 def seconds_to_first_step(cache: pathlib.Path, workdir: pathlib.Path) -> float:
-    command = [
-        sys.executable, "-m", "nrdm_jax.train", f"--config={flags.FLAGS.config}",
-        f"--workdir={workdir}", "--config.log.every=1", "--config.evaluate.every=0",
-        "--config.train.steps=1", "--config.optim.warmup_steps=0",
-    ]  # fmt: skip
     before = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True,
-        env=dict(os.environ, JAX_COMPILATION_CACHE_DIR=str(cache)),
-    ) as process:  # fmt: skip
-        for line in process.stdout:
-            if line.startswith("step=1/"):
-                seconds = time.perf_counter() - before
-    if process.returncode:
-        raise RuntimeError(f"the run ended with exit code {process.returncode}")
+    seconds = None
+    for line in measuring.train_lines(
+        workdir,
+        "--config.log.every=1",
+        "--config.train.steps=1",
+        JAX_COMPILATION_CACHE_DIR=str(cache),
+    ):
+        if line.startswith("step=1/"):
+            seconds = time.perf_counter() - before
+    if seconds is None:
+        raise RuntimeError("the run printed no step line")
     return seconds
 
 
@@ -57,7 +51,7 @@ def run() -> None:
         "warm_seconds": round(statistics.median(warm), 2),
         "ratio": round(statistics.median(w / c for w, c in zip(warm, cold, strict=True)), 3),
     }
-    command_line.print_result(result)
+    measuring.print_result(result)
 
 
 def main() -> None:

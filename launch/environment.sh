@@ -48,8 +48,6 @@ $(cat setup.py launch/no_deps.txt | cksum)"
   # shellcheck disable=SC1091
   source .venv/bin/activate
   mkdir -p .cache
-  # Large buffers on huge pages, kept between steps: half as much again in images a second on a CPU.
+  # Buffers on huge pages: a third to a half more images a second on a CPU (benchmarks.huge_pages).
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
-  export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
-  export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 }
