@@ -1,4 +1,5 @@
-"""Packaging of nrdm_jax. The base install runs on a CPU; accelerators and heavy parts are extras."""
+"""Packaging of nrdm_jax. The base install runs on a CPU; accelerators and heavy parts are
+extras."""
 
 import pathlib
 import re

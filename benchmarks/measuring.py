@@ -23,12 +23,14 @@ def require(*packages: str, extra: str) -> None:
     if missing:
         raise Stop(
             USAGE,
-            f"{', '.join(missing)} not installed; bash launch/local.sh --setup-only --extras={extra}",
+            f"{', '.join(missing)} not installed; "
+            f"bash launch/local.sh --setup-only --extras={extra}",
         )
 
 
 def train_command(workdir: pathlib.Path, *arguments: str) -> list[str]:
-    """The train entry with --config of this benchmark, without evaluation and samples inside the run."""
+    """The train entry with --config of this benchmark, without evaluation and samples inside the
+    run."""
     return [
         sys.executable, "-m", "nrdm_jax.train", f"--config={flags.FLAGS.config}",
         f"--workdir={workdir}", "--config.evaluate.every=0", "--config.sample.every=0",

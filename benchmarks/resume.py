@@ -3,8 +3,8 @@
   python -m benchmarks.resume --config=configs/openmoji32.py:smoke
 
 Trains 20 steps in one go, and again with the process killed (SIGKILL) after step 7 was saved, then
-resumed. Prints the sha256 over every leaf of both states (step, key, weights, EMA, optimizer); exits 1
-unless they are equal.
+resumed. Prints the sha256 over every leaf of both states (step, key, weights, EMA, optimizer);
+exits 1 unless they are equal.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""Seconds from the command to the first trained step: with an empty compile cache, and with a full one.
+"""Seconds from the command to the first trained step: with an empty compile cache, and with a full
+one.
 
   python -m benchmarks.time_to_first_step
 

@@ -3,13 +3,13 @@
   bash launch/local.sh --setup-only --extras=torch
   python -m benchmarks.train_step
 
-Ours is the step of `build.run`, whole: state, rule table, donation, ahead-of-time compile. The peer is
-diffusers' DiTTransformer2DModel of the same width, depth, heads and tokens with fused AdamW and a
-multi-tensor EMA. Both do forward, backward, AdamW and EMA in float32 on the same batch, without
-clipping; DiT-S/2, 32 x 32 x 4 latents, 256 tokens. Each pair is a turn of ours and one of torch's, in
-alternating order; a turn is a step that is not timed and one that is, as in a run, where a step follows
-its like: the threads and buffers that the other left are not charged to it. The ratio is the median
-over pairs. Exits 1 below --at_least.
+Ours is the step of `build.run`, whole: state, rule table, donation, ahead-of-time compile. The peer
+is diffusers' DiTTransformer2DModel of the same width, depth, heads and tokens with fused AdamW and
+a multi-tensor EMA. Both do forward, backward, AdamW and EMA in float32 on the same batch, without
+clipping; DiT-S/2, 32 x 32 x 4 latents, 256 tokens. Each pair is a turn of ours and one of torch's,
+in alternating order; a turn is a step that is not timed and one that is, as in a run, where a step
+follows its like: the threads and buffers that the other left are not charged to it. The ratio is
+the median over pairs. Exits 1 below --at_least.
 """
 
 import statistics

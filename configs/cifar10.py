@@ -1,8 +1,8 @@
 """CIFAR-10, 32 x 32 photographs.
 
 Purpose: class-conditional photographs on one accelerator.
-Expected result: not measured at full length. (The archive beside the project is JPEG: its scores are not
-comparable with published ones; use data.name=tfds:cifar10 for those.)
+Expected result: not measured at full length. (The archive beside the project is JPEG: its scores
+are not comparable with published ones; use data.name=tfds:cifar10 for those.)
 Needs: ../shared/data/cifar10_jpeg.tar.xz, or NRDM_CIFAR10, or a TFDS cifar10 in TFDS_DATA_DIR
 Command: python -m nrdm_jax.train --config=configs/cifar10.py --workdir=runs/cifar10
 """

@@ -1,10 +1,10 @@
 """DiT-XL/2 on ImageNet 256 x 256, in the latents of an autoencoder (32 x 32 x 4).
 
-Purpose: the published reference, adaLN-Zero DiT (arXiv 2212.09748) as a setting of the gated unit: alpha
-conditional and zero at start, beta off. 674,834,720 parameters.
+Purpose: the published reference, adaLN-Zero DiT (arXiv 2212.09748) as a setting of the gated unit:
+alpha conditional and zero at start, beta off. 674,834,720 parameters.
 Expected result: none measured here; validated and dry-run only. (Published: FID-50K 2.27, guided.)
-Data: a TFDS data set `imagenet256_latents` (array_record) with features `latent` (32, 32, 4) float32
-and `label`, prepared by the user in TFDS_DATA_DIR.
+Data: a TFDS data set `imagenet256_latents` (array_record) with features `latent` (32, 32, 4)
+float32 and `label`, prepared by the user in TFDS_DATA_DIR.
 Command: python -m nrdm_jax.train --config=configs/imagenet256_dit_xl2.py --workdir=/tmp/w --dry_run
 """
 

@@ -1,8 +1,8 @@
 """OpenMoji at 32 x 32: the main job, on a laptop.
 
-Purpose: a class-conditional model of 4,072 real drawings, trained, sampled and scored in minutes on two
-CPU cores; 6 blocks of width 128 with adaptive gates. `:smoke` is the same job shrunk to 20 steps, for
-tests.
+Purpose: a class-conditional model of 4,072 real drawings, trained, sampled and scored in minutes on
+two CPU cores; 6 blocks of width 128 with adaptive gates. `:smoke` is the same job shrunk to 20
+steps, for tests.
 Expected result: MEASURED
 Command: bash launch/local.sh configs/openmoji32.py
 (in an environment: python -m nrdm_jax.job --config=configs/openmoji32.py --workdir=runs/openmoji32)

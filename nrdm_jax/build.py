@@ -4,7 +4,7 @@ diffusion and data. Every part takes plain arguments."""
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def model(config, mesh: Mesh | None = None) -> tuple[Callable[[Array], Params], 
         return network.init(key, *zeros)["params"]
 
     def apply(params: Params, x_t: Array, t: Array, label: Array) -> Array:
-        return network.apply({"params": params}, x_t, t, label)
+        return cast(Array, network.apply({"params": params}, x_t, t, label))
 
     return init, _on(mesh, apply) if mesh is not None else apply
 
@@ -162,8 +162,8 @@ def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]
 
 
 def compiled_step(parts: Run, dtype):
-    """The train step, compiled ahead of time: a call with anything else than what it was compiled for
-    is an error and not a second compile.
+    """The train step, compiled ahead of time: a call with anything else than what it was compiled
+    for is an error and not a second compile.
 
     Args:
       parts: of the run.

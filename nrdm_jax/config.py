@@ -192,7 +192,7 @@ def _check_keys(config) -> None:
     """A config file may have replaced a field by one of another type or added one."""
 
     def walk(reference, given, path):
-        for key in given.keys():
+        for key in given:
             field = f"{path}{key}"
             if key not in reference:
                 raise ValueError(f"{field} is not a config field" + _hint(key, reference.keys()))
@@ -203,7 +203,7 @@ def _check_keys(config) -> None:
                 walk(want, have, field + ".")
             elif want is not None and have is None:
                 raise ValueError(f"{field} must not be None; its default is {want!r}")
-        for key in reference.keys():
+        for key in reference:
             if key not in given:
                 raise ValueError(f"{path}{key} is missing; start from nrdm_jax.config.default()")
 
@@ -232,9 +232,7 @@ def _check_numbers(c) -> None:
     for field in ("optim.learning_rate", "optim.eps", "train.ema_halflife_images", "data.scale",
                   "model.mlp_ratio", "diffusion.logit_std"):  # fmt: skip
         value = _get(c, field)
-        _require(
-            math.isfinite(value) and value > 0, field, f"is {value}", "give a positive number"
-        )
+        _require(math.isfinite(value) and value > 0, field, f"is {value}", "give a positive number")
     for field in ("model.label_dropout", "optim.b1", "optim.b2"):
         value = _get(c, field)
         _require(0 <= value < 1, field, f"is {value}", "give a number in [0, 1)")
@@ -272,7 +270,9 @@ def _check_model(c) -> None:
     m = c.model
     if m.size is not None:
         sizes = ("S", "B", "L", "XL")
-        _require(m.size in sizes, "model.size", f"is {m.size!r}", f"choose one of {', '.join(sizes)}")
+        _require(
+            m.size in sizes, "model.size", f"is {m.size!r}", f"choose one of {', '.join(sizes)}"
+        )
     else:
         _require(
             m.width % m.heads == 0,

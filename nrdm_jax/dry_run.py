@@ -35,7 +35,8 @@ def describe(config) -> dict:
     seconds = time.monotonic() - before
     gib = 2.0**30
     print(
-        f"memory a device, by the compiler: arguments {memory.argument_size_in_bytes / gib:.2f} GiB, "
+        "memory a device, by the compiler: "
+        f"arguments {memory.argument_size_in_bytes / gib:.2f} GiB, "
         f"temporaries {memory.temp_size_in_bytes / gib:.2f} GiB; compiled in {seconds:.1f} s"
     )
     return {

@@ -1,6 +1,6 @@
 """The whole job in one command: trains (or goes on), draws samples, scores them, prints one RESULT.
 
-  python -m nrdm_jax.job --config=configs/openmoji32.py --workdir=runs/openmoji32
+python -m nrdm_jax.job --config=configs/openmoji32.py --workdir=runs/openmoji32
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """Draws samples from the EMA weights of a run: a grid, a file each, and a manifest.
 
-  python -m nrdm_jax.sample --workdir=runs/openmoji32 --seeds=0-63 --labels=0,1,8 --out=samples
+python -m nrdm_jax.sample --workdir=runs/openmoji32 --seeds=0-63 --labels=0,1,8 --out=samples
 """
 
 import pathlib

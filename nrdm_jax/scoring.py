@@ -55,9 +55,9 @@ def draw(
 
 
 def score(config, workdir: str, *, samples: int, signals: lifecycle.Signals) -> dict:
-    """Held-out losses of the EMA weights, those of the best linear denoiser on the same images, noise
-    and levels, and nearest-neighbour distances; also written to WORKDIR/evals/scores.json, if that
-    can be written.
+    """Held-out losses of the EMA weights, those of the best linear denoiser on the same images,
+    noise and levels, and nearest-neighbour distances; also written to WORKDIR/evals/scores.json, if
+    that can be written.
 
     `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
     as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1].

@@ -1,7 +1,8 @@
 """Names of what the parts hand each other.
 
 Shape suffixes used in the package: B examples, N tokens, D trunk width, H heads, K width of a head,
-C channels, L blocks; the axes of an example are `*S C` (image H,W,C; video T,H,W,C; volume D,H,W,C).
+C channels, L blocks; the axes of an example are `*S C` (image H,W,C; video T,H,W,C; volume
+D,H,W,C).
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,6 @@ DenoiseFn = Callable[[Array, Array, Array], Array]
 # (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
 PredictFn = Callable[[Array, Array], tuple[Array, Array]]
 
-# (params, batch, keys (B,), one an example) -> (per-example loss (B,), per-example metrics). All that
-# training sees of a model and its diffusion.
+# (params, batch, keys (B,), one an example) -> (per-example loss (B,), per-example metrics). All
+# that training sees of a model and its diffusion.
 ObjectiveFn = Callable[[Params, Batch, Array], tuple[Array, Metrics]]

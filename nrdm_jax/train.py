@@ -1,7 +1,7 @@
 """Trains a model, or goes on where the run in --workdir stopped.
 
-  python -m nrdm_jax.train --config=configs/openmoji32.py --workdir=runs/openmoji32
-  python -m nrdm_jax.train --config=configs/imagenet256_dit_xl2.py --workdir=/tmp/w --dry_run
+python -m nrdm_jax.train --config=configs/openmoji32.py --workdir=runs/openmoji32
+python -m nrdm_jax.train --config=configs/imagenet256_dit_xl2.py --workdir=/tmp/w --dry_run
 """
 
 import pathlib

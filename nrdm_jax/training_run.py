@@ -92,7 +92,7 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
     save = hooks.Save(checkpoints, meta)
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
-    happenings = [
+    happenings: list[loop.Hook] = [
         non_finite,
         hooks.StepLog(
             writer,

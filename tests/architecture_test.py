@@ -32,7 +32,7 @@ ALLOWED = {
     "command_line": ("config", "processes"),
     **{name: (*LOWER, "build", "data", "evaluation", "sampling", "training", "checkpointing",
               *ASSEMBLY) for name in ASSEMBLY if name != "build"},
-    **{name: (*LOWER, *ASSEMBLY, "training") for name in ENTRIES},
+    **dict.fromkeys(ENTRIES, (*LOWER, *ASSEMBLY, "training")),
     "cli": ENTRIES,
     "__init__": (),
 }  # fmt: skip

@@ -38,7 +38,15 @@ def test_help(entry, no_jax):
 def test_nrdm_calls_the_entries(no_jax):
     done = run("-m", "nrdm_jax.cli", "--help", path=no_jax)
     assert done.returncode == 0 and all(entry in done.stdout for entry in cli.ENTRIES)
-    done = run("-m", "nrdm_jax.cli", "train", CONFIG, "--workdir=/nonexistent/w", "--config.seed=-1", path=no_jax)
+    done = run(
+        "-m",
+        "nrdm_jax.cli",
+        "train",
+        CONFIG,
+        "--workdir=/nonexistent/w",
+        "--config.seed=-1",
+        path=no_jax,
+    )
     assert done.returncode == 2 and "seed is -1" in done.stderr
     assert run("-m", "nrdm_jax.cli", "tran", path=no_jax).returncode == 2
 
@@ -52,8 +60,14 @@ def test_nrdm_calls_the_entries(no_jax):
         ((CONFIG, "--config.optim.learning_rate=abc"), "--config.optim.learning_rate=abc"),
         ((CONFIG, "--config.model.heads=5"), "model.heads is 5.*nearest that does is"),
         ((CONFIG, "--config.model.patch=5"), "model.patch is 5.*nearest that does is 4"),
-        ((CONFIG, "--config.diffusion.prediction=eps"), "diffusion.prediction is eps.*diffusion.path"),
-        ((CONFIG, "--config.mesh.data=3", "--config.mesh.fsdp=7"), "train.batch_size gives micro-batches"),
+        (
+            (CONFIG, "--config.diffusion.prediction=eps"),
+            "diffusion.prediction is eps.*diffusion.path",
+        ),
+        (
+            (CONFIG, "--config.mesh.data=3", "--config.mesh.fsdp=7"),
+            "train.batch_size gives micro-batches",
+        ),
         ((CONFIG, "extra"), "unexpected argument 'extra'"),
         (("--config=configs/none.py",), "--config: .*configs/none.py"),
         (("--config=configs/openmoji32.py:tiny",), "no argument 'tiny'; give none, or smoke"),
@@ -74,7 +88,9 @@ def test_a_changed_config_is_seen_before_jax(no_jax, tmp_path):
     assert done.returncode == 2 and "--config differs" in done.stderr
 
 
-@pytest.mark.parametrize(("text", "values"), [("3", [3]), ("0-2,7", [0, 1, 2, 7]), (" 1 , 2-2", [1, 2])])
+@pytest.mark.parametrize(
+    ("text", "values"), [("3", [3]), ("0-2,7", [0, 1, 2, 7]), (" 1 , 2-2", [1, 2])]
+)
 def test_numbers_and_ranges(text, values):
     assert command_line.integers("seeds", text) == values
 

@@ -1,8 +1,8 @@
 """Checkpoints of a run, over orbax's v0 manager: the one place that knows orbax.
 
-A step directory holds the items `params`, `ema`, `opt` and `loop` (step and key), each restorable by
-itself, and `meta`, a JSON item. Steps are written asynchronously and committed by a rename, so that a
-kill at any moment leaves the previous step whole.
+A step directory holds the items `params`, `ema`, `opt` and `loop` (step and key), each restorable
+by itself, and `meta`, a JSON item. Steps are written asynchronously and committed by a rename, so
+that a kill at any moment leaves the previous step whole.
 """
 
 import json
@@ -52,7 +52,8 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
-        """Copies the items (trees of arrays, named as in `ITEMS`) and writes them in the background."""
+        """Copies the items (trees of arrays, named as in `ITEMS`) and writes them in the
+        background."""
         arguments = {name: ocp.args.StandardSave(items[name]) for name in ITEMS}
         self._manager.save(
             step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
@@ -72,8 +73,8 @@ class Checkpoints:
             table = "\n".join(f"  {path}: stored {a}, wanted {b}" for path, a, b in rows[:40])
             raise ValueError(
                 f"checkpoint {self._directory}/{step} does not fit the config "
-                f"({len(rows)} leaves differ); use the config it was made with, or another workdir:\n"
-                f"{table}"
+                f"({len(rows)} leaves differ); use the config it was made with, or another workdir:"
+                f"\n{table}"
             )
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))

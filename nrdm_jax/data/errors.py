@@ -2,6 +2,7 @@
 
 
 class DataError(ValueError):
-    """Missing, empty or damaged data, or a label out of range; the process ends with exit code 65."""
+    """Missing, empty or damaged data, or a label out of range; the process ends with exit code
+    65."""
 
     exit_code = 65

@@ -85,7 +85,8 @@ class Loader:
         return {"x": x, "label": label}
 
     def iterate(self, records_seen: int) -> Iterator[dict]:
-        """Batches from record number `records_seen` on, without end; the same as `batch_at` gives."""
+        """Batches from record number `records_seen` on, without end; the same as `batch_at`
+        gives."""
         dataset = grain.MapDataset.range(_FOREVER).map(
             lambda i: self.batch_at(records_seen + int(i) * self._batch_size)
         )
@@ -96,6 +97,7 @@ class Loader:
         )
         if self._sharding is None:
             yield from batches
+            return
         ahead: collections.deque = collections.deque()
         for batch in batches:
             ahead.append(to_devices(batch, self._sharding))
@@ -122,8 +124,8 @@ def in_order(
 ) -> Iterator[dict]:
     """Every record once, in the source's order: batches {"x", "label", "mask" (B,) bool}.
 
-    The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that many
-    records, spread evenly over the source.
+    The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that
+    many records, spread evenly over the source.
     """
     total = len(source)
     chosen = np.arange(total)

@@ -164,14 +164,14 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
 
 
 def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySource:
-    """512 smooth random examples (64 held out) of any shape, for tests: each class its own mean, plus
-    a random low-frequency pattern, so that there is something to learn."""
+    """512 smooth random examples (64 held out) of any shape, for tests: each class its own mean,
+    plus a random low-frequency pattern, so that there is something to learn."""
     count = 512 if split == "train" else 64
     draw = np.random.default_rng([0, SPLITS.index(split)])
     label = (np.arange(count) % num_classes).astype(np.int32)
     colours = np.random.default_rng(1).uniform(-0.5, 0.5, (num_classes, shape[-1]))
     axes = [np.linspace(0, np.pi, size) for size in shape[:-1]]
-    x = np.zeros((count, *shape), np.float32)
+    x: np.ndarray = np.zeros((count, *shape), np.float32)
     x += colours[label].reshape(count, *(1,) * (len(shape) - 1), shape[-1])
     for axis, angle in enumerate(axes):
         view = [1] * len(shape) + [1]
@@ -199,7 +199,8 @@ def open_source(
     """The records of a data set, prepared on first use.
 
     Args:
-      name: openmoji, fashion_mnist, cifar10, synthetic, or tfds:NAME[/CONFIG][:VERSION], a TFDS data
+      name: openmoji, fashion_mnist, cifar10, synthetic, or tfds:NAME[/CONFIG][:VERSION], a TFDS
+      data
         set that was prepared in `data_dir` before.
       split: train or heldout.
       shape, num_classes: what the config says a record is.

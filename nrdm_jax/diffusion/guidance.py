@@ -15,7 +15,8 @@ def classifier_free(denoise: DenoiseFn, null_label: int, scale: float) -> Denois
         return denoise
 
     def guided(x_t: Array, t_B: Array, label_B: Array) -> Array:
-        # Pairs side by side (…, conditional i, unconditional i, …): a sharded batch stays where it is.
+        # Pairs side by side (…, conditional i, unconditional i, …): a sharded batch stays where it
+        # is.
         def paired(a: Array, b: Array) -> Array:
             return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
 

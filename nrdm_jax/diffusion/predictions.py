@@ -5,8 +5,8 @@ Each prediction is a row (p, q) of a linear system: with a = alpha(t), s = sigma
     x_t    = a x0 + s eps
     output = p x0 + q eps
 
-so conversion is the solution of two equations in two unknowns, and a prediction can be used wherever
-their determinant a q - s p does not vanish.
+so conversion is the solution of two equations in two unknowns, and a prediction can be used
+wherever their determinant a q - s p does not vanish.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,8 @@ _SMALLEST_DETERMINANT = 1e-6
 def check(path: Path, prediction: str) -> None:
     """Refuses what would divide by zero at some training time of the path.
 
-    An x0 prediction is allowed to have sigma = 0 at t = 0 alone: no sampler evaluates a network there.
+    An x0 prediction is allowed to have sigma = 0 at t = 0 alone: no sampler evaluates a network
+    there.
 
     Raises:
       ValueError: naming both fields.

@@ -48,8 +48,8 @@ def rectified_flow() -> Path:
 def ddpm_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
     """log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2, sigma^2 = 1 - alpha^2.
 
-    Song et al. (arXiv 2011.13456), eq. 33: DDPM's linear schedule in continuous time. sigma_dot grows
-    without bound as t -> 0, so training stops at 1e-3.
+    Song et al. (arXiv 2011.13456), eq. 33: DDPM's linear schedule in continuous time. sigma_dot
+    grows without bound as t -> 0, so training stops at 1e-3.
     """
 
     def log_alpha(t):
@@ -76,9 +76,9 @@ def ddpm_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
 def cosine() -> Path:
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2).
 
-    Nichol & Dhariwal (arXiv 2102.09672), eq. 17, with s = 0: their offset keeps the first of a thousand
-    discrete steps from vanishing and has no purpose in continuous time, where it would make
-    sigma(0) > 0. alpha(1) = 0 there, so training stops at 0.9999 (alpha = 1.6e-4).
+    Nichol & Dhariwal (arXiv 2102.09672), eq. 17, with s = 0: their offset keeps the first of a
+    thousand discrete steps from vanishing and has no purpose in continuous time, where it would
+    make sigma(0) > 0. alpha(1) = 0 there, so training stops at 0.9999 (alpha = 1.6e-4).
     """
     half_pi = np.float32(np.pi / 2)
     return Path(
@@ -151,7 +151,8 @@ def time_at_log_snr(path: Path, level: float) -> float:
 def drift_and_diffusion(path: Path, t: Array) -> tuple[Array, Array]:
     """f and g^2 of the forward SDE dx = f x dt + g dw that has the path's marginals.
 
-    f = alpha'/alpha, g^2 = d(sigma^2)/dt - 2 f sigma^2 (Kingma et al., arXiv 2107.00630, eq. 29 ff).
+    f = alpha'/alpha, g^2 = d(sigma^2)/dt - 2 f sigma^2 (Kingma et al., arXiv 2107.00630, eq. 29
+    ff).
     """
     f = path.alpha_dot(t) / path.alpha(t)
     return f, 2.0 * path.sigma(t) * path.sigma_dot(t) - 2.0 * f * path.sigma(t) ** 2

@@ -1,4 +1,5 @@
-"""Distributions of training times. One key an example, so that a draw does not depend on the batch."""
+"""Distributions of training times. One key an example, so that a draw does not depend on the
+batch."""
 
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ def uniform(t_min: float, t_max: float) -> TimesFn:
 
 
 def logit_normal(t_min: float, t_max: float, mean: float, std: float) -> TimesFn:
-    """logit(u) ~ N(mean, std^2), t = t_min + (t_max - t_min) u (Esser et al., arXiv 2403.03206, eq. 19).
+    """logit(u) ~ N(mean, std^2), t = t_min + (t_max - t_min) u (Esser et al., arXiv 2403.03206, eq.
+    19).
 
     A positive mean is noisier.
     """

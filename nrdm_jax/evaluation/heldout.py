@@ -1,19 +1,20 @@
 """Held-out loss at fixed noise levels, averaged over exactly the held-out examples."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
-from nrdm_jax.signatures import Array, Params
+from nrdm_jax.signatures import Array
 
 # (params, x (B, *S, C), label (B,), mask (B,), seeds (B,)) -> sums over the masked examples of the
 # native loss and the x0 error at each level: (levels,), (levels,)
-LevelSums = Callable[[Params, Array, Array, Array, Array], tuple[Array, Array]]
+LevelSums = Callable[..., tuple[Array, Array]]
 
 
 def heldout_losses(
     level_sums: LevelSums,
-    params: Params,
+    params: Any,
     batches: Callable[[], Iterable],
     levels: tuple[float, ...],
 ) -> dict[str, float]:
@@ -21,7 +22,7 @@ def heldout_losses(
 
     Args:
       level_sums: jitted; the noise of an example is a function of its seed, here its number.
-      params: weights to score.
+      params: the weights, or whatever else `level_sums` takes first.
       batches: -> batches with `x`, `label` and `mask`, the last one padded.
       levels: log signal-to-noise ratios, for naming.
     """

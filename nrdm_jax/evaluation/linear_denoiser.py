@@ -1,5 +1,6 @@
 """The best linear denoiser (Wiener filter) of a data set: the yardstick that needs no training."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -46,10 +47,12 @@ def fit(x: np.ndarray) -> LinearDenoiser:
 def estimate_x0(
     denoiser: LinearDenoiser, x_t: Array, alpha: Array, sigma: Array
 ) -> tuple[Array, Array]:
-    """The linear estimates of least mean square error of x0 and eps, given x_t = alpha x0 + sigma eps.
+    """The linear estimates of least mean square error of x0 and eps, given x_t = alpha x0 + sigma
+    eps.
 
     x0 = m + alpha C (alpha^2 C + sigma^2 I)^-1 (x_t - alpha m), eps likewise
-    sigma (alpha^2 C + sigma^2 I)^-1 (x_t - alpha m) (Wiener, 1949; Kay, Estimation Theory, eq. 12.27).
+    sigma (alpha^2 C + sigma^2 I)^-1 (x_t - alpha m) (Wiener, 1949; Kay, Estimation Theory, eq.
+    12.27).
 
     Args:
       denoiser: fitted to examples of the same shape.
@@ -58,11 +61,11 @@ def estimate_x0(
     """
     flat = x_t.reshape(x_t.shape[0], -1)
     centred = flat - alpha * denoiser.mean[None, :]
-    precise = dict(precision=jax.lax.Precision.HIGHEST)
-    inside = jnp.matmul(centred, denoiser.basis, **precise)
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    inside = matmul(centred, denoiser.basis)
     total = alpha**2 * denoiser.variances + sigma**2
-    x0 = denoiser.mean[None, :] + jnp.matmul(
-        inside * (alpha * denoiser.variances / total)[None, :], denoiser.basis.T, **precise
+    x0 = denoiser.mean[None, :] + matmul(
+        inside * (alpha * denoiser.variances / total)[None, :], denoiser.basis.T
     )
     x0 = x0.reshape(x_t.shape)
     return x0, (x_t - alpha * x0) / sigma

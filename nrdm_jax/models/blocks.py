@@ -26,7 +26,8 @@ class AdaptiveNorm(nn.Module):
     """LN(z) * (1 + scale(c)) + shift(c), both zero at start: adaLN (arXiv 2212.09748).
 
     Attributes:
-      modulation: `per_unit`, a kernel of its own; `shared`, the stack's kernel and a bias of its own.
+      modulation: `per_unit`, a kernel of its own; `shared`, the stack's kernel and a bias of its
+      own.
     """
 
     modulation: str = "per_unit"
@@ -82,9 +83,7 @@ class SelfAttention(nn.Module):
         out_BHNK = attend(q, k, v)
         kernel_HKD = self.param(
             "out_kernel",
-            nn.initializers.variance_scaling(
-                1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2
-            ),
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2),
             (self.heads, head_width, width),
         )
         bias_D = self.param("out_bias", nn.initializers.zeros, (width,))

@@ -1,7 +1,7 @@
 """DiT: a flow-shaped stack of gated residual units over N-D patches (arXiv 2212.09748).
 
-Image, video and volume are shapes of one network. adaLN-Zero DiT is the setting `gated`, alpha = cond
-and zero at start, beta off.
+Image, video and volume are shapes of one network. adaLN-Zero DiT is the setting `gated`, alpha =
+cond and zero at start, beta off.
 """
 
 import math
@@ -110,4 +110,3 @@ class DiT(nn.Module):
         if self.modulation == "shared":
             names += ["shift", "scale"]
         return tuple(names)
-

@@ -21,7 +21,8 @@ def grid_of(shape: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def patchify(x: Array, patch: tuple[int, ...]) -> Array:
-    """(B, *S, C) -> (B, N, P), N = prod(S / patch), P = prod(patch) * C, both in row-major order."""
+    """(B, *S, C) -> (B, N, P), N = prod(S / patch), P = prod(patch) * C, both in row-major
+    order."""
     grid = grid_of(x.shape[1:], patch)
     axes = len(grid)
     split = [n for pair in zip(grid, patch, strict=True) for n in pair]

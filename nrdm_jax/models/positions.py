@@ -7,8 +7,8 @@ def sincos(grid: tuple[int, ...], width: int) -> np.ndarray:
     """(prod(grid), width) float32: each axis has an equal share of sines and cosines.
 
     omega_j = 10000^(-j/J), J frequencies an axis (Vaswani et al., arXiv 1706.03762, section 3.5; on
-    two axes, MAE's and DiT's embedding). Where width is no multiple of twice the number of axes, the
-    last channels are zero.
+    two axes, MAE's and DiT's embedding). Where width is no multiple of twice the number of axes,
+    the last channels are zero.
 
     Raises:
       ValueError: the width has no room for one frequency an axis.

@@ -1,8 +1,8 @@
 """Runs L blocks of one form by one scan over stacked parameters.
 
 The program, and so its compile time, does not grow with depth; what the backward pass keeps is the
-choice of a memory mode. A block is used as the pure function (params, z, condition) -> z, so that any
-mode (and, later, a pipeline stage) can drive it without knowing what is inside.
+choice of a memory mode. A block is used as the pure function (params, z, condition) -> z, so that
+any mode (and, later, a pipeline stage) can drive it without knowing what is inside.
 """
 
 from collections.abc import Callable

@@ -2,9 +2,9 @@
 
     z_{i+1} = z_i + alpha_i * F_i(z_i, c) + beta_i        (Neural-RDM, arXiv 2406.13215)
 
-F_i is one branch (attention, MLP, convolution, ...), alpha_i and beta_i learnable gates, z the trunk
-(B, *S, D), which stays in float32 whatever the branch computes in. A residual structure is one row of
-`VARIANTS`: which gates it has, and how they join z and F.
+F_i is one branch (attention, MLP, convolution, ...), alpha_i and beta_i learnable gates, z the
+trunk (B, *S, D), which stays in float32 whatever the branch computes in. A residual structure is
+one row of `VARIANTS`: which gates it has, and how they join z and F.
 """
 
 import dataclasses
@@ -25,14 +25,17 @@ class Gates:
     Attributes:
       units: residual units in the whole stack; bounds and start values depend on it.
       shape: `channel`, a value per channel of the trunk, or `scalar`.
-      condition: `static`, one value for all inputs; `cond`, g(c) = g + W SiLU(c), W of the unit's own
+      condition: `static`, one value for all inputs; `cond`, g(c) = g + W SiLU(c), W of the unit's
+      own
         and zero at start; `cond_shared`, the same with one W for the whole stack.
       alpha, beta: whether the gate exists at all.
       alpha_start: `auto` (zero where conditional, so that the stack starts as the identity, else
         inv_sqrt_units), `zero`, `one`, `inv_sqrt_units` = 1/sqrt(units), or a number.
-      beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean only,
-        and those of all units add up: unbounded, it is the direction in which very deep transformers
-        collapse (arXiv 2605.06169). The optimizer moves beta_raw ten times slower as well.
+      beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean
+      only,
+        and those of all units add up: unbounded, it is the direction in which very deep
+        transformers collapse (arXiv 2605.06169). The optimizer moves beta_raw ten times slower as
+        well.
     """
 
     units: int
@@ -69,7 +72,7 @@ class Variant(NamedTuple):
       gates: the gates this structure has, given those that were asked for.
     """
 
-    residual: Callable[[Array, Callable[[Array], Array], Array | None, Array | None], Array]
+    residual: Callable[..., Array]
     gates: Callable[[Gates], Gates]
 
 
@@ -125,7 +128,7 @@ class Gate(nn.Module):
             )
             projected = condition.e_BD @ kernel
         else:
-            projected = condition.shared[self.name][..., :features]
+            projected = condition.shared[str(self.name)][..., :features]
         gate = self.scale * (projected + bias[None, :])
         return gate.reshape(gate.shape[0], *(1,) * (z.ndim - 2), features)
 

@@ -81,7 +81,9 @@ def _is_ours(error: BaseException) -> bool:
     defect, and its traceback is needed."""
     frames = traceback.extract_tb(error.__traceback__)
     package = str(pathlib.Path(__file__).resolve().parents[1])
-    return bool(frames) and (frames[-1].filename.startswith(package) or "configs" in frames[-1].filename)
+    return bool(frames) and (
+        frames[-1].filename.startswith(package) or "configs" in frames[-1].filename
+    )
 
 
 def _fail(message: str, code: int) -> int:
@@ -123,7 +125,9 @@ class Signals:
             if self.received:
                 os._exit(128 + number)
             self.received = signal.Signals(number).name
-            print(f"{self.received} received, stopping after this step", file=sys.stderr, flush=True)
+            print(
+                f"{self.received} received, stopping after this step", file=sys.stderr, flush=True
+            )
 
         old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
         try:

@@ -71,7 +71,8 @@ class Workdir:
 
 
 def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
-    """Lines `field: old -> new` between the config of the run at `path`, if there is one, and `config`.
+    """Lines `field: old -> new` between the config of the run at `path`, if there is one, and
+    `config`.
 
     Raises:
       ValueError: there are any, and they are not allowed.

@@ -33,7 +33,8 @@ def make_sample_fn(
 ) -> SampleFn:
     """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
 
-    Each sample's noise is a function of its seed alone, so neither the batch nor the mesh changes it.
+    Each sample's noise is a function of its seed alone, so neither the batch nor the mesh changes
+    it.
     """
     solve = SAMPLERS[sampler]
     times = uniform_times(path, steps)
@@ -76,7 +77,8 @@ class Generator:
         labels: np.ndarray,
         poll: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
-        """(n,) seeds and labels -> (n, *S, C) float32, any n; `poll` is called before each batch."""
+        """(n,) seeds and labels -> (n, *S, C) float32, any n; `poll` is called before each
+        batch."""
         parts = []
         for start in range(0, len(seeds), self._batch):
             chunk = slice(start, start + self._batch)

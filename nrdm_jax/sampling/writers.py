@@ -1,4 +1,5 @@
-"""Samples as files: a grid to look at, a file each, and a manifest that says how to make them again."""
+"""Samples as files: a grid to look at, a file each, and a manifest that says how to make them
+again."""
 
 import json
 import math
@@ -15,7 +16,8 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """(N, H, W, C) uint8 -> one picture, near square, row by row, on white; small images enlarged."""
+    """(N, H, W, C) uint8 -> one picture, near square, row by row, on white; small images
+    enlarged."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -39,8 +41,8 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
 def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, manifest: dict):
     """Writes samples into `directory` and returns the file to look at first.
 
-    Pictures become grid.png and one PNG each; anything else samples.npy. manifest.json lists, beside
-    what it is given, each file with its seed and label.
+    Pictures become grid.png and one PNG each; anything else samples.npy. manifest.json lists,
+    beside what it is given, each file with its seed and label.
 
     Args:
       x: (n, *S, C) float32, as sampled.

@@ -1,7 +1,7 @@
 """The one table of sharding rules: what each parameter's axes are, and which mesh axes they take.
 
-`AXES` is read from the top, the first pattern found in a leaf's path decides; the same rows serve the
-optimizer's moments and the EMA, whose paths end alike. A leaf that no row matches is an error.
+`AXES` is read from the top, the first pattern found in a leaf's path decides; the same rows serve
+the optimizer's moments and the EMA, whose paths end alike. A leaf that no row matches is an error.
 """
 
 from nrdm_jax.sharding.axes import Rules

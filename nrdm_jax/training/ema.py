@@ -9,8 +9,8 @@ from nrdm_jax.signatures import Array, Params
 def decay(images_seen: Array, batch_size: int, halflife_images: float) -> Array:
     """0.5^(batch / halflife), the half-life ramped to at most 0.05 x images seen.
 
-    EDM2's ramp (Karras et al., arXiv 2312.02696, training loop): an average that long ago began with
-    random weights forgets them. `images_seen` includes the present batch.
+    EDM2's ramp (Karras et al., arXiv 2312.02696, training loop): an average that long ago began
+    with random weights forgets them. `images_seen` includes the present batch.
     """
     halflife = jnp.minimum(halflife_images, 0.05 * images_seen)
     return 0.5 ** (batch_size / halflife)

@@ -1,5 +1,5 @@
-"""Floating-point operations of a function, counted from its program and not from a compiler's guess:
-XLA counts the body of a scan once."""
+"""Floating-point operations of a function, counted from its program and not from a compiler's
+guess: XLA counts the body of a scan once."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""Where a run's figures go: lines, metrics.jsonl, TensorBoard events, and the account of its time."""
+"""Where a run's figures go: lines, metrics.jsonl, TensorBoard events, and the account of its
+time."""
 
 import contextlib
 import json
@@ -68,8 +69,8 @@ class MetricsWriter:
 
 
 def _summary_writer() -> type:
-    """tensorboardX's writer, without the torch that it imports where there is one: seconds and memory
-    for conversions of tensors that never come."""
+    """tensorboardX's writer, without the torch that it imports where there is one: seconds and
+    memory for conversions of tensors that never come."""
     hidden = {"torch": None} if "torch" not in sys.modules else {}
     sys.modules.update(hidden)  # type: ignore[arg-type]
     try:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nrdm_jax.diffusion.losses import diffusion_loss
 from nrdm_jax.diffusion.schedules import Path
@@ -13,7 +14,7 @@ from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 ApplyFn = Callable[[Params, Array, Array, Array], Array]
 
 
-def to_model_range(x: Array, scale: float, shift: float) -> Array:
+def to_model_range(x: Array | np.ndarray, scale: float, shift: float) -> Array:
     """Records as the network sees them: uint8 pixels to [-1, 1], floats to (x - shift) * scale."""
     if x.dtype == jnp.uint8:
         return x.astype(jnp.float32) / 127.5 - 1.0

@@ -13,8 +13,7 @@ from nrdm_jax.sharding import partition
 from nrdm_jax.signatures import Array, Params
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Attributes:
     step: () int32, steps done, skipped ones included.
     key: (2,) uint32, the bits of the key all training noise is drawn from; never changes.
@@ -32,7 +31,8 @@ class TrainState:
 def create(
     init: Callable[[Array], Params], optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """A fresh state; the average starts at the weights. Pure, so that it can be jitted or shaped."""
+    """A fresh state; the average starts at the weights. Pure, so that it can be jitted or
+    shaped."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     params = init(init_key)
     return TrainState(

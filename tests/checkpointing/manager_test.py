@@ -42,8 +42,10 @@ def test_only_the_newest_are_kept(saved):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.model.update(width=64), r"ema/final/kernel: stored float32\[32, 48\], wanted float32\[64, 48\]"),
-        (lambda c: c.data.update(num_classes=5), r"label/Embed_0/embedding: stored float32\[5, 32\], wanted float32\[6, 32\]"),
+        (lambda c: c.model.update(width=64),
+         r"final/kernel: stored float32\[32, 48\], wanted .*\[64, 48\]"),
+        (lambda c: c.data.update(num_classes=5),
+         r"embedding: stored float32\[5, 32\], wanted .*\[6, 32\]"),
         (lambda c: c.model.update(beta=False), r"attention/beta/bias: stored .*, wanted absent"),
     ],
     ids=["width", "classes", "gates"],

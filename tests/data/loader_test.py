@@ -10,7 +10,9 @@ from nrdm_jax.data.sources import ArraySource, synthetic
 
 def counting(count):
     """Record i holds i in every pixel but the leftmost column, which holds 255."""
-    x = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 2, 3, 1)).copy()
+    x = np.broadcast_to(
+        np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 2, 3, 1)
+    ).copy()
     x[:, :, 0] = 255
     return ArraySource(x, np.arange(count) % 3, num_classes=3, fingerprint="counting")
 

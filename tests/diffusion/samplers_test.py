@@ -100,6 +100,8 @@ def test_quantiles_of_the_times():
     keys = jax.random.split(jax.random.key(0), 20_000)
     drawn = np.asarray(times.logit_normal(0.0, 1.0, 0.5, 2.0)(keys))
     logit = np.log(drawn / (1 - drawn))
-    np.testing.assert_allclose(np.quantile(logit, [0.1587, 0.5, 0.8413]), [-1.5, 0.5, 2.5], atol=0.06)
+    np.testing.assert_allclose(
+        np.quantile(logit, [0.1587, 0.5, 0.8413]), [-1.5, 0.5, 2.5], atol=0.06
+    )
     flat = np.asarray(times.uniform(0.2, 0.6)(keys))
     np.testing.assert_allclose(np.quantile(flat, [0, 0.5, 1]), [0.2, 0.4, 0.6], atol=0.01)

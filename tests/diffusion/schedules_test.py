@@ -88,9 +88,13 @@ def test_v_of_salimans_and_ho():
     path = schedules.cosine()
     x0, eps, t = jnp.full((1, 2), 3.0), jnp.full((1, 2), 5.0), jnp.asarray([0.5])
     root = np.sqrt(0.5)
-    np.testing.assert_allclose(predictions.target(path, "v", x0, eps, t), root * 5 - root * 3, rtol=1e-6)
+    np.testing.assert_allclose(
+        predictions.target(path, "v", x0, eps, t), root * 5 - root * 3, rtol=1e-6
+    )
 
 
 def test_refusal_names_both_fields():
-    with pytest.raises(ValueError, match="diffusion.prediction=eps with diffusion.path=rectified_flow"):
+    with pytest.raises(
+        ValueError, match="diffusion.prediction=eps with diffusion.path=rectified_flow"
+    ):
         predictions.check(schedules.rectified_flow(), "eps")

@@ -21,9 +21,13 @@ def test_linear_denoiser_is_the_posterior_mean_of_a_gaussian():
     gain = alpha * covariance @ np.linalg.inv(alpha**2 * covariance + sigma**2 * np.eye(6))
     expected = mean + (x_t - alpha * mean) @ gain.T
     fitted = linear_denoiser.fit(x.reshape(500, 2, 3, 1))
-    x0, eps = linear_denoiser.estimate_x0(fitted, jnp.float32(x_t.reshape(4, 2, 3, 1)), alpha, sigma)
+    x0, eps = linear_denoiser.estimate_x0(
+        fitted, jnp.float32(x_t.reshape(4, 2, 3, 1)), alpha, sigma
+    )
     np.testing.assert_allclose(x0.reshape(4, 6), expected, rtol=2e-4, atol=2e-4)
-    np.testing.assert_allclose(alpha * x0 + sigma * eps, x_t.reshape(4, 2, 3, 1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        alpha * x0 + sigma * eps, x_t.reshape(4, 2, 3, 1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_fewer_examples_than_dimensions_give_the_same():
@@ -52,7 +56,9 @@ def test_no_other_linear_denoiser_is_better():
 def test_nearest_finds_copies_and_agrees_with_brute_force():
     draw = np.random.default_rng(0)
     references = draw.uniform(-1, 1, (50, 4, 4, 3)).astype(np.float32)
-    queries = np.concatenate([references[[7, 31]], draw.uniform(-1, 1, (5, 4, 4, 3))]).astype(np.float32)
+    queries = np.concatenate([references[[7, 31]], draw.uniform(-1, 1, (5, 4, 4, 3))]).astype(
+        np.float32
+    )
     distances, indices = nearest(queries, references, block=16)
     np.testing.assert_array_equal(distances[:2], 0.0)
     np.testing.assert_array_equal(indices[:2], [7, 31])
@@ -66,7 +72,9 @@ def test_held_out_mean_is_over_exactly_the_unmasked():
 
     def sums(params, x, label, mask, seeds):
         np.testing.assert_array_equal(seeds, np.arange(seeds[0], seeds[0] + 4))
-        return np.asarray([np.sum(x[mask]), 2 * np.sum(x[mask])]), np.asarray([0.0, 1.0]) * mask.sum()
+        return np.asarray([np.sum(x[mask]), 2 * np.sum(x[mask])]), np.asarray(
+            [0.0, 1.0]
+        ) * mask.sum()
 
     def batches():
         for start in (0, 4, 8):

@@ -29,7 +29,9 @@ def filled(fill_zeros):
 
 
 def test_dit_xl_2_has_its_published_parameters():
-    model = DiT(shape=(32, 32, 4), patch=2, num_classes=1000, learn_variance=True, beta=False, **DIT["XL"])
+    model = DiT(
+        shape=(32, 32, 4), patch=2, num_classes=1000, learn_variance=True, beta=False, **DIT["XL"]
+    )
     shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments((32, 32, 4)))
     assert trees.count(shapes) == 674_834_720
 
@@ -62,8 +64,11 @@ def test_every_parameter_matters(filled):
     model, variables = filled
     args = arguments(model.shape)
     gradient = jax.grad(lambda v: jnp.sum(model.apply(v, *args) ** 2))(variables)
-    dead = [path for path, g in trees.leaves_with_path(gradient)
-            if not bool(jnp.any(g != 0)) and "key_bias" not in path]  # softmax ignores a key bias
+    dead = [
+        path
+        for path, g in trees.leaves_with_path(gradient)
+        if not bool(jnp.any(g != 0)) and "key_bias" not in path
+    ]  # softmax ignores a key bias
     assert dead == []
 
 

@@ -9,7 +9,9 @@ from nrdm_jax.models.unit import VARIANTS, Gates, ResidualUnit
 
 Z = jax.random.normal(jax.random.key(0), (2, 5, 8))
 E = jax.random.normal(jax.random.key(1), (2, 6))
-SHARED = {name: jax.random.normal(jax.random.key(i), (2, 8)) for i, name in enumerate(("alpha", "beta"))}
+SHARED = {
+    name: jax.random.normal(jax.random.key(i), (2, 8)) for i, name in enumerate(("alpha", "beta"))
+}
 CONDITION = Condition(E, SHARED)
 
 
@@ -38,7 +40,9 @@ def test_start_values(condition, shape):
     np.testing.assert_allclose(out, Z + alpha * 2 * Z + beta, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("start", "alpha"), [("zero", 0), ("one", 1), ("inv_sqrt_units", 0.25), ("0.3", 0.3)])
+@pytest.mark.parametrize(
+    ("start", "alpha"), [("zero", 0), ("one", 1), ("inv_sqrt_units", 0.25), ("0.3", 0.3)]
+)
 def test_named_start_values(start, alpha):
     unit, variables = built(alpha_start=start)
     np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), Z + alpha * 2 * Z, rtol=1e-6)
@@ -78,7 +82,9 @@ def test_rezero_is_one_scalar_that_starts_at_zero_and_learns():
     assert jax.tree.map(jnp.shape, variables) == {"params": {"alpha": {"bias": (1,)}}}
     np.testing.assert_array_equal(unit.apply(variables, Z, CONDITION), Z)
     gradient = jax.grad(lambda v: jnp.sum(unit.apply(v, Z, CONDITION) * Z))(variables)
-    np.testing.assert_allclose(gradient["params"]["alpha"]["bias"][0], 2 * jnp.sum(Z * Z), rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient["params"]["alpha"]["bias"][0], 2 * jnp.sum(Z * Z), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

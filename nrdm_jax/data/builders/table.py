@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -14,7 +15,7 @@ from nrdm_jax.data.errors import DataError
 # Nothing is fetched at run time, not even the list of what could be.
 tfds.core.utils.gcs_utils._is_gcs_disabled = True
 
-BUILDERS = {"openmoji": Openmoji, "fashion_mnist": FashionMnist, "cifar10": Cifar10}
+BUILDERS: dict[str, Any] = {"openmoji": Openmoji, "fashion_mnist": FashionMnist, "cifar10": Cifar10}
 
 
 def prepared(name: str, shape: tuple[int, ...], data_dir: str):

@@ -19,5 +19,4 @@ def sample(predict: PredictFn, path: Path, x_init: Array, times: Array) -> Array
         x0, eps = predict(x, jnp.full(x.shape[:1], now))
         return path.alpha(then) * x0 + path.sigma(then) * eps, None
 
-    times = jnp.asarray(times)
     return jax.lax.scan(step, x_init, (times[:-1], times[1:]))[0]

@@ -23,5 +23,4 @@ def sample(predict: PredictFn, path: Path, x_init: Array, times: Array) -> Array
         t_B = jnp.full(x.shape[:1], now)
         return x + (then - now) * velocity_of(path, *predict(x, t_B), t_B), None
 
-    times = jnp.asarray(times)
     return jax.lax.scan(step, x_init, (times[:-1], times[1:]))[0]

@@ -9,8 +9,8 @@ from nrdm_jax.signatures import Array, PredictFn
 
 
 def sample(predict: PredictFn, path: Path, x_init: Array, times: Array) -> Array:
-    """Karras et al. (arXiv 2206.00364), algorithm 1: a trial Euler step, then the mean of both slopes;
-    the last step, to t = 0, is Euler's alone, so that nothing is evaluated there.
+    """Karras et al. (arXiv 2206.00364), algorithm 1: a trial Euler step, then the mean of both
+    slopes; the last step, to t = 0, is Euler's alone, so that nothing is evaluated there.
 
     Arguments as in `euler.sample`.
     """
@@ -25,6 +25,5 @@ def sample(predict: PredictFn, path: Path, x_init: Array, times: Array) -> Array
         second = slope(x + (then - now) * first, then)
         return x + (then - now) * 0.5 * (first + second), None
 
-    times = jnp.asarray(times)
     x, _ = jax.lax.scan(step, x_init, (times[:-2], times[1:-1]))
     return x + (times[-1] - times[-2]) * slope(x, times[-2])
