@@ -32,7 +32,7 @@ def get_config(arg: str = ""):
     c.sample.steps = 40
     if arg == "smoke":
         c.model.depth, c.model.width = 2, 32
-        c.optim.warmup_steps = 5
+        c.optim.warmup_steps = 1
         c.train.steps, c.train.batch_size = 20, 16
         c.log.every, c.checkpoint.every = 5, 5
         c.evaluate.every, c.evaluate.batch_size, c.evaluate.examples = 10, 32, 64

@@ -16,9 +16,8 @@ ApplyFn = Callable[[Params, Array, Array, Array], Array]
 
 def to_model_range(x: Array | np.ndarray, scale: float, shift: float) -> Array:
     """Records as the network sees them: uint8 pixels to [-1, 1], floats to (x - shift) * scale."""
-    if x.dtype == jnp.uint8:
-        return x.astype(jnp.float32) / 127.5 - 1.0
-    return (x.astype(jnp.float32) - shift) * scale
+    values = jnp.asarray(x, jnp.float32)
+    return values / 127.5 - 1.0 if x.dtype == jnp.uint8 else (values - shift) * scale
 
 
 def diffusion_objective(
