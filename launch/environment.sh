@@ -48,6 +48,6 @@ $(cat setup.py launch/no_deps.txt | cksum)"
   # shellcheck disable=SC1091
   source .venv/bin/activate
   mkdir -p .cache
-  # Buffers on huge pages: a third to a half more images a second on a CPU (benchmarks.huge_pages).
+  # Buffers on huge pages: more images a second on a CPU (python -m benchmarks.huge_pages).
   export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 }
