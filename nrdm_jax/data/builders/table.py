@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import sys
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -38,6 +39,8 @@ def prepared(name: str, shape: tuple[int, ...], data_dir: str):
         builder = BUILDERS[name](config=config, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             print(f"preparing data set {builder.info.full_name} in {data_dir}", flush=True)
+            if not sys.stderr.isatty():
+                tfds.disable_progress_bar()
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )

@@ -1,0 +1,43 @@
+"""The benchmarks run: their help always, what they claim of correctness with --slow."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NAMES = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if path.stem not in ("__init__", "measuring")
+)
+
+
+def run(*command):
+    return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True,
+                          text=True, timeout=600, check=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_the_command(name):
+    done = run(f"benchmarks.{name}", "--help")
+    assert done.returncode == 0 and f"python -m benchmarks.{name}" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_the_run_that_was_not():
+    done = run("benchmarks.resume", "--config=configs/openmoji32.py:smoke")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["bitwise"] is True and result["steps"] == [20, 20]
+
+
+@pytest.mark.slow
+def test_train_step_is_measured_beside_torch():
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    done = run("benchmarks.train_step", "--batch_size=2", "--micro_batches=1", "--at_least=0.01")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["pairs"] >= 7 and result["ratio_spread"][0] <= result["ratio"]
