@@ -42,7 +42,7 @@ def our_step(batch_size: int, micro_batches: int, memory: str):
     c = configuration.default()
     c.data.shape, c.data.num_classes = (32, 32, 4), 1000
     c.model.depth, c.model.width, c.model.heads = SIZE["depth"], SIZE["width"], SIZE["heads"]
-    c.model.patch, c.model.beta, c.model.memory = 2, False, memory
+    c.model.patch, c.model.beta, c.model.memory = (2,), False, memory
     c.train.batch_size, c.train.micro_batches = batch_size, micro_batches
     c.optim.clip_norm, c.optim.weight_decay = 0.0, 0.01
     configuration.validate(c)

@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     c.data.shape = (32, 32, 3)
     c.data.num_classes = 10
     # No flip: flags, letters and clocks are not the same drawing mirrored.
-    c.model.depth, c.model.width, c.model.heads, c.model.patch = 6, 128, 2, 4
+    c.model.depth, c.model.width, c.model.heads, c.model.patch = 6, 128, 2, (4,)
     c.optim.learning_rate = 1.5e-3
     c.optim.warmup_steps = 100
     c.optim.schedule = "cosine"

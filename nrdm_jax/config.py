@@ -54,7 +54,7 @@ def default() -> ml_collections.ConfigDict:
     c.model.width = 192
     c.model.heads = 3
     c.model.mlp_ratio = 4.0
-    c.model.patch = 2  # side of a patch on every axis, or one number an axis: (1, 2, 2)
+    c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
     c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
     c.model.learn_variance = False  # twice the output channels; the second half is unused yet
     c.model.variant = "gated"  # gated | resnet | rezero: the form of every residual unit
@@ -123,8 +123,8 @@ def default() -> ml_collections.ConfigDict:
 
 def patch_of(config) -> tuple[int, ...]:
     """Side of a patch on every spatial axis of `data.shape`."""
-    patch, axes = config.model.patch, len(config.data.shape) - 1
-    return (patch,) * axes if isinstance(patch, int) else tuple(patch)
+    patch, axes = tuple(config.model.patch), len(config.data.shape) - 1
+    return patch * axes if len(patch) == 1 else patch
 
 
 def validate(config) -> None:
@@ -288,10 +288,10 @@ def _check_model(c) -> None:
             f"give at least {2 * axes}",
         )
     _require(
-        isinstance(m.patch, int) or (isinstance(m.patch, tuple) and all(map(_is_int, m.patch))),
+        isinstance(m.patch, tuple) and len(m.patch) > 0 and all(map(_is_int, m.patch)),
         "model.patch",
         f"is {m.patch!r}",
-        "give a whole number, or one a spatial axis such as (1, 2, 2)",
+        "give a tuple: one whole number, or one a spatial axis such as (1, 2, 2)",
     )
     patch = patch_of(c)
     _require(

@@ -78,7 +78,7 @@ def test_early_refusals_are_those_of_the_algebra(path, prediction):
     ("field", "value", "says"),
     [
         ("model.heads", 5, "nearest that does is 4"),
-        ("model.patch", 5, "nearest that does is 4"),
+        ("model.patch", (5,), "nearest that does is 4"),
         ("model.patch", (2, 2, 2), "2 spatial axes"),
         ("model.variant", "gatd", 'did you mean "gated"'),
         ("model.size", "XXL", "S, B, L, XL"),

@@ -37,7 +37,7 @@ def tiny_config():
     """The main job's config, shrunk: synthetic pictures of 8 x 8, 2 blocks of width 32."""
     c = default()
     c.data.name, c.data.shape, c.data.num_classes = "synthetic", (8, 8, 3), 4
-    c.model.depth, c.model.width, c.model.heads, c.model.patch = 2, 32, 2, 4
+    c.model.depth, c.model.width, c.model.heads, c.model.patch = 2, 32, 2, (4,)
     c.train.steps, c.train.batch_size = 20, 16
     c.optim.learning_rate = 1e-3
     c.evaluate.batch_size = 16

@@ -59,7 +59,7 @@ def test_nrdm_calls_the_entries(no_jax):
         ((CONFIG, "--config.model.depth=x"), "--config.model.depth=x: invalid"),
         ((CONFIG, "--config.optim.learning_rate=abc"), "--config.optim.learning_rate=abc"),
         ((CONFIG, "--config.model.heads=5"), "model.heads is 5.*nearest that does is"),
-        ((CONFIG, "--config.model.patch=5"), "model.patch is 5.*nearest that does is 4"),
+        ((CONFIG, "--config.model.patch=5"), r"model.patch is \(5,\).*nearest that does is 4"),
         (
             (CONFIG, "--config.diffusion.prediction=eps"),
             "diffusion.prediction is eps.*diffusion.path",

@@ -28,7 +28,7 @@ class FashionMnistConfig(tfds.core.BuilderConfig):
         self.size = size
 
 
-class FashionMnist(tfds.core.GeneratorBasedBuilder):
+class FashionMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: image (size, size, 1), label. Splits: train, heldout (the published test set)."""
 
     VERSION = tfds.core.Version("1.0.0")

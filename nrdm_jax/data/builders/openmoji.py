@@ -57,7 +57,7 @@ class OpenmojiConfig(tfds.core.BuilderConfig):
         self.size = size
 
 
-class Openmoji(tfds.core.GeneratorBasedBuilder):
+class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: image (size, size, 3) on white, label (10 classes), name, code_point."""
 
     VERSION = tfds.core.Version("1.0.0")
