@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv in the clone and enters it.
 # make_environment EXTRAS: a comma-separated list of extras of setup.py, may be empty.
 
@@ -19,6 +20,7 @@ make_environment() {
   local extras="$1" wanted stamp=.venv/.installed python
   # What was asked for before stays installed: extras add up.
   if [ -f "$stamp" ]; then
+    # shellcheck disable=SC2046,SC2086  # words are wanted
     extras=$(printf '%s\n' ${extras//,/ } $(sed -n 's/^extras //p' "$stamp") | sort -u | xargs)
   fi
   extras="${extras//,/ }"

@@ -271,22 +271,31 @@ def all_examples(config, records: Source) -> np.ndarray:
 
 
 def generator(
-    config, apply: objectives.ApplyFn, path: Path, mesh: Mesh, *, steps: int, guidance: float
+    config,
+    apply: objectives.ApplyFn,
+    path: Path,
+    mesh: Mesh,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> Generator:
-    """Raises:
-    ValueError: as `predictions.check`.
+    """What is not given is the config's.
+
+    Raises:
+      ValueError: as `predictions.check`.
     """
+    c = config.sample
     sample = make_sample_fn(
         apply,
         path,
         config.diffusion.prediction,
         shape=tuple(config.data.shape),
-        sampler=config.sample.sampler,
-        steps=steps,
-        guidance=guidance,
+        sampler=c.sampler,
+        steps=c.steps if steps is None else steps,
+        guidance=c.guidance if guidance is None else guidance,
         null_label=config.data.num_classes,
     )
-    return Generator(sample, mesh, config.sample.batch_size)
+    return Generator(sample, mesh, c.batch_size)
 
 
 def _on(mesh: Mesh, f: Callable) -> Callable:

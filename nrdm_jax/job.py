@@ -30,10 +30,10 @@ def run() -> int:
         seeds = list(range(config.sample.examples))
         labels = [seed % config.data.num_classes for seed in seeds]
         out = pathlib.Path(workdir) / "samples" / "final"
-        grid, count = scoring.draw(
+        grid, drawn = scoring.draw(
             config, workdir, out, seeds=seeds, labels=labels, signals=signals
         )
-        scores = scoring.score(config, workdir, samples=count, signals=signals)
+        scores = scoring.score(config, workdir, samples=0, drawn=drawn, signals=signals)
     losses = [row["heldout_loss"] for row in read_metrics(pathlib.Path(workdir))
               if "heldout_loss" in row]  # fmt: skip
     result = {
@@ -43,7 +43,7 @@ def run() -> int:
         "heldout_loss_last": scores["heldout_loss"],
         "wiener": scores["wiener"],
         "ratio": scores["heldout_loss"] / scores["wiener"],
-        "samples": count,
+        "samples": len(drawn),
         "grid": str(grid),
         "nearest_samples": scores.get("nearest_samples"),
         "nearest_heldout": scores.get("nearest_heldout"),

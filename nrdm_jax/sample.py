@@ -40,7 +40,7 @@ def run() -> None:
     from nrdm_jax import scoring
 
     with lifecycle.Signals().installed() as signals:
-        first, count = scoring.draw(
+        first, drawn = scoring.draw(
             config,
             workdir,
             pathlib.Path(flags.FLAGS.out or pathlib.Path(workdir) / "samples" / "final"),
@@ -50,7 +50,7 @@ def run() -> None:
             guidance=flags.FLAGS.guidance,
             signals=signals,
         )
-    command_line.print_result({"samples": count, "grid": str(first)})
+    command_line.print_result({"samples": len(drawn), "grid": str(first)})
 
 
 def main() -> None:

@@ -28,8 +28,9 @@ def draw(
     signals: lifecycle.Signals,
     steps: int | None = None,
     guidance: float | None = None,
-) -> tuple[pathlib.Path, int]:
-    """Writes a sample for each seed and label; returns the file to look at first and their number.
+) -> tuple[pathlib.Path, np.ndarray]:
+    """Writes a sample for each seed and label; returns the file to look at first, and the samples
+    (n, *S, C) in the network's range.
 
     Raises:
       ValueError: there is no checkpoint, or it does not fit the config.
@@ -51,16 +52,24 @@ def draw(
         "weights": str(workdir),
         "config": configuration.to_dict(config),
     }
-    return writers.write_samples(out, x, generate.to_pixels(x), manifest), len(x)
+    return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
 
 
-def score(config, workdir: str, *, samples: int, signals: lifecycle.Signals) -> dict:
+def score(
+    config,
+    workdir: str,
+    *,
+    samples: int,
+    signals: lifecycle.Signals,
+    drawn: np.ndarray | None = None,
+) -> dict:
     """Held-out losses of the EMA weights, those of the best linear denoiser on the same images,
     noise and levels, and nearest-neighbour distances; also written to WORKDIR/evals/scores.json, if
     that can be written.
 
     `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
-    as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1].
+    as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1]. What was
+    `drawn` before is taken; without it `samples` are drawn, 0 for none.
 
     Raises:
       ValueError: as `draw`.
@@ -88,19 +97,14 @@ def score(config, workdir: str, *, samples: int, signals: lifecycle.Signals) -> 
         for name, value in wiener.items()
         if name.startswith("heldout_loss/")
     }
-    if samples:
-        sampler = build.generator(
-            config,
-            parts.apply,
-            parts.path,
-            parts.mesh,
-            steps=config.sample.steps,
-            guidance=config.sample.guidance,
-        )
+    if drawn is None and samples:
+        sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
         seeds = np.arange(samples)
-        x = sampler(ema, seeds, seeds % config.data.num_classes, poll=signals.check)
-        some = build.all_examples(config, heldout)[:: max(1, len(heldout) // samples)][:samples]
-        scores["nearest_samples"] = float(nearest(x, training)[0].mean())
+        drawn = sampler(ema, seeds, seeds % config.data.num_classes, poll=signals.check)
+    if drawn is not None:
+        count = len(drawn)
+        some = build.all_examples(config, heldout)[:: max(1, len(heldout) // count)][:count]
+        scores["nearest_samples"] = float(nearest(drawn, training)[0].mean())
         scores["nearest_heldout"] = float(nearest(some, training)[0].mean())
     scores["evaluate_seconds"] = round(time.monotonic() - before, 1)
     out = pathlib.Path(workdir) / "evals"

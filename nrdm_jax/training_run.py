@@ -221,14 +221,7 @@ def _heldout_losses(parts: build.Run, heldout: Source):
 def _draw(parts: build.Run):
     """Draws the run's preview: the same seeds and labels each time."""
     config = parts.config
-    sampler = build.generator(
-        config,
-        parts.apply,
-        parts.path,
-        parts.mesh,
-        steps=config.sample.steps,
-        guidance=config.sample.guidance,
-    )
+    sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
 
     def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
         seeds = np.arange(config.sample.examples)
