@@ -4,8 +4,8 @@ Purpose: a class-conditional model of 4,072 real drawings, trained, sampled and 
 two CPU cores; 6 blocks of width 128 with adaptive gates. `:smoke` is the same job shrunk to 20
 steps, for tests.
 Expected result: on 2 cores, 8 minutes of training take the held-out loss of the EMA weights from
-1.784 to 0.200, 0.68 of the best linear denoiser's 0.295; flags, animals, faces and objects are told
-at a glance, line work is rough. (Measured 2026-11-23.)
+1.784 to 0.200, 0.68 of the best linear denoiser's 0.295; about half of the samples can be named,
+lines are broken. (Measured 2026-11-23.)
 Command: bash launch/local.sh configs/openmoji32.py
 (in an environment: python -m nrdm_jax.job --config=configs/openmoji32.py --workdir=runs/openmoji32)
 """
