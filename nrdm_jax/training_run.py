@@ -80,49 +80,18 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
             evaluation(0, state)
 
     def meta(step: int) -> dict:
-        return {
-            "step": step,
-            "records_seen": records_seen + (step - first_step) * config.train.batch_size,
-            "seed": config.seed,
-            "batch_size": config.train.batch_size,
-            "data": records.fingerprint,
-            "version": __version__,
-        }
+        seen = records_seen + (step - first_step) * config.train.batch_size
+        return _meta(config, records, step, seen)
 
     save = hooks.Save(checkpoints, meta)
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
     happenings: list[loop.Hook] = [
         non_finite,
-        hooks.StepLog(
-            writer,
-            progress,
-            ledger,
-            parts.schedule,
-            every=config.log.every,
-            last_step=last_step,
-            batch_size=config.train.batch_size,
-            flops_per_step=build.flops_per_step(parts),
-            devices=parts.mesh.size,
-            peak_flops=build.peak_flops(config),
-        ),
-        hooks.Every(
-            evaluation,
-            ledger,
-            "evaluate",
-            every=config.evaluate.every,
-            last_step=last_step if config.evaluate.every else None,
-        ),
-        hooks.Every(
-            hooks.SampleGrid(_draw(parts), workdir, progress),
-            ledger,
-            "sample",
-            every=config.sample.every,
-        ),
+        *_reports(parts, evaluation, workdir, writer, progress, ledger),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
+        profile,
     ]
-    if config.log.profile_start:
-        happenings.append(profile)
     try:
         state, step = loop.run(
             state,
@@ -154,6 +123,47 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
         "finished_before": False,
         "workdir": str(workdir),
         "train_seconds": round(ledger.elapsed(), 1),
+    }
+
+
+def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.Hook]:
+    """What tells of the run: step lines, held-out losses, sample grids."""
+    config = parts.config
+    last_step = config.train.steps
+    grid = hooks.SampleGrid(_draw(parts), workdir, progress)
+    return [
+        hooks.StepLog(
+            writer,
+            progress,
+            ledger,
+            parts.schedule,
+            every=config.log.every,
+            last_step=last_step,
+            batch_size=config.train.batch_size,
+            flops_per_step=build.flops_per_step(parts),
+            devices=parts.mesh.size,
+            peak_flops=build.peak_flops(config),
+        ),
+        hooks.Every(
+            evaluation,
+            ledger,
+            "evaluate",
+            every=config.evaluate.every,
+            last_step=last_step if config.evaluate.every else None,
+        ),
+        hooks.Every(grid, ledger, "sample", every=config.sample.every),
+    ]
+
+
+def _meta(config, records: Source, step: int, records_seen: int) -> dict:
+    """The JSON item of a checkpoint."""
+    return {
+        "step": step,
+        "records_seen": records_seen,
+        "seed": config.seed,
+        "batch_size": config.train.batch_size,
+        "data": records.fingerprint,
+        "version": __version__,
     }
 
 

@@ -205,7 +205,7 @@ class Profile:
             jax.block_until_ready(state.step)
             jax.profiler.start_trace(str(self._directory))
             self._running = True
-        elif step == self._stop:
+        elif self._running and step == self._stop:
             jax.block_until_ready(state.step)
             self.close()
 
