@@ -16,7 +16,7 @@ MESH_AXES = ("data", "fsdp")
 
 CHOICES = {
     "model.name": ("dit",),
-    "model.variant": ("gated", "resnet", "rezero"),
+    "model.variant": ("gated", "adaln", "input_scale", "resnet", "rezero", "layerscale"),
     "model.gate_shape": ("channel", "scalar"),
     "model.gate_condition": ("cond", "cond_shared", "static"),
     "model.modulation": ("per_unit", "shared"),
@@ -57,7 +57,7 @@ def default() -> ml_collections.ConfigDict:
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
     c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
     c.model.learn_variance = False  # twice the output channels; the second half is unused yet
-    c.model.variant = "gated"  # gated | resnet | rezero: the form of every residual unit
+    c.model.variant = "gated"  # the form of every residual unit, one of models.unit.VARIANTS
     c.model.gate_shape = "channel"  # channel | scalar
     c.model.gate_condition = "cond"  # cond | cond_shared | static
     c.model.alpha_start = "auto"  # auto | zero | one | inv_sqrt_units | a number

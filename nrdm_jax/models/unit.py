@@ -31,6 +31,7 @@ class Gates:
       alpha, beta: whether the gate exists at all.
       alpha_start: `auto` (zero where conditional, so that the stack starts as the identity, else
         inv_sqrt_units), `zero`, `one`, `inv_sqrt_units` = 1/sqrt(units), or a number.
+      alpha_offset, alpha_scale: alpha = offset + scale * parameter.
       beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean
       only,
         and those of all units add up: unbounded, it is the direction in which very deep
@@ -44,6 +45,8 @@ class Gates:
     alpha: bool = True
     beta: bool = True
     alpha_start: str | float = "auto"
+    alpha_offset: float = 0.0
+    alpha_scale: float = 1.0
     beta_bound: bool = True
 
     def alpha_value(self) -> float:
@@ -87,14 +90,49 @@ def resnet(z: Array, branch: Callable[[Array], Array], alpha: None, beta: None) 
     return z + branch(z)
 
 
+def adaln(z: Array, branch: Callable[[Array], Array], alpha: Array, beta: Array | None) -> Array:
+    """z + F(alpha * z + beta): the gates before the branch, and not behind it."""
+    inside = alpha * z
+    return z + branch(inside if beta is None else inside + beta)
+
+
+def input_scale(
+    z: Array, branch: Callable[[Array], Array], alpha: Array, beta: Array | None
+) -> Array:
+    """alpha * z + F(z) + beta: the gate on the trunk itself."""
+    out = alpha * z + branch(z)
+    return out if beta is None else out + beta
+
+
+def _adaln_gates(gates: Gates) -> Gates:
+    start = "one" if gates.alpha_start == "auto" else gates.alpha_start
+    return dataclasses.replace(gates, alpha_start=start)
+
+
+# The first five are those the paper compares.
 VARIANTS = {
     "gated": Variant(gated, lambda gates: gates),
+    "adaln": Variant(adaln, _adaln_gates),
+    # alpha = 1 + a / units with a = 0 at start: its product over the stack stays within e^max(a).
+    "input_scale": Variant(
+        input_scale,
+        lambda gates: dataclasses.replace(
+            gates, alpha_start="zero", alpha_offset=1.0, alpha_scale=1.0 / gates.units
+        ),
+    ),
     "resnet": Variant(resnet, lambda gates: dataclasses.replace(gates, alpha=False, beta=False)),
     # ReZero (Bachlechner et al., arXiv 2003.04887): a learnt scalar that starts at zero.
     "rezero": Variant(
         gated,
         lambda gates: dataclasses.replace(
             gates, shape="scalar", condition="static", alpha_start="zero", beta=False
+        ),
+    ),
+    # LayerScale (Touvron et al., arXiv 2103.17239): a learnt value a channel that starts small.
+    "layerscale": Variant(
+        gated,
+        lambda gates: dataclasses.replace(
+            gates, shape="channel", condition="static", alpha_start=1e-4, beta=False
         ),
     ),
 }
@@ -105,14 +143,15 @@ class Gate(nn.Module):
 
     Attributes:
       shape, condition: as in `Gates`.
-      start: value for every input, at start.
-      scale: the parameter is multiplied by it.
+      start: value for every input, at start, without the offset.
+      scale, offset: gate = offset + scale * parameter.
     """
 
     shape: str
     condition: str
     start: float
     scale: float = 1.0
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, z: Array, condition: Condition) -> Array:
@@ -121,7 +160,7 @@ class Gate(nn.Module):
             "bias", nn.initializers.constant(self.start / self.scale), (features,), jnp.float32
         )
         if self.condition == "static":
-            return (self.scale * bias).reshape((1,) * (z.ndim - 1) + (features,))
+            return (self.offset + self.scale * bias).reshape((1,) * (z.ndim - 1) + (features,))
         if self.condition == "cond":
             kernel = self.param(
                 "kernel", nn.initializers.zeros, (condition.e_BD.shape[-1], features), jnp.float32
@@ -129,7 +168,7 @@ class Gate(nn.Module):
             projected = condition.e_BD @ kernel
         else:
             projected = condition.shared[str(self.name)][..., :features]
-        gate = self.scale * (projected + bias[None, :])
+        gate = self.offset + self.scale * (projected + bias[None, :])
         return gate.reshape(gate.shape[0], *(1,) * (z.ndim - 2), features)
 
 
@@ -152,9 +191,14 @@ class ResidualUnit(nn.Module):
         gates = variant.gates(self.gates)
         alpha = beta = None
         if gates.alpha:
-            alpha = Gate(gates.shape, gates.condition, gates.alpha_value(), name="alpha")(
-                z, condition
-            )
+            alpha = Gate(
+                gates.shape,
+                gates.condition,
+                gates.alpha_value(),
+                gates.alpha_scale,
+                gates.alpha_offset,
+                name="alpha",
+            )(z, condition)
         if gates.beta:
             scale = 1.0 / gates.units if gates.beta_bound else 1.0
             beta = Gate(gates.shape, gates.condition, 0.0, scale, name="beta")(z, condition)

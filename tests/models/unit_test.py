@@ -87,6 +87,38 @@ def test_rezero_is_one_scalar_that_starts_at_zero_and_learns():
     )
 
 
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ("gated", lambda z, a, b: z + a * 2 * z + b / 16),
+        ("adaln", lambda z, a, b: z + 2 * (a * z + b / 16)),
+        ("input_scale", lambda z, a, b: (1 + a / 16) * z + 2 * z + b / 16),
+    ],
+)
+def test_where_the_gates_stand(variant, expected):
+    unit, variables = built(variant, condition="static")
+    alpha, beta = (jax.random.normal(jax.random.key(i), (8,)) for i in range(2))
+    variables = {"params": {"alpha": {"bias": alpha}, "beta": {"bias": beta}}}
+    out = unit.apply(variables, Z, CONDITION)
+    np.testing.assert_allclose(
+        out, expected(Z, alpha[None, None], beta[None, None]), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("condition", ["static", "cond"])
+@pytest.mark.parametrize(
+    ("variant", "factor"), [("adaln", 3), ("input_scale", 3), ("layerscale", 1 + 2e-4)]
+)
+def test_start_of_the_other_variants(variant, factor, condition):
+    unit, variables = built(variant, condition=condition)
+    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), factor * Z, rtol=1e-6)
+
+
+def test_layerscale_is_one_value_a_channel():
+    _, variables = built("layerscale", shape="scalar", condition="cond")
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"alpha": {"bias": (8,)}}}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_trunk_of_any_number_of_axes_stays_float32(variant):
     class Half(nn.Module):
