@@ -1,135 +1,169 @@
-"""The branches F of the residual units of a transformer, and the block they make."""
+"""The branches F of a transformer's residual units. Each is (u (B, N, E), condition) -> (B, N, D):
+a norm, then what the name says. E may be wider than D, where a unit reads a skip as well."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nrdm_jax.models.attention import attend
 from nrdm_jax.models.conditioning import Condition
-from nrdm_jax.models.unit import Gates, ResidualUnit
+from nrdm_jax.models.norms import AdaptiveNorm, rms_norm
+from nrdm_jax.models.positions import rotary, rotate
 from nrdm_jax.signatures import Array
 
-# Glorot & Bengio (2010), on the matrix of all input by all output features, heads included.
-XAVIER = nn.initializers.xavier_uniform()
+
+def xavier(gain: float = 1.0):
+    """Glorot & Bengio (2010), uniform, on the matrix of all inputs by all outputs."""
+    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
 
 
-def layer_norm(z: Array, epsilon: float = 1e-6) -> Array:
-    """(z - mean) / sqrt(var + epsilon) over the last axis, in float32, no parameters."""
-    z = z.astype(jnp.float32)
-    centred = z - jnp.mean(z, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + epsilon)
-
-
-class AdaptiveNorm(nn.Module):
-    """LN(z) * (1 + scale(c)) + shift(c), both zero at start: adaLN (arXiv 2212.09748).
+class Attention(nn.Module):
+    """Multi-head attention of queries from one sequence to keys and values of another: what self-
+    and cross-attention have in common.
 
     Attributes:
-      modulation: `per_unit`, a kernel of its own; `shared`, the stack's kernel and a bias of its
-      own.
+      width: output channels; a head has width / heads.
+      heads: attention heads.
+      modulation: of the norm, see `AdaptiveNorm`.
+      gain: factor on the start of the value and output kernels.
+      qk_norm: RMSNorm with a learnt scale on queries and keys, over a head's channels (Dehghani et
+        al., arXiv 2302.05442).
+      dtype: compute type; the softmax is float32.
     """
 
-    modulation: str = "per_unit"
-
-    @nn.compact
-    def __call__(self, z: Array, condition: Condition) -> Array:
-        width = z.shape[-1]
-        bias = self.param("bias", nn.initializers.zeros, (2, width), jnp.float32)
-        if self.modulation == "per_unit":
-            kernel = self.param(
-                "kernel",
-                nn.initializers.zeros,
-                (condition.e_BD.shape[-1], 2, width),
-                jnp.float32,
-            )
-            projected = jnp.einsum("bd,dse->sbe", condition.e_BD, kernel)
-        else:
-            projected = jnp.stack([condition.shared["shift"], condition.shared["scale"]])
-        shift, scale = (projected + bias[:, None, :]).reshape(
-            2, z.shape[0], *(1,) * (z.ndim - 2), width
-        )
-        return layer_norm(z) * (1.0 + scale) + shift
-
-
-class SelfAttention(nn.Module):
-    """(z (B, N, D), condition) -> (B, N, D): adaptive norm, multi-head attention, projection."""
-
+    width: int
     heads: int
     modulation: str = "per_unit"
+    gain: float = 1.0
+    qk_norm: bool = False
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, z_BND: Array, condition: Condition) -> Array:
-        width = z_BND.shape[-1]
-        head_width = width // self.heads
-        y_BND = AdaptiveNorm(self.modulation, name="norm")(z_BND, condition).astype(self.dtype)
-        matrix = nn.initializers.variance_scaling(
-            1.0, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2)
-        )
-        q, k, v = (
-            jnp.einsum(
-                "bnd,dhk->bhnk",
-                y_BND,
-                self.param(f"{name}_kernel", matrix, (width, self.heads, head_width)).astype(
-                    self.dtype
-                ),
+    def normed(self, u: Array, condition: Condition) -> Array:
+        return AdaptiveNorm(self.modulation, name="norm")(u, condition).astype(self.dtype)
+
+    def attention(
+        self,
+        y_BNE: Array,
+        source_BMG: Array,
+        mask_BM: Array | None = None,
+        angles: np.ndarray | None = None,
+    ) -> Array:
+        """-> (B, N, width). `angles`: places to rotate queries and keys by, see `rotate`."""
+        head_width = self.width // self.heads
+
+        def project(name: str, x: Array, gain: float) -> Array:
+            init = nn.initializers.variance_scaling(
+                gain**2, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2)
             )
-            + self.param(f"{name}_bias", nn.initializers.zeros, (self.heads, head_width)).astype(
-                self.dtype
-            )[None, :, None, :]
-            for name in ("query", "key", "value")
-        )
-        out_BHNK = attend(q, k, v)
+            kernel = self.param(f"{name}_kernel", init, (x.shape[-1], self.heads, head_width))
+            bias = self.param(f"{name}_bias", nn.initializers.zeros, (self.heads, head_width))
+            out = jnp.einsum("bnd,dhk->bhnk", x, kernel.astype(self.dtype))
+            return out + bias.astype(self.dtype)[None, :, None, :]
+
+        def normed(name: str, x: Array) -> Array:
+            scale = self.param(f"{name}_scale", nn.initializers.ones, (head_width,))
+            return (rms_norm(x) * scale[None, None, None, :]).astype(self.dtype)
+
+        q = project("query", y_BNE, 1.0)
+        k = project("key", source_BMG, 1.0)
+        v = project("value", source_BMG, self.gain)
+        if self.qk_norm:
+            q, k = normed("query", q), normed("key", k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        out_BHNK = attend(q, k, v, mask_BM)
         kernel_HKD = self.param(
             "out_kernel",
-            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2),
-            (self.heads, head_width, width),
+            nn.initializers.variance_scaling(
+                self.gain**2, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2
+            ),
+            (self.heads, head_width, self.width),
         )
-        bias_D = self.param("out_bias", nn.initializers.zeros, (width,))
+        bias_D = self.param("out_bias", nn.initializers.zeros, (self.width,))
         return (
             jnp.einsum("bhnk,hkd->bnd", out_BHNK, kernel_HKD.astype(self.dtype))
             + bias_D.astype(self.dtype)[None, None, :]
         )
 
 
-class Mlp(nn.Module):
-    """(z (B, *S, D), condition) -> the same shape: adaptive norm, linear, GELU, linear."""
+class SelfAttention(Attention):
+    """Among the tokens of an example: all of them, or those that share a place on the axes of
+    `grid` that are not in `axes` (the factorised blocks of Latte, arXiv 2401.03048, attend along H,
+    W within a frame, and along T at a place).
 
+    Attributes:
+      grid: tokens along each axis; of more tokens, the first ones are no patches.
+      axes: of the grid, attended along; empty: all.
+      rotary: rotate queries and keys by their places.
+    """
+
+    grid: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
+    rotary: bool = False
+
+    @nn.compact
+    def __call__(self, u_BNE: Array, condition: Condition) -> Array:
+        y = self.normed(u_BNE, condition)
+        along = tuple(self.grid[a] for a in self.axes) if self.axes else self.grid
+        angles = rotary(along, self.width // self.heads) if self.rotary else None
+        if not self.axes:
+            return self.attention(y, y, angles=angles)
+        others = tuple(a for a in range(len(self.grid)) if a not in self.axes)
+        order = (0, *(1 + a for a in others), *(1 + a for a in self.axes), len(self.grid) + 1)
+        y = y.reshape(y.shape[0], *self.grid, y.shape[-1]).transpose(order)
+        groups = y.reshape(-1, math.prod(along), y.shape[-1])
+        out = self.attention(groups, groups, angles=angles).reshape(*y.shape[:-1], self.width)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return out.transpose(back).reshape(*u_BNE.shape[:-1], self.width)
+
+
+class CrossAttention(Attention):
+    """From the tokens to the text, `condition.text_BTE`, its padding masked."""
+
+    @nn.compact
+    def __call__(self, u_BNE: Array, condition: Condition) -> Array:
+        assert condition.text_BTE is not None
+        text_BTE = condition.text_BTE.astype(self.dtype)
+        return self.attention(self.normed(u_BNE, condition), text_BTE, condition.text_mask_BT)
+
+
+class Mlp(nn.Module):
+    """Norm, linear, GELU (tanh form), linear; works on any number of axes.
+
+    Attributes:
+      width: output channels.
+      ratio: hidden channels over width.
+      activation: `gelu`; or `swiglu`, SiLU(a) * b for two linears a, b of two thirds of the hidden
+        channels, so that the parameters are as many (Shazeer, arXiv 2002.05202).
+      modulation: see `AdaptiveNorm`.
+      gain: factor on the start of the kernels.
+      dtype: compute type.
+    """
+
+    width: int
     ratio: float = 4.0
+    activation: str = "gelu"
     modulation: str = "per_unit"
+    gain: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Array, condition: Condition) -> Array:
-        width = z.shape[-1]
-        y = AdaptiveNorm(self.modulation, name="norm")(z, condition).astype(self.dtype)
-        hidden = nn.Dense(
-            int(self.ratio * width), kernel_init=XAVIER, dtype=self.dtype, name="hidden"
-        )(y)
-        return nn.Dense(width, kernel_init=XAVIER, dtype=self.dtype, name="out")(
-            jax.nn.gelu(hidden, approximate=True)
-        )
+    def __call__(self, u: Array, condition: Condition) -> Array:
+        y = AdaptiveNorm(self.modulation, name="norm")(u, condition).astype(self.dtype)
+        hidden = int(self.ratio * self.width)
+        if self.activation == "swiglu":
+            hidden = max(1, round(2 * hidden / 3))
 
+        def linear(features: int, name: str):
+            return nn.Dense(features, kernel_init=xavier(self.gain), dtype=self.dtype, name=name)
 
-class TransformerBlock(nn.Module):
-    """(z (B, N, D), condition) -> z: an attention unit, then an MLP unit."""
-
-    gates: Gates
-    variant: str
-    heads: int
-    mlp_ratio: float
-    modulation: str
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, z_BND: Array, condition: Condition) -> Array:
-        attention = SelfAttention(self.heads, self.modulation, self.dtype, parent=None)
-        z_BND = ResidualUnit(attention, self.gates, self.variant, name="attention")(
-            z_BND, condition
-        )
-        mlp = Mlp(self.mlp_ratio, self.modulation, self.dtype, parent=None)
-        return ResidualUnit(mlp, self.gates, self.variant, name="mlp")(z_BND, condition)
-
-
-UNITS_PER_BLOCK = 2
+        a = linear(hidden, "hidden")(y)
+        if self.activation == "swiglu":
+            a = jax.nn.silu(a) * linear(hidden, "linear")(y)
+        else:
+            a = jax.nn.gelu(a, approximate=True)
+        return linear(self.width, "out")(a)

@@ -13,10 +13,14 @@ class Condition:
     """Attributes:
     e_BD: e(c) = SiLU(c) of the sum c of all embeddings, float32.
     shared: projections that all units of a stack have in common, by name: (B, D) each.
+    text_BTE: states of a text encoder, for cross-attention.
+    text_mask_BT: True where a text token is no padding.
     """
 
     e_BD: Array
     shared: dict[str, Array]
+    text_BTE: Array | None = None
+    text_mask_BT: Array | None = None
 
 
 class TimeEmbedding(nn.Module):

@@ -1,6 +1,11 @@
 """Fixed positions of tokens on a grid of any number of axes."""
 
+import functools
+
+import jax.numpy as jnp
 import numpy as np
+
+from nrdm_jax.signatures import Array
 
 
 def sincos(grid: tuple[int, ...], width: int) -> np.ndarray:
@@ -24,3 +29,37 @@ def sincos(grid: tuple[int, ...], width: int) -> np.ndarray:
         parts += [np.sin(angle), np.cos(angle)]
     table = np.concatenate(parts, axis=1)
     return np.pad(table, ((0, 0), (0, width - table.shape[1]))).astype(np.float32)
+
+
+@functools.lru_cache
+def rotary(grid: tuple[int, ...], head_width: int) -> np.ndarray:
+    """(prod(grid), head_width // 2) float32: the angles by which `rotate` turns pairs of channels.
+
+    Each axis turns an equal share of the pairs, by its coordinate times omega_j = 10000^(-j/J) (Su
+    et al., arXiv 2104.09864, eq. 15, an axis at a time); pairs that are left over are not turned.
+
+    Raises:
+      ValueError: a head has no pair for each axis.
+    """
+    frequencies = head_width // (2 * len(grid))
+    if frequencies == 0:
+        raise ValueError(f"heads of {head_width} channels cannot be rotated on {len(grid)} axes")
+    omega = 10_000.0 ** -(np.arange(frequencies) / frequencies)
+    coordinates = np.meshgrid(*map(np.arange, grid), indexing="ij")
+    table = np.concatenate([c.reshape(-1, 1) * omega[None, :] for c in coordinates], axis=1)
+    return np.pad(table, ((0, 0), (0, head_width // 2 - table.shape[1]))).astype(np.float32)
+
+
+def rotate(x_BHNK: Array, angles: np.ndarray) -> Array:
+    """Turns the pairs (x_j, x_{j + K/2}) of each token by its angles, (M, K // 2) with M <= N.
+
+    Of more tokens than angles the first ones, which are no patches, stay. Then q k^T depends on the
+    difference of places only.
+    """
+    extra = x_BHNK.shape[2] - angles.shape[0]
+    table = np.pad(angles, ((extra, 0), (0, 0)))[None, None]
+    cos, sin = (f(table).astype(np.float32) for f in (np.cos, np.sin))
+    half = angles.shape[1]
+    a, b, rest = x_BHNK[..., :half], x_BHNK[..., half : 2 * half], x_BHNK[..., 2 * half :]
+    turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], axis=-1)
+    return turned.astype(x_BHNK.dtype)

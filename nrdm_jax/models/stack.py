@@ -1,71 +1,150 @@
-"""Runs L blocks of one form by one scan over stacked parameters.
+"""A stack: L blocks of one form, run by one scan over stacked parameters.
 
-The program, and so its compile time, does not grow with depth; what the backward pass keeps is the
-choice of a memory mode. A block is used as the pure function (params, z, condition) -> z, so that
-any mode (and, later, a pipeline stage) can drive it without knowing what is inside.
+The program, and so its compile time, does not grow with depth. What the backward pass keeps is the
+choice of a memory mode; how many streams the trunk has belongs to the model.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nrdm_jax.models import memory, reversible
 from nrdm_jax.models.conditioning import Condition
+from nrdm_jax.models.probe import Streams, health, tap
+from nrdm_jax.models.unit import ResidualUnit
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
 
-BlockFn = Callable[[Any, Array, Condition], Array]
 
+class Passed(NamedTuple):
+    """What comes out of a stack.
 
-def run(block: BlockFn, params: Any, z: Array, condition: Condition, memory: str) -> Array:
-    """Applies `block` once for each leading index of `params`.
-
-    Args:
-      block: (one block's params, z, condition) -> z of the same shape.
-      params: a tree whose every leaf has a leading axis of length L.
-      z: the trunk, (B, *S, D) float32.
-      condition: common to all blocks.
-      memory: `none` keeps every activation for the backward pass; `remat` only each block's input,
-        and computes the block again.
+    Attributes:
+      streams: after the last block.
+      health: (L, units of a block, 2), see `probe.health`, where taps were given.
+      kept: the first stream after each block, (L, B, *S, D), where asked for.
     """
-    if memory == "remat":
-        # Inside a scan nothing can be merged across the barrier that prevent_cse would insert.
-        block = jax.checkpoint(block, prevent_cse=False)
 
-    def body(z, block_params):
-        return block(block_params, z, condition), None
+    streams: Streams
+    health: Array | None
+    kept: Array | None
 
-    return jax.lax.scan(body, z, params)[0]
+
+def _keep_first_half(key, shape, dtype=jnp.float32):
+    """[I; 0]: of [z, skip], z alone, so that a stack starts as the identity."""
+    return jnp.eye(*shape, dtype=dtype)
+
+
+class Block(nn.Module):
+    """(streams, condition, taps (units,), skip) -> (streams, health (units, 2) or None).
+
+    Each unit takes the streams (a, b) to (b, unit(a; b)): it writes the one and reads the other. A
+    single stream is both.
+
+    Attributes:
+      units: (name, function that makes the unit), in their order. (A module among the attributes
+        would become a child under the attribute's name.)
+      project: z <- W [z, skip] comes first, W = [I; 0] at start: the skip of U-ViT and U-Net.
+      prefix: leading tokens that are no patches.
+    """
+
+    units: tuple[tuple[str, Callable[..., ResidualUnit]], ...]
+    project: bool = False
+    prefix: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        streams: Streams,
+        condition: Condition,
+        taps: Array | None = None,
+        skip: Array | None = None,
+    ) -> tuple[Streams, Array | None]:
+        if self.project:
+            both = jnp.concatenate([streams[0], cast(Array, skip)], axis=-1)
+            width = streams[0].shape[-1]
+            streams = (
+                nn.Dense(width, kernel_init=_keep_first_half, name="project")(both),
+            )  # fmt: skip
+        seen = []
+        for i, (name, unit) in enumerate(self.units):
+            if taps is not None:
+                streams = tap(streams, taps[i])
+                seen.append(health(streams, self.prefix))
+            new = unit(name=name)(streams[0], streams[-1], condition, skip)
+            streams = (*streams[1:], new)
+        return streams, jnp.stack(seen) if seen else None
 
 
 class Stack(nn.Module):
-    """(z (B, *S, D), condition) -> z after `depth` blocks. Parameters: those of one block, stacked.
+    """(streams, condition, taps, skips) -> Passed. Parameters: those of one block, stacked.
+
+    Taps are (L, units of a block), see `probe.tap`; skips (L, B, *S, D), the block's own first.
 
     Attributes:
-      block: an unbound module, (z, condition) -> z.
-      depth: number of blocks.
-      memory: as in `run`.
+      block: unbound.
+      depth: number of blocks, L.
+      memory: `reversible`, or a mode of `memory.scan`.
+      remat_policy: a key of `memory.POLICIES`.
+      keep: return the first stream after each block.
     """
 
-    block: nn.Module
+    block: Block
     depth: int
     memory: str = "none"
+    remat_policy: str = "nothing"
+    keep: bool = False
 
     @nn.compact
-    def __call__(self, z: Array, condition: Condition) -> Array:
+    def __call__(
+        self,
+        streams: Streams,
+        condition: Condition,
+        taps: Array | None = None,
+        skips: Array | None = None,
+    ) -> Passed:
         block = self.block.clone(parent=None, name=None)
 
         def init_one(key):
-            example = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), (z, condition))
-            return block.init(key, *example)["params"]
+            def example(x):
+                return jnp.zeros((1, *x.shape[1:]), x.dtype)
+
+            arguments = jax.tree.map(example, (streams, condition))
+            skip = None if skips is None else example(skips[0])
+            return block.init(key, *arguments, None, skip)["params"]
 
         def init_all(key):
             return jax.vmap(init_one)(jax.random.split(key, self.depth))
 
-        def apply(params, z, condition):
-            z = constrain(z, "activation_batch", *("activation_length",) * (z.ndim - 2), None)
-            return block.apply({"params": params}, z, condition)
+        params = self.param("blocks", init_all)
+        if self.memory == "reversible":
+            units = tuple((name, _pure(unit(parent=None))) for name, unit in block.units)
+            passed = reversible.scan(units, block.prefix, params, streams, condition, taps)
+            return Passed(*passed, None)
 
-        return run(apply, self.param("blocks", init_all), z, condition, self.memory)
+        def body(streams, x):
+            params, taps, skip = x
+            streams = tuple(map(_laid_out, streams))
+            streams, seen = block.apply({"params": params}, streams, condition, taps, skip)
+            return streams, (seen, streams[0] if self.keep else None)
+
+        streams, (seen, kept) = memory.scan(
+            body, streams, (params, taps, skips), self.memory, self.remat_policy
+        )
+        return Passed(streams, seen, kept)
+
+
+def _laid_out(z: Array) -> Array:
+    return constrain(z, "activation_batch", *("activation_length",) * (z.ndim - 2), None)
+
+
+def _pure(unit: ResidualUnit):
+    """A unit as a function of its params."""
+
+    def apply(params: Any, z: Array, u: Array, condition: Condition) -> Array:
+        return cast(Array, unit.apply({"params": params}, _laid_out(z), _laid_out(u), condition))
+
+    return apply

@@ -8,13 +8,16 @@ one row of `VARIANTS`: which gates it has, and how they join z and F.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from nrdm_jax.models.conditioning import Condition
+from nrdm_jax.models.norms import layer_norm, rms_norm
 from nrdm_jax.signatures import Array
 
 
@@ -26,17 +29,17 @@ class Gates:
       units: residual units in the whole stack; bounds and start values depend on it.
       shape: `channel`, a value per channel of the trunk, or `scalar`.
       condition: `static`, one value for all inputs; `cond`, g(c) = g + W SiLU(c), W of the unit's
-      own
-        and zero at start; `cond_shared`, the same with one W for the whole stack.
+        own and zero at start; `cond_shared`, the same with one W for the whole stack.
       alpha, beta: whether the gate exists at all.
       alpha_start: `auto` (zero where conditional, so that the stack starts as the identity, else
         inv_sqrt_units), `zero`, `one`, `inv_sqrt_units` = 1/sqrt(units), or a number.
       alpha_offset, alpha_scale: alpha = offset + scale * parameter.
+      beta_start: value of beta at start.
       beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean
-      only,
-        and those of all units add up: unbounded, it is the direction in which very deep
+        only, and those of all units add up: unbounded, it is the direction in which very deep
         transformers collapse (arXiv 2605.06169). The optimizer moves beta_raw ten times slower as
         well.
+      prefix: leading tokens of the trunk that are no patches, see `dit.DiT`.
     """
 
     units: int
@@ -47,7 +50,9 @@ class Gates:
     alpha_start: str | float = "auto"
     alpha_offset: float = 0.0
     alpha_scale: float = 1.0
+    beta_start: float = 0.0
     beta_bound: bool = True
+    prefix: int = 0
 
     def alpha_value(self) -> float:
         """The start value as a number.
@@ -71,42 +76,89 @@ class Variant(NamedTuple):
     """One residual structure.
 
     Attributes:
-      residual: (z, F, alpha, beta) -> the next z, F a function of z; a gate that is absent is None.
+      join: (z, u, branch, alpha, beta, gates) -> the next z. z is the trunk that is written, u what
+        the branch reads: z itself, or the other stream of a stack of two. `branch` is F, a function
+        of u; a gate that is absent is None.
       gates: the gates this structure has, given those that were asked for.
+      kernel_gain: units -> factor on the start of the branches' value, output and MLP kernels.
+      additive: the next z is z + delta(u), so that z can be had back from it.
     """
 
-    residual: Callable[..., Array]
+    join: Callable[..., Array]
     gates: Callable[[Gates], Gates]
+    kernel_gain: Callable[[int], float] = lambda units: 1.0
+    additive: bool = True
 
 
-def gated(z: Array, branch: Callable[[Array], Array], alpha: Array, beta: Array | None) -> Array:
-    """z + alpha * F(z) + beta (arXiv 2406.13215); with beta off and alpha(c) zero: adaLN-Zero."""
-    z = z + alpha * branch(z)
-    return z if beta is None else z + beta
+def token_mean(z: Array, prefix: int = 0) -> Array:
+    """Jz: the mean over all tokens (B, *S, D) -> (B, 1, .., D), an example at a time.
+
+    The first `prefix` tokens are another modality and have a mean of their own; then the result has
+    the shape of z.
+    """
+    if prefix:
+        parts = (z[:, :prefix], z[:, prefix:])
+        means = [jnp.broadcast_to(token_mean(part), part.shape) for part in parts]
+        return jnp.concatenate(means, axis=1)
+    return jnp.mean(z, axis=tuple(range(1, z.ndim - 1)), keepdims=True)
 
 
-def resnet(z: Array, branch: Callable[[Array], Array], alpha: None, beta: None) -> Array:
-    """z + F(z) (He et al., arXiv 1512.03385)."""
-    return z + branch(z)
+def gated(z, u, branch, alpha, beta, gates):
+    """z + (alpha * F(u) + beta) (arXiv 2406.13215); beta off and alpha(c) zero: adaLN-Zero."""
+    delta = alpha * branch(u)
+    return z + (delta if beta is None else delta + beta)
 
 
-def adaln(z: Array, branch: Callable[[Array], Array], alpha: Array, beta: Array | None) -> Array:
-    """z + F(alpha * z + beta): the gates before the branch, and not behind it."""
-    inside = alpha * z
+def resnet(z, u, branch, alpha, beta, gates):
+    """z + F(u) (He et al., arXiv 1512.03385)."""
+    return z + branch(u)
+
+
+def adaln(z, u, branch, alpha, beta, gates):
+    """z + F(alpha * u + beta): the gates before the branch, and not behind it."""
+    inside = alpha * u
     return z + branch(inside if beta is None else inside + beta)
 
 
-def input_scale(
-    z: Array, branch: Callable[[Array], Array], alpha: Array, beta: Array | None
-) -> Array:
-    """alpha * z + F(z) + beta: the gate on the trunk itself."""
-    out = alpha * z + branch(z)
+def input_scale(z, u, branch, alpha, beta, gates):
+    """alpha * z + F(u) + beta: the gate on the trunk itself."""
+    out = alpha * z + branch(u)
     return out if beta is None else out + beta
+
+
+def deepnorm(z, u, branch, alpha, beta, gates):
+    """LN(a * z + F(u)), a = units^(1/4) (Wang et al., arXiv 2203.00555, an encoder's constants)."""
+    return layer_norm(gates.units**0.25 * z + branch(u))
+
+
+def mv_split(z, u, branch, alpha, beta, gates):
+    """RMSNorm(z + beta * P F + alpha * J(F - z)), P = I - J (arXiv 2605.06169).
+
+    What a branch says to all tokens alike and what it says to each have gains of their own.
+    """
+    f = branch(u)
+    mean = token_mean(f, gates.prefix)
+    return rms_norm(z + beta * (f - mean) + alpha * (mean - token_mean(z, gates.prefix)))
 
 
 def _adaln_gates(gates: Gates) -> Gates:
     start = "one" if gates.alpha_start == "auto" else gates.alpha_start
     return dataclasses.replace(gates, alpha_start=start)
+
+
+def _mv_split_gates(gates: Gates) -> Gates:
+    # Its authors' two depths: 1 at 400 blocks (800 units), 0.03 at 1,000; a power law between.
+    start = min(1.0, (gates.units / 800) ** (math.log(0.03) / math.log(2000 / 800)))
+    return dataclasses.replace(
+        gates,
+        shape="channel",
+        condition="static",
+        alpha=True,
+        beta=True,
+        alpha_start="zero",
+        beta_start=start,
+        beta_bound=False,
+    )
 
 
 # The first five are those the paper compares.
@@ -119,6 +171,7 @@ VARIANTS = {
         lambda gates: dataclasses.replace(
             gates, alpha_start="zero", alpha_offset=1.0, alpha_scale=1.0 / gates.units
         ),
+        additive=False,
     ),
     "resnet": Variant(resnet, lambda gates: dataclasses.replace(gates, alpha=False, beta=False)),
     # ReZero (Bachlechner et al., arXiv 2003.04887): a learnt scalar that starts at zero.
@@ -135,6 +188,13 @@ VARIANTS = {
             gates, shape="channel", condition="static", alpha_start=1e-4, beta=False
         ),
     ),
+    "deepnorm": Variant(
+        deepnorm,
+        lambda gates: dataclasses.replace(gates, alpha=False, beta=False),
+        kernel_gain=lambda units: (4 * units) ** -0.25,
+        additive=False,
+    ),
+    "mv_split": Variant(mv_split, _mv_split_gates, additive=False),
 }
 
 
@@ -143,7 +203,7 @@ class Gate(nn.Module):
 
     Attributes:
       shape, condition: as in `Gates`.
-      start: value for every input, at start, without the offset.
+      start: value for every input, at start.
       scale, offset: gate = offset + scale * parameter.
     """
 
@@ -173,20 +233,23 @@ class Gate(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """(z (B, *S, D), condition) -> z of the same shape, through one branch and its gates.
+    """(z, u (B, *S, D), condition, skip) -> the next z, through one branch and its gates.
 
     Attributes:
-      branch: (z, condition) -> (B, *S, D) in any float type.
+      branch: (u, condition) -> (B, *S, D) in any float type.
       gates: the gates of the stack; the variant may remove some.
       variant: a key of `VARIANTS`.
+      reads_skip: the branch reads [u, gamma * skip] on the channel axis, gamma one at start: the
+        mirrored unit of a U-shaped stack, with its skip `inside`.
     """
 
     branch: nn.Module
     gates: Gates
     variant: str = "gated"
+    reads_skip: bool = False
 
     @nn.compact
-    def __call__(self, z: Array, condition: Condition) -> Array:
+    def __call__(self, z: Array, u: Array, condition: Condition, skip: Array | None = None):
         variant = VARIANTS[self.variant]
         gates = variant.gates(self.gates)
         alpha = beta = None
@@ -201,9 +264,17 @@ class ResidualUnit(nn.Module):
             )(z, condition)
         if gates.beta:
             scale = 1.0 / gates.units if gates.beta_bound else 1.0
-            beta = Gate(gates.shape, gates.condition, 0.0, scale, name="beta")(z, condition)
+            beta = Gate(gates.shape, gates.condition, gates.beta_start, scale, name="beta")(
+                z, condition
+            )
+        if self.reads_skip:
+            gamma = self.param("gamma", nn.initializers.ones, skip.shape[-1:], jnp.float32)
+            skip = gamma.reshape((1,) * (skip.ndim - 1) + (-1,)) * skip
 
-        def branch(z):
-            return self.branch(z, condition).astype(jnp.float32)
+        def branch(u):
+            if self.reads_skip:
+                u = jnp.concatenate([u, skip], axis=-1)
+            # Named for the memory mode that keeps branches, see `memory.POLICIES`.
+            return checkpoint_name(self.branch(u, condition).astype(jnp.float32), "branch")
 
-        return variant.residual(z, branch, alpha, beta)
+        return variant.join(z, u, branch, alpha, beta, gates)

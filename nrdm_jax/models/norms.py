@@ -1,0 +1,55 @@
+"""Normalisation over channels, in float32: plain, and modulated by the condition."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nrdm_jax.models.conditioning import Condition
+from nrdm_jax.signatures import Array
+
+EPSILON = 1e-6
+
+
+def layer_norm(z: Array) -> Array:
+    """(z - mean) / sqrt(var + 1e-6) over the last axis, no parameters (arXiv 1607.06450)."""
+    z = z.astype(jnp.float32)
+    return rms_norm(z - jnp.mean(z, axis=-1, keepdims=True))
+
+
+def rms_norm(z: Array) -> Array:
+    """z / sqrt(mean(z^2) + 1e-6) over the last axis, no parameters (arXiv 1910.07467)."""
+    z = z.astype(jnp.float32)
+    return z * jax.lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + EPSILON)
+
+
+class AdaptiveNorm(nn.Module):
+    """LN(z) * (1 + scale(c)) + shift(c), both zero at start: adaLN (arXiv 2212.09748).
+
+    Attributes:
+      modulation: `per_unit`, a kernel of its own; `shared`, the stack's kernel and a bias of its
+        own; `none`, a bias only, that is, a plain affine norm that sees no condition.
+    """
+
+    modulation: str = "per_unit"
+
+    @nn.compact
+    def __call__(self, z: Array, condition: Condition) -> Array:
+        width = z.shape[-1]
+        bias = self.param("bias", nn.initializers.zeros, (2, width), jnp.float32)
+        if self.modulation == "none":
+            shift, scale = bias.reshape(2, *(1,) * (z.ndim - 1), width)
+            return layer_norm(z) * (1.0 + scale) + shift
+        if self.modulation == "per_unit":
+            kernel = self.param(
+                "kernel",
+                nn.initializers.zeros,
+                (condition.e_BD.shape[-1], 2, width),
+                jnp.float32,
+            )
+            projected = jnp.einsum("bd,dse->sbe", condition.e_BD, kernel)
+        else:
+            projected = jnp.stack([condition.shared["shift"], condition.shared["scale"]])
+        shift, scale = (projected + bias[:, None, :]).reshape(
+            2, z.shape[0], *(1,) * (z.ndim - 2), width
+        )
+        return layer_norm(z) * (1.0 + scale) + shift
