@@ -24,11 +24,13 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "array_record>=0.8",
+        "diffrax>=0.7,<0.8",
         "etils[epath]>=1.9",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "importlib_resources",  # tensorflow-datasets needs it and does not say so
         "jax>=0.10.2,<0.11",
+        "matplotlib>=3.9",
         "ml-collections>=1.1,<2",
         "numpy>=2",
         "optax>=0.2.8,<0.3",

@@ -4,7 +4,7 @@ diffusion and data. Every part takes plain arguments."""
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,13 @@ from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import losses, predictions, times
 from nrdm_jax.diffusion.schedules import Path, make_path, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.dit import DiT
+from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
+from nrdm_jax.models.unet import UNet
+from nrdm_jax.models.unit import VARIANTS
+from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sampling.generate import Generator, make_sample_fn
 from nrdm_jax.sharding import axes, rules
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh, replicated
@@ -73,42 +78,56 @@ def run(config) -> Run:
         batch_size=config.train.batch_size,
         micro_batches=config.train.micro_batches,
         ema_halflife_images=config.train.ema_halflife_images,
+        units=network(config).units if probed(config) else 0,
+        penalty=config.optim.sensitivity_penalty,
+        penalty_examples=config.optim.sensitivity_examples,
     )
     state, fresh = create_sharded(init, adamw, config.seed, mesh)
     return Run(config, mesh, init, apply, path, rate, _on(mesh, train_step), state, fresh)
 
 
+NETWORKS: dict[str, type[Denoiser]] = {"dit": DiT, "uvit": UViT, "unet": UNet}
+
+
+def network(config) -> Denoiser:
+    """The module that `config.model` describes: its attributes are fields of the same name.
+
+    Raises:
+      ValueError: the platform does not have the memory mode.
+    """
+    m = config.model
+    if m.memory == "offload":
+        check_offload(jax.default_backend())
+    kind = NETWORKS[m.name]
+    settings = {f.name: m[f.name] for f in dataclasses.fields(kind) if f.name in m}
+    settings |= DIT[m.size] if m.size else {}
+    settings |= {
+        "name": None,  # Flax's, of a submodule
+        "shape": tuple(config.data.shape),
+        "patch": configuration.patch_of(config),
+        "num_classes": config.data.num_classes,
+    }
+    return kind(**settings)
+
+
 def model(config, mesh: Mesh | None = None) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
     """(init, apply) of the network."""
-    m = config.model
-    size = DIT[m.size] if m.size else {"depth": m.depth, "width": m.width, "heads": m.heads}
-    network = DiT(
-        shape=tuple(config.data.shape),
-        patch=configuration.patch_of(config),
-        num_classes=config.data.num_classes,
-        mlp_ratio=m.mlp_ratio,
-        learn_variance=m.learn_variance,
-        variant=m.variant,
-        gate_shape=m.gate_shape,
-        gate_condition=m.gate_condition,
-        alpha_start=m.alpha_start,
-        beta=m.beta,
-        beta_bound=m.beta_bound,
-        modulation=m.modulation,
-        branch_dtype=m.branch_dtype,
-        memory=m.memory,
-        **size,
-    )
+    net = network(config)
     x, t, label = example(config, 1)
 
     def init(key: Array) -> Params:
         zeros = (jnp.zeros(part.shape, part.dtype) for part in (x, t, label))
-        return network.init(key, *zeros)["params"]
+        return net.init(key, *zeros)["params"]
 
-    def apply(params: Params, x_t: Array, t: Array, label: Array) -> Array:
-        return cast(Array, network.apply({"params": params}, x_t, t, label))
+    def apply(params: Params, x_t: Array, t: Array, label: Array, taps: Array | None = None):
+        return net.apply({"params": params}, x_t, t, label, taps)
 
     return init, _on(mesh, apply) if mesh is not None else apply
+
+
+def probed(config) -> bool:
+    """Whether the train step measures the units' sensitivity."""
+    return bool(config.log.sensitivity_every or config.optim.sensitivity_penalty)
 
 
 def example(config, batch: int) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -148,7 +167,7 @@ def optimizing(config) -> tuple[optax.Schedule, optax.GradientTransformation]:
         eps=o.eps,
         weight_decay=o.weight_decay,
         clip_norm=o.clip_norm,
-        beta_bound=config.model.beta_bound,
+        slow_beta=VARIANTS[config.model.variant].gates(network(config).gates).beta_bound,
     )
 
 

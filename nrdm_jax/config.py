@@ -13,15 +13,31 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 MESH_AXES = ("data", "fsdp")
+# Of model.variant, those whose units are z + something (models.unit.VARIANTS).
+ADDITIVE_VARIANTS = ("gated", "adaln", "resnet", "rezero", "layerscale")
 
 CHOICES = {
-    "model.name": ("dit",),
-    "model.variant": ("gated", "adaln", "input_scale", "resnet", "rezero", "layerscale"),
+    "model.name": ("dit", "uvit", "unet"),
+    "model.variant": (
+        "gated",
+        "adaln",
+        "input_scale",
+        "resnet",
+        "rezero",
+        "layerscale",
+        "deepnorm",
+        "mv_split",
+    ),
     "model.gate_shape": ("channel", "scalar"),
     "model.gate_condition": ("cond", "cond_shared", "static"),
-    "model.modulation": ("per_unit", "shared"),
+    "model.modulation": ("per_unit", "shared", "none"),
+    "model.attention": ("joint", "factorised"),
+    "model.positions": ("sincos", "rotary"),
+    "model.mlp": ("gelu", "swiglu"),
+    "model.skip": ("inside", "project"),
     "model.branch_dtype": ("float32", "bfloat16"),
-    "model.memory": ("none", "remat"),
+    "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
+    "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0"),
     "diffusion.times": ("uniform", "logit_normal"),
@@ -48,12 +64,21 @@ def default() -> ml_collections.ConfigDict:
     c.data.prefetch = 2  # batches prepared ahead of the device
 
     c.model = ml_collections.ConfigDict()
-    c.model.name = "dit"
+    c.model.name = "dit"  # dit | uvit | unet
     c.model.size = placeholder(str)  # S | B | L | XL: sets depth, width and heads
-    c.model.depth = 8  # blocks; a block has two residual units (attention, MLP)
+    # Blocks; a block of a transformer has two residual units (attention, MLP). unet: blocks of a
+    # level on its way down, and as many on its way up.
+    c.model.depth = 8
     c.model.width = 192
     c.model.heads = 3
+    c.model.mlp = "gelu"  # gelu | swiglu
     c.model.mlp_ratio = 4.0
+    c.model.qk_norm = False  # RMSNorm on queries and keys
+    c.model.attention = "joint"  # joint | factorised: within frames and across them, taking turns
+    c.model.positions = "sincos"  # sincos | rotary
+    c.model.skip = "inside"  # inside | project: how uvit and unet read the way down
+    c.model.channel_factors = (1, 2, 2)  # unet: channels of each level over model.width
+    c.model.attention_at = (8,)  # unet: sizes of the longest axis at which levels attend
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
     c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
     c.model.learn_variance = False  # twice the output channels; the second half is unused yet
@@ -63,9 +88,14 @@ def default() -> ml_collections.ConfigDict:
     c.model.alpha_start = "auto"  # auto | zero | one | inv_sqrt_units | a number
     c.model.beta = True  # the additive gate; False fixes it at 0 and removes its parameters
     c.model.beta_bound = True  # beta = beta_raw / units, learning rate of beta_raw * 0.1
-    c.model.modulation = "per_unit"  # per_unit | shared: who owns the kernel of the adaptive norms
+    c.model.modulation = (
+        "per_unit"  # per_unit | shared | none: who owns the kernel of the adaptive norms
+    )
+    c.model.prefix_tokens = False  # time and class are two tokens in front of the patches, too
     c.model.branch_dtype = "float32"  # of the branches; trunk, gates, norms stay float32
-    c.model.memory = "none"  # none | remat: activations kept for the backward pass
+    c.model.streams = 1  # 2: the trunk twice, units write the one and read the other
+    c.model.memory = "none"  # none | remat | sqrt | offload | reversible: see models/memory.py
+    c.model.remat_policy = "nothing"  # nothing | branches | dots_no_batch | dots: kept by remat
 
     c.diffusion = ml_collections.ConfigDict()
     c.diffusion.path = "rectified_flow"  # rectified_flow | ddpm_linear | cosine
@@ -83,6 +113,8 @@ def default() -> ml_collections.ConfigDict:
     c.optim.eps = 1e-8
     c.optim.weight_decay = 0.0  # not of gates, norms, biases and embeddings
     c.optim.clip_norm = 1.0  # global norm of the gradient; 0 does not clip
+    c.optim.sensitivity_penalty = 0.0  # factor of mean_i log(|s_i|^2/|s_n|^2)^2 in the loss; 0: off
+    c.optim.sensitivity_examples = 8  # of each batch, on which the penalty is measured
 
     c.train = ml_collections.ConfigDict()
     c.train.steps = 1000
@@ -115,6 +147,8 @@ def default() -> ml_collections.ConfigDict:
 
     c.log = ml_collections.ConfigDict()
     c.log.every = 50  # steps between lines
+    # Steps between records of the units' sensitivity and the trunk's health; 0: never.
+    c.log.sensitivity_every = 100
     c.log.profile_start = 0  # first step of a profiler trace in workdir/profile; 0: none
     c.log.profile_steps = 3
     c.log.peak_tflops = 0.0  # of one device, to print MFU; 0: looked up, unknown on a CPU
@@ -142,6 +176,8 @@ def validate(config) -> None:
         )
     _check_numbers(config)
     _check_model(config)
+    _check_stack(config)
+    _check_memory(config)
     _check_diffusion(config)
     _check_mesh(config)
 
@@ -215,9 +251,10 @@ def _check_numbers(c) -> None:
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
         "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
-        "log.profile_steps",
+        "log.profile_steps model.streams optim.sensitivity_examples",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
+        "log.sensitivity_every optim.sensitivity_penalty "
         "data.in_memory_gib",
     }
     for low, fields in at_least.items():
@@ -315,6 +352,160 @@ def _check_model(c) -> None:
         f"is {alpha!r}",
         f"choose one of {', '.join(named)} or a number" + _hint(alpha, named),
     )
+
+
+def _check_stack(c) -> None:
+    """Which choices of the model go together."""
+    m, axes = c.model, len(c.data.shape) - 1
+    sees_time = m.modulation != "none" or m.prefix_tokens or _gates_see_the_condition(m)
+    _require(
+        sees_time,
+        "model.modulation",
+        "is none, and nothing else tells the network the time",
+        "choose per_unit or shared, or model.prefix_tokens=True",
+    )
+    if m.attention == "factorised":
+        _require(axes >= 2, "model.attention", "is factorised on one axis", "choose joint")
+        _require(
+            not m.prefix_tokens,
+            "model.prefix_tokens",
+            "is on, and tokens that are no patches belong to no frame of factorised attention",
+            "switch it off, or choose model.attention=joint",
+        )
+        _require(
+            m.name == "dit",
+            "model.attention",
+            f"is factorised, which model.name={m.name} does not have",
+            "choose joint, or model.name=dit",
+        )
+        _require(
+            m.size is not None or m.depth % 2 == 0,
+            "model.depth",
+            f"is {m.depth}, and factorised blocks come in pairs",
+            "give an even number",
+        )
+    if m.positions == "rotary" and m.size is None:
+        turned = 1 if m.attention == "joint" and axes == 1 else axes
+        _require(
+            m.width // m.heads >= 2 * turned,
+            "model.heads",
+            f"leaves {m.width // m.heads} channels a head, too few to rotate on {turned} axes",
+            f"give at most {m.width // (2 * turned)}",
+        )
+    if m.name == "unet":
+        _check_unet(c)
+    if m.name == "uvit":
+        _require(
+            m.size is not None or m.depth >= 2,
+            "model.depth",
+            f"is {m.depth}, and model.name=uvit has two halves",
+            "give at least 2",
+        )
+    if m.skip == "inside" and m.name != "dit":
+        _require(
+            m.modulation != "shared",
+            "model.modulation",
+            "is shared, but units that read [z, skip] have norms of twice the width",
+            "choose per_unit, or model.skip=project",
+        )
+
+
+def _check_unet(c) -> None:
+    m = c.model
+    factors = m.channel_factors
+    _require(
+        isinstance(factors, tuple) and factors and all(_is_int(f) and f >= 1 for f in factors),
+        "model.channel_factors",
+        f"is {factors!r}",
+        "give a tuple of whole numbers, one a level, such as (1, 2, 2)",
+    )
+    _require(m.size is None, "model.size", f"is {m.size!r}, a size of dit", "set model.width")
+    for size, side in zip(c.data.shape, patch_of(c), strict=False):
+        grid, halvings = size // side, len(factors) - 1
+        _require(
+            grid % 2**halvings == 0,
+            "model.channel_factors",
+            f"has {len(factors)} levels, and {grid} patches cannot be halved {halvings} times",
+            "give fewer levels, or another model.patch",
+        )
+    sizes = [max(c.data.shape[:-1]) // patch_of(c)[0] // 2**i for i in range(len(factors))]
+    for size in m.attention_at:
+        _require(
+            size in sizes,
+            "model.attention_at",
+            f"has {size}, and the levels' sizes are {sizes}",
+            "choose among these",
+        )
+    for field in ("gate_condition", "modulation"):
+        shared = m[field] in ("cond_shared", "shared")
+        _require(
+            not shared or set(factors) == {1},
+            f"model.{field}",
+            f"is {m[field]}, one projection for all units, but levels of unet differ in width",
+            "choose cond or per_unit, or model.channel_factors of ones",
+        )
+    for field, only in (("positions", "sincos"), ("mlp", "gelu"), ("prefix_tokens", False)):
+        _require(
+            m[field] == only,
+            f"model.{field}",
+            f"is {m[field]!r}, which unet does not have",
+            f"leave it at {only!r}",
+        )
+
+
+def _check_memory(c) -> None:
+    """Exactly the combinations of the memory modes that are possible; the platform's part is said
+    by models.memory."""
+    m = c.model
+    _require(m.streams in (1, 2), "model.streams", f"is {m.streams}", "give 1 or 2")
+    _require(
+        m.streams == 1 or m.name == "dit",
+        "model.streams",
+        f"is 2, but model.name={m.name} keeps its skips of one stream",
+        "give 1, or choose model.name=dit",
+    )
+    if m.memory == "reversible":
+        _require(
+            m.name == "dit",
+            "model.memory",
+            f"is reversible, but the skips of model.name={m.name} must be kept",
+            "choose remat or sqrt",
+        )
+        _require(
+            m.streams == 2,
+            "model.memory",
+            "is reversible, but a unit of one stream cannot be inverted",
+            "set model.streams=2, or choose remat or sqrt",
+        )
+        _require(
+            m.variant in ADDITIVE_VARIANTS,
+            "model.memory",
+            f"is reversible, but units of model.variant={m.variant} are not z + something",
+            f"choose remat or sqrt, or a variant of {', '.join(ADDITIVE_VARIANTS)}",
+        )
+    _require(
+        m.remat_policy == "nothing" or m.memory == "remat",
+        "model.remat_policy",
+        f"is {m.remat_policy!r}, which model.memory={m.memory} does not look at",
+        "choose model.memory=remat, or leave it at nothing",
+    )
+    if c.optim.sensitivity_penalty:
+        _require(
+            m.memory in ("none", "remat"),
+            "optim.sensitivity_penalty",
+            f"needs the gradient of a gradient, which model.memory={m.memory} does not have",
+            "choose none or remat",
+        )
+        _require(
+            c.optim.sensitivity_examples <= c.train.batch_size,
+            "optim.sensitivity_examples",
+            f"is {c.optim.sensitivity_examples}, more than train.batch_size={c.train.batch_size}",
+            "give fewer",
+        )
+
+
+def _gates_see_the_condition(m) -> bool:
+    return m.variant in ("gated", "adaln", "input_scale") and m.gate_condition != "static"
 
 
 def _check_diffusion(c) -> None:

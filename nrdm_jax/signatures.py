@@ -23,6 +23,7 @@ DenoiseFn = Callable[[Array, Array, Array], Array]
 # (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
 PredictFn = Callable[[Array, Array], tuple[Array, Array]]
 
-# (params, batch, keys (B,), one an example) -> (per-example loss (B,), per-example metrics). All
-# that training sees of a model and its diffusion.
-ObjectiveFn = Callable[[Params, Batch, Array], tuple[Array, Metrics]]
+# (params, batch, keys (B,), one an example, taps (units + 1,) or None) -> (per-example loss (B,),
+# metrics, each a mean over the examples). All that training sees of a model and its diffusion. With
+# taps, whose gradient is the sensitivity of the units, the metrics have the units' `health`.
+ObjectiveFn = Callable[[Params, Batch, Array, Array | None], tuple[Array, Metrics]]

@@ -131,7 +131,19 @@ def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.
     config = parts.config
     last_step = config.train.steps
     grid = hooks.SampleGrid(_draw(parts), workdir, progress)
+    probe = []
+    if config.log.sensitivity_every:
+        probe = [
+            hooks.SensitivityLog(
+                workdir,
+                writer,
+                progress,
+                every=config.log.sensitivity_every,
+                last_step=last_step,
+            )
+        ]
     return [
+        *probe,
         hooks.StepLog(
             writer,
             progress,

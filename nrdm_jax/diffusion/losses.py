@@ -18,27 +18,20 @@ def mean_squared_error(a: Array, b: Array) -> Array:
 
 
 def loss_and_error(
-    denoise: DenoiseFn,
-    path: Path,
-    prediction: str,
-    x0: Array,
-    eps: Array,
-    t_B: Array,
-    label_B: Array,
+    path: Path, prediction: str, output: Array, x_t: Array, x0: Array, eps: Array, t_B: Array
 ) -> tuple[Array, Array]:
     """Native loss (of the network's own prediction) and error of the x0 it means, (B,) each.
 
     A network may have more output channels than x0; the first ones are the prediction.
     """
-    x_t = add_noise(path, x0, eps, t_B)
-    output = denoise(x_t, t_B, label_B)[..., : x0.shape[-1]].astype(jnp.float32)
+    output = output[..., : x0.shape[-1]].astype(jnp.float32)
     loss = mean_squared_error(output, target(path, prediction, x0, eps, t_B))
     x0_hat, _ = to_x0_eps(path, prediction, output, x_t, t_B)
     return loss, mean_squared_error(x0_hat, x0)
 
 
 def diffusion_loss(
-    denoise: DenoiseFn,
+    denoise: Callable[[Array, Array, Array], tuple[Array, Metrics]],
     path: Path,
     prediction: str,
     sample_times: Callable[[Array], Array],
@@ -46,12 +39,15 @@ def diffusion_loss(
     label_B: Array,
     keys_B: Array,
 ) -> tuple[Array, Metrics]:
-    """Per-example loss (B,) at random times and noise; each example's from its own key."""
+    """Per-example loss (B,) at random times and noise, each example's from its own key; and what
+    `denoise` returned beside its output."""
     both = jax.vmap(jax.random.split)(keys_B)
     t_B = sample_times(both[:, 0])
     eps = noise_of_keys(both[:, 1], x0.shape[1:])
-    loss_B, _ = loss_and_error(denoise, path, prediction, x0, eps, t_B, label_B)
-    return loss_B, {}
+    x_t = add_noise(path, x0, eps, t_B)
+    output, metrics = denoise(x_t, t_B, label_B)
+    loss_B, _ = loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
+    return loss_B, metrics
 
 
 def level_sums(
@@ -73,7 +69,9 @@ def level_sums(
         level, time = level_and_time
         eps = noise_of_seeds(seeds_B * jnp.uint32(len(times)) + level, x0.shape[1:])
         t_B = jnp.full(x0.shape[:1], time, jnp.float32)
-        pair = loss_and_error(denoise, path, prediction, x0, eps, t_B, label_B)
+        x_t = add_noise(path, x0, eps, t_B)
+        output = denoise(x_t, t_B, label_B)
+        pair = loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
         return None, tuple(jnp.sum(jnp.where(mask_B, value, 0.0)) for value in pair)
 
     levels = (jnp.arange(len(times), dtype=jnp.uint32), jnp.asarray(times, jnp.float32))

@@ -1,5 +1,5 @@
-"""The branches F of a transformer's residual units. Each is (u (B, N, E), condition) -> (B, N, D):
-a norm, then what the name says. E may be wider than D, where a unit reads a skip as well."""
+"""The branches F of a transformer's residual units. Each is (u (B, N, E), condition) -> (B, N, D),
+D = width: a norm, then what the name says. E may be more, where a unit reads a skip as well."""
 
 import math
 from typing import Any
@@ -91,9 +91,9 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Among the tokens of an example: all of them, or those that share a place on the axes of
-    `grid` that are not in `axes` (the factorised blocks of Latte, arXiv 2401.03048, attend along H,
-    W within a frame, and along T at a place).
+    """Among the tokens of an example, (B, N, E) or (B, *S, E): all of them, or those that share a
+    place on the axes of `grid` that are not in `axes` (the factorised blocks of Latte, arXiv
+    2401.03048, attend along H, W within a frame, and along T at a place).
 
     Attributes:
       grid: tokens along each axis; of more tokens, the first ones are no patches.
@@ -106,19 +106,20 @@ class SelfAttention(Attention):
     rotary: bool = False
 
     @nn.compact
-    def __call__(self, u_BNE: Array, condition: Condition) -> Array:
-        y = self.normed(u_BNE, condition)
+    def __call__(self, u: Array, condition: Condition) -> Array:
+        y = self.normed(u, condition)
+        y = y.reshape(y.shape[0], -1, y.shape[-1])
         along = tuple(self.grid[a] for a in self.axes) if self.axes else self.grid
         angles = rotary(along, self.width // self.heads) if self.rotary else None
         if not self.axes:
-            return self.attention(y, y, angles=angles)
+            return self.attention(y, y, angles=angles).reshape(*u.shape[:-1], self.width)
         others = tuple(a for a in range(len(self.grid)) if a not in self.axes)
         order = (0, *(1 + a for a in others), *(1 + a for a in self.axes), len(self.grid) + 1)
         y = y.reshape(y.shape[0], *self.grid, y.shape[-1]).transpose(order)
         groups = y.reshape(-1, math.prod(along), y.shape[-1])
         out = self.attention(groups, groups, angles=angles).reshape(*y.shape[:-1], self.width)
         back = sorted(range(len(order)), key=order.__getitem__)
-        return out.transpose(back).reshape(*u_BNE.shape[:-1], self.width)
+        return out.transpose(back).reshape(*u.shape[:-1], self.width)
 
 
 class CrossAttention(Attention):

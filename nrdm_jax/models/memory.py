@@ -68,8 +68,8 @@ def check_offload(platform: str) -> None:
     """
     if platform == "cpu":
         raise ValueError(
-            "model.memory is offload, which needs a TPU or a GPU: a CPU has no other memory to move "
-            "activations to; choose remat, sqrt or reversible"
+            "model.memory is offload, which needs a TPU or a GPU: a CPU has no other memory to "
+            "move activations to; choose remat, sqrt or reversible"
         )
 
 

@@ -1,5 +1,7 @@
 """Normalisation over channels, in float32: plain, and modulated by the condition."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,23 +24,37 @@ def rms_norm(z: Array) -> Array:
     return z * jax.lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + EPSILON)
 
 
+def group_norm(z: Array, groups: int) -> Array:
+    """(z - mean) / sqrt(var + 1e-6) over the places and a group of channels of each example, no
+    parameters (arXiv 1803.08494). (B, *S, C); groups that do not divide C become fewer."""
+    groups = math.gcd(groups, z.shape[-1])
+    grouped = z.astype(jnp.float32).reshape(z.shape[0], -1, groups, z.shape[-1] // groups)
+    grouped = grouped - jnp.mean(grouped, axis=(1, 3), keepdims=True)
+    variance = jnp.mean(grouped**2, axis=(1, 3), keepdims=True)
+    return (grouped * jax.lax.rsqrt(variance + EPSILON)).reshape(z.shape)
+
+
 class AdaptiveNorm(nn.Module):
-    """LN(z) * (1 + scale(c)) + shift(c), both zero at start: adaLN (arXiv 2212.09748).
+    """norm(z) * (1 + scale(c)) + shift(c), both zero at start: adaLN (arXiv 2212.09748), and ADM's
+    adaptive group norm (arXiv 2105.05233).
 
     Attributes:
+      groups: of channels, for a group norm; 0 for a layer norm.
       modulation: `per_unit`, a kernel of its own; `shared`, the stack's kernel and a bias of its
         own; `none`, a bias only, that is, a plain affine norm that sees no condition.
     """
 
     modulation: str = "per_unit"
+    groups: int = 0
 
     @nn.compact
     def __call__(self, z: Array, condition: Condition) -> Array:
         width = z.shape[-1]
         bias = self.param("bias", nn.initializers.zeros, (2, width), jnp.float32)
+        normed = group_norm(z, self.groups) if self.groups else layer_norm(z)
         if self.modulation == "none":
             shift, scale = bias.reshape(2, *(1,) * (z.ndim - 1), width)
-            return layer_norm(z) * (1.0 + scale) + shift
+            return normed * (1.0 + scale) + shift
         if self.modulation == "per_unit":
             kernel = self.param(
                 "kernel",
@@ -52,4 +68,4 @@ class AdaptiveNorm(nn.Module):
         shift, scale = (projected + bias[:, None, :]).reshape(
             2, z.shape[0], *(1,) * (z.ndim - 2), width
         )
-        return layer_norm(z) * (1.0 + scale) + shift
+        return normed * (1.0 + scale) + shift

@@ -20,6 +20,8 @@ def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
     for pattern, axes in tables.AXES:
         if re.search(pattern, path):
             stacked = ("layers",) if "/blocks/" in path else ()
+            if axes[0] is ...:
+                axes = (None,) * (ndim - len(stacked) - len(axes) + 1) + axes[1:]
             named = stacked + axes
             if len(named) != ndim:
                 raise ValueError(

@@ -4,29 +4,40 @@
 the optimizer's moments and the EMA, whose paths end alike. A leaf that no row matches is an error.
 """
 
+from typing import Any
+
 from nrdm_jax.sharding.axes import Rules
 
 # Pattern searched in the leaf's path -> logical names of its last axes. A stacked leaf
-# (…/blocks/…) has one more axis, `layers`, in front.
-AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+# (…/blocks/…) has one more axis, `layers`, in front. `...` stands for any number of axes that are
+# not sharded: the window of a convolution.
+AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"(alpha|beta)/kernel$", ("embed", None)),
     (r"(alpha|beta)/bias$", (None,)),
+    (r"gamma$", (None,)),
     (r"shared/(shift|scale)/kernel$", ("embed", None)),
     (r"norm/kernel$", ("embed", None, "mlp")),
     (r"norm/bias$", (None, None)),
+    (r"(query|key)_scale$", (None,)),
+    (r"project/kernel$", ("embed", "mlp")),
+    (r"project/bias$", (None,)),
+    (r"convolution/branch/(hidden|out)/kernel$", (..., "embed", "mlp")),
+    (r"convolution/branch/(hidden|out)/bias$", (None,)),
+    (r"(shrink|grow)_\d+/kernel$", (..., "embed", "mlp")),
+    (r"(shrink|grow)_\d+/bias$", (None,)),
     (r"(query|key|value)_kernel$", ("embed", "heads", "kv")),
     (r"(query|key|value)_bias$", ("heads", "kv")),
     (r"out_kernel$", ("heads", "kv", "embed")),
     (r"out_bias$", (None,)),
-    (r"mlp/branch/hidden/kernel$", ("embed", "mlp")),
-    (r"mlp/branch/hidden/bias$", ("mlp",)),
+    (r"mlp/branch/(hidden|linear)/kernel$", ("embed", "mlp")),
+    (r"mlp/branch/(hidden|linear)/bias$", ("mlp",)),
     (r"mlp/branch/out/kernel$", ("mlp", "embed")),
     (r"mlp/branch/out/bias$", (None,)),
-    (r"patch_embed/kernel$", (None, "embed")),
+    (r"patch_embed/kernel$", (..., None, "embed")),
     (r"time/hidden/kernel$", (None, "embed")),
     (r"time/out/kernel$", ("embed", "mlp")),
     (r"label/Embed_0/embedding$", (None, "embed")),
-    (r"final/kernel$", ("embed", None)),
+    (r"final/kernel$", (..., "embed", None)),
     (r"(patch_embed|time/hidden|time/out|final)/bias$", (None,)),
 )
 

@@ -11,7 +11,8 @@ from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.signatures import Metrics, Params
-from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, step_line
+from nrdm_jax.training import charts, sensitivity
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics, step_line
 from nrdm_jax.training.state import TrainState
 
 
@@ -94,7 +95,7 @@ class StepLog:
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
         self._progress.advance()
-        self._pending.append(metrics)
+        self._pending.append({name: value for name, value in metrics.items() if value.ndim == 0})
         self._data_wait += data_wait
         if step % self._every and step != self._last_step:
             return
@@ -142,6 +143,56 @@ class Every:
             jax.block_until_ready(state.step)  # what the device still owes is the step's time
             with self._ledger.account(self._section):
                 self._action(step, state)
+
+
+class SensitivityLog:
+    """Every `every` steps and at the last one: the sensitivity of each unit, the trunk's RMS and
+    token-mean share there, to the metrics files and workdir/sensitivity.png; an alarm on a jump.
+
+    The step has measured them anyway: nothing is compiled for it.
+    """
+
+    RECORDS_A_CHART = 10
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        writer: MetricsWriter,
+        progress: Progress,
+        *,
+        every: int,
+        last_step: int,
+    ):
+        self._workdir, self._writer, self._progress = workdir, writer, progress
+        self._every, self._last_step = every, last_step
+        self._alarm = sensitivity.Alarm()
+        for row in read_metrics(workdir):
+            if "profile" in row:
+                self._alarm.check(*map(np.asarray, (row["profile"], row["health"])))
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        if step % self._every and step != self._last_step:
+            return
+        profile, health = jax.device_get((metrics["profile"], metrics["health"]))
+        share = sensitivity.token_mean_share(health)
+        self._writer.write(
+            step,
+            {
+                "sensitivity_slope": sensitivity.slope(profile),
+                "token_mean_share_max": float(share.max()),
+                "profile": profile.tolist(),
+                "health": health.tolist(),
+                "token_mean_share": share.tolist(),
+                "trunk_rms": sensitivity.trunk_rms(health).tolist(),
+            },
+        )
+        for text in self._alarm.check(profile, health):
+            self._progress.line(f"step={step} WARNING: {text}")
+        if step % (self.RECORDS_A_CHART * self._every) == 0 or step == self._last_step:
+            self.draw()
+
+    def draw(self) -> None:
+        charts.sensitivity_chart(self._workdir / "sensitivity.png", read_metrics(self._workdir))
 
 
 class Save:

@@ -1,6 +1,7 @@
-"""What a run minimises: functions (params, batch, keys) -> (per-example loss, metrics)."""
+"""What a run minimises: functions (params, batch, keys, taps) -> (per-example loss, metrics)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ from nrdm_jax.diffusion.losses import diffusion_loss
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 
-# (params, x_t, t, label) -> output: a model's apply.
-ApplyFn = Callable[[Params, Array, Array, Array], Array]
+# (params, x_t, t, label) -> output: a model's apply. With taps as a fifth argument it returns the
+# health of the units as well.
+ApplyFn = Callable[..., Any]
 
 
 def to_model_range(x: Array | np.ndarray, scale: float, shift: float) -> Array:
@@ -40,14 +42,19 @@ def diffusion_objective(
       scale, shift: see `to_model_range`.
     """
 
-    def objective(params: Params, batch: Batch, keys: Array) -> tuple[Array, Metrics]:
+    def objective(
+        params: Params, batch: Batch, keys: Array, taps: Array | None = None
+    ) -> tuple[Array, Metrics]:
         both = jax.vmap(jax.random.split)(keys)
         dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_dropout))(both[:, 0])
         label = jnp.where(dropped, null_label, batch["label"])
         x0 = to_model_range(batch["x"], scale, shift)
 
         def denoise(x_t, t, label):
-            return apply(params, x_t, t, label)
+            if taps is None:
+                return apply(params, x_t, t, label), {}
+            output, health = apply(params, x_t, t, label, taps)
+            return output, {"health": health}
 
         return diffusion_loss(denoise, path, prediction, sample_times, x0, label, both[:, 1])
 

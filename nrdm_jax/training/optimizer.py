@@ -43,15 +43,16 @@ def adamw(
     eps: float,
     weight_decay: float,
     clip_norm: float,
-    beta_bound: bool,
+    slow_beta: bool,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) after clipping by the global norm.
 
     A multiplier of the rate acts on the whole update of a leaf, as its own learning rate would.
+    `slow_beta`: the gates beta are bounded ones (`unit.Gates.beta_bound`) and move at a tenth.
     """
     scale_beta = optax.stateless(
         lambda updates, params: trees.map_with_path(
-            lambda path, u: u * BETA_RATE if beta_bound and _BETA.search(path) else u, updates
+            lambda path, u: u * BETA_RATE if slow_beta and _BETA.search(path) else u, updates
         )
     )
     return optax.chain(

@@ -8,7 +8,7 @@ import optax
 
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
-from nrdm_jax.training import ema
+from nrdm_jax.training import ema, sensitivity
 from nrdm_jax.training.state import TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -21,26 +21,39 @@ def make_train_step(
     batch_size: int,
     micro_batches: int,
     ema_halflife_images: float,
+    units: int = 0,
+    penalty: float = 0.0,
+    penalty_examples: int = 0,
 ) -> TrainStep:
     """A pure step. The noise of example i of step s depends on (state.key, s, i) only, so neither
     the mesh nor the number of micro-batches changes what is trained on.
 
     Args:
-      objective: (params, batch, keys (B,)) -> (per-example loss (B,), per-example metrics).
+      objective: see `signatures.ObjectiveFn`.
       optimizer: sees the gradient of the mean loss over the batch.
       batch_size: examples of `batch`, over all devices.
       micro_batches: forward-backward passes that share a step; gradients add up in float32.
       ema_halflife_images: see `ema.decay`.
+      units: residual units to probe, all of the model's; 0: no probe.
+      penalty: factor of the sensitivity penalty (`sensitivity.unevenness`) in what is minimised.
+      penalty_examples: of the batch, on which it is measured: the first ones.
 
     The step's metrics: the means of the objective's, `loss`, `grad_norm`, and `finite`, 0 where the
-    loss or the gradient was not: then weights, EMA and optimizer stay as they were.
+    loss or the gradient was not: then weights, EMA and optimizer stay as they were. With a probe,
+    `profile` (units + 1,) and `health` (units + 1, 2), see `sensitivity`; with a penalty, `penalty`
+    without its factor.
     """
 
-    def mean_loss(params: Params, batch: Batch, keys: Array) -> tuple[Array, Metrics]:
-        loss_B, metrics = objective(params, batch, keys)
-        return jnp.mean(loss_B), jax.tree.map(jnp.mean, metrics)
+    def mean_loss(params: Params, taps: Array | None, batch: Batch, keys: Array):
+        loss_B, metrics = objective(params, batch, keys, taps)
+        return jnp.mean(loss_B), metrics
 
-    gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    def gradient(params: Params, batch: Batch, keys: Array):
+        """((loss, metrics), (of the params, of the taps or None))"""
+        taps = jnp.zeros(units + 1) if units else None
+        return jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)(
+            params, taps, batch, keys
+        )
 
     def accumulated(params: Params, batch: Batch, keys: Array):
         if micro_batches == 1:
@@ -67,7 +80,15 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch_size))
-        (loss, metrics), grads = accumulated(state.params, batch, keys)
+        (loss, metrics), (grads, squares) = accumulated(state.params, batch, keys)
+        metrics = dict(metrics)
+        if units:
+            metrics["profile"] = sensitivity.profile(squares, batch_size, micro_batches)
+        if penalty:
+            few = jax.tree.map(_first(penalty_examples), (dict(batch), keys))
+            value, extra = sensitivity.penalty_gradient(mean_loss, state.params, *few, units)
+            grads = jax.tree.map(lambda g, e: g + penalty * e, grads, extra)
+            metrics["penalty"] = value
         grad_norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -83,3 +104,10 @@ def make_train_step(
         return TrainState(state.step + 1, state.key, params, average, opt), metrics
 
     return step
+
+
+def _first(count: int):
+    def first(x: Array) -> Array:
+        return constrain(x[:count], "activation_batch", *(None,) * (x.ndim - 1))
+
+    return first

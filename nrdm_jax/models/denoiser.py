@@ -1,0 +1,113 @@
+"""What all denoising networks have in common: their settings, their condition, their gates."""
+
+import math
+
+import flax.linen as nn
+import jax
+
+from nrdm_jax.models.conditioning import (
+    Condition,
+    LabelEmbedding,
+    SharedProjections,
+    TimeEmbedding,
+)
+from nrdm_jax.models.unit import VARIANTS, Gates
+from nrdm_jax.signatures import Array
+
+
+class Denoiser(nn.Module):
+    """(x (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> (B, *S, C), or 2C channels.
+
+    With `taps` (units + 1,) also the health (units + 1, 2) of the trunk at every unit's input and
+    at the stack's end; the gradient with respect to the taps is |dL/dz_i|^2 there (see `probe`).
+
+    Attributes:
+      shape: (*S, C) of one example.
+      patch: side of a patch, one number or one a spatial axis.
+      depth, width, heads: blocks, trunk channels, attention heads; see `sizes.DIT`.
+      num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
+      learn_variance: twice the output channels.
+      variant: the form of every residual unit, a key of `unit.VARIANTS`.
+      gate_shape, gate_condition, alpha_start, beta, beta_bound: see `unit.Gates`.
+      modulation: `per_unit`, `shared` or `none`, see `norms.AdaptiveNorm`.
+      qk_norm: see `blocks.Attention`.
+      branch_dtype: compute type of the branches; trunk, gates and norms stay float32.
+      memory, remat_policy: see `stack.Stack`.
+    """
+
+    shape: tuple[int, ...]
+    patch: int | tuple[int, ...] = 2
+    depth: int = 12
+    width: int = 384
+    heads: int = 6
+    num_classes: int = 1000
+    learn_variance: bool = False
+    variant: str = "gated"
+    gate_shape: str = "channel"
+    gate_condition: str = "cond"
+    alpha_start: str | float = "auto"
+    beta: bool = True
+    beta_bound: bool = True
+    modulation: str = "per_unit"
+    qk_norm: bool = False
+    branch_dtype: str = "float32"
+    memory: str = "none"
+    remat_policy: str = "nothing"
+
+    @property
+    def units(self) -> int:
+        """Residual units of the whole network."""
+        raise NotImplementedError
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front of the patches."""
+        return 0
+
+    @property
+    def gates(self) -> Gates:
+        """As asked for; the variant may change them."""
+        return Gates(
+            units=self.units,
+            shape=self.gate_shape,
+            condition=self.gate_condition,
+            beta=self.beta,
+            alpha_start=self.alpha_start,
+            beta_bound=self.beta_bound,
+            prefix=self.prefix,
+        )
+
+    @property
+    def kernel_gain(self) -> float:
+        """Factor on the start of value, output and MLP kernels."""
+        return VARIANTS[self.variant].kernel_gain(self.units)
+
+    @property
+    def patch_sides(self) -> tuple[int, ...]:
+        axes = len(self.shape) - 1
+        return (self.patch,) * axes if isinstance(self.patch, int) else tuple(self.patch)
+
+    @property
+    def patch_features(self) -> int:
+        """Output channels of a whole patch."""
+        channels = self.shape[-1] * (2 if self.learn_variance else 1)
+        return channels * math.prod(self.patch_sides)
+
+    def embed(self, t_B: Array, label_B: Array) -> tuple[Condition, Array, Array]:
+        """The condition, and the embeddings of time and class that it is made of, (B, D) each."""
+        time_BD = TimeEmbedding(self.width, name="time")(t_B)
+        class_BD = LabelEmbedding(self.num_classes, self.width, name="label")(label_B)
+        e_BD = jax.nn.silu(time_BD + class_BD)
+        names = self._shared_names()
+        shared = SharedProjections(names, name="shared")(e_BD) if names else {}
+        return Condition(e_BD, shared), time_BD, class_BD
+
+    def _shared_names(self) -> tuple[str, ...]:
+        """Which projections of the condition the stack has in common."""
+        gates = VARIANTS[self.variant].gates(self.gates)
+        names = []
+        if gates.condition == "cond_shared":
+            names += [name for name in ("alpha", "beta") if getattr(gates, name)]
+        if self.modulation == "shared":
+            names += ["shift", "scale"]
+        return tuple(names)

@@ -1,0 +1,166 @@
+"""U-Net: residual units of convolutions and attention at several resolutions (Ronneberger et al.,
+arXiv 1505.04597; its diffusion form, Ho et al., arXiv 2006.11239, and ADM, arXiv 2105.05233).
+
+2-D and 3-D by the number of spatial axes. Each level is a scan on the way down and one on the way
+up; blocks on the way up are mirrored: each reads what its partner on the way down gave.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nrdm_jax.models.blocks import SelfAttention
+from nrdm_jax.models.conditioning import Condition
+from nrdm_jax.models.denoiser import Denoiser
+from nrdm_jax.models.dit import mirrored
+from nrdm_jax.models.norms import AdaptiveNorm
+from nrdm_jax.models.patches import grid_of, patchify, unpatchify
+from nrdm_jax.models.probe import Streams, health, tap
+from nrdm_jax.models.stack import Block, Stack
+from nrdm_jax.models.unit import ResidualUnit
+from nrdm_jax.signatures import Array
+
+GROUPS = 32  # of channels, normalised together; fewer where they do not divide the channels
+
+
+class Convolutions(nn.Module):
+    """(u (B, *S, E), condition) -> (B, *S, width): group norm, SiLU, convolution, adaptive group
+    norm, SiLU, convolution, as in ADM; a window is 3 along each axis.
+
+    Attributes:
+      width: output channels.
+      modulation: of the second norm, see `AdaptiveNorm`.
+      gain: factor on the start of the kernels.
+      dtype: compute type of the convolutions.
+    """
+
+    width: int
+    modulation: str = "per_unit"
+    gain: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, u: Array, condition: Condition) -> Array:
+        def convolution(name: str, y: Array) -> Array:
+            init = nn.initializers.variance_scaling(self.gain**2, "fan_avg", "uniform")
+            window = (3,) * (y.ndim - 2)
+            return nn.Conv(self.width, window, kernel_init=init, dtype=self.dtype, name=name)(y)
+
+        y = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="first_norm")(u, condition))
+        y = convolution("hidden", y)
+        y = jax.nn.silu(AdaptiveNorm(self.modulation, GROUPS, name="norm")(y, condition))
+        return convolution("out", y)
+
+
+class UNet(Denoiser):
+    """A `Denoiser` whose block is a unit of convolutions and, at some levels, one of attention.
+
+    Attributes:
+      depth: blocks of a level, on the way down and as many on the way up.
+      heads: attention heads of `width` channels; wider levels have more.
+      channel_factors: trunk channels of each level over `width`; each level has half the size of
+        the one before along every axis.
+      attention_at: sizes, of the longest axis, of the levels that attend; the middle does always.
+      skip: see `uvit.UViT`.
+    """
+
+    channel_factors: tuple[int, ...] = (1, 2, 2)
+    attention_at: tuple[int, ...] = (8,)
+    skip: str = "inside"
+
+    @property
+    def units(self) -> int:
+        levels = [2 if self._attends(level) else 1 for level in range(len(self.channel_factors))]
+        return 2 * self.depth * sum(levels) + 2
+
+    def _attends(self, level: int) -> bool:
+        return max(grid_of(self.shape, self.patch_sides)) // 2**level in self.attention_at
+
+    @nn.compact
+    def __call__(self, x: Array, t_B: Array, label_B: Array, taps: Array | None = None):
+        grid = grid_of(self.shape, self.patch_sides)
+        window = (3,) * len(grid)
+        condition, _, _ = self.embed(t_B, label_B)
+        y = patchify(x.astype(jnp.float32), self.patch_sides)
+        z = nn.Conv(self._channels(0), window, name="patch_embed")(
+            y.reshape(y.shape[0], *grid, -1)
+        )  # fmt: skip
+
+        streams, seen = self._trunk(z, condition, taps)
+        if taps is not None:
+            streams = tap(streams, taps[-1])
+            seen = jnp.concatenate([seen, health(streams)[None]])
+        z = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="final_norm")(streams[0], condition))
+        y = nn.Conv(
+            self.patch_features, window, kernel_init=nn.initializers.zeros, name="final"
+        )(z)  # fmt: skip
+        y = unpatchify(y.reshape(y.shape[0], -1, y.shape[-1]), grid, self.patch_sides)
+        return y if taps is None else (y, seen)
+
+    def _trunk(
+        self, z: Array, condition: Condition, taps: Array | None
+    ) -> tuple[Streams, Array | None]:
+        """All levels, down and up: (streams, health (units, 2) where there are taps)."""
+        last = len(self.channel_factors) - 1
+        window = (3,) * (z.ndim - 2)
+        seen, used = [], 0
+
+        def run(block: Block, depth: int, name: str, z: Array, skips: Array | None = None):
+            nonlocal used
+            first, used = used, used + depth * len(block.units)
+            part = None if taps is None else taps[first:used].reshape(depth, -1)
+            stack = Stack(
+                block, depth, self.memory, self.remat_policy, name.startswith("down"), name=name
+            )
+            passed = stack((z,), condition, part, skips)
+            if passed.health is not None:
+                seen.append(passed.health.reshape(-1, 2))
+            return passed.streams[0], passed.kept
+
+        kept = []
+        for level in range(last + 1):
+            z, outputs = run(self._level_block(level), self.depth, f"down_{level}", z)
+            kept.append(outputs)
+            if level < last:
+                strides = (2,) * len(window)
+                width = self._channels(level + 1)
+                z = nn.Conv(width, window, strides, name=f"shrink_{level}")(z)
+        z, _ = run(self._level_block(last, attends=True), 1, "middle", z)
+        for level in reversed(range(last + 1)):
+            block = self._level_block(level, skip=self.skip)
+            z, _ = run(block, self.depth, f"up_{level}", z, kept[level][::-1])
+            if level:
+                size = (z.shape[0], *(2 * n for n in z.shape[1:-1]), z.shape[-1])
+                z = jax.image.resize(z, size, "nearest")
+                z = nn.Conv(self._channels(level - 1), window, name=f"grow_{level}")(z)
+        return (z,), jnp.concatenate(seen) if seen else None
+
+    def _channels(self, level: int) -> int:
+        return self.width * self.channel_factors[level]
+
+    def _level_block(self, level: int, attends: bool = False, skip: str = "") -> Block:
+        width, factor = self._channels(level), self.channel_factors[level]
+        dtype = jnp.dtype(self.branch_dtype)
+        settings: dict[str, Any] = {
+            "modulation": self.modulation,
+            "gain": self.kernel_gain,
+            "dtype": dtype,
+        }
+        branches: list[tuple[str, nn.Module]] = [
+            ("convolution", Convolutions(width, **settings, parent=None))
+        ]
+        if attends or self._attends(level):
+            attention = SelfAttention(
+                width, self.heads * factor, qk_norm=self.qk_norm, **settings, parent=None
+            )
+            branches.append(("attention", attention))
+        return mirrored(
+            [
+                (name, functools.partial(ResidualUnit, branch, self.gates, self.variant))
+                for name, branch in branches
+            ],
+            skip,
+        )
