@@ -414,7 +414,9 @@ def _check_unet(c) -> None:
     m = c.model
     factors = m.channel_factors
     _require(
-        isinstance(factors, tuple) and factors and all(_is_int(f) and f >= 1 for f in factors),
+        isinstance(factors, tuple)
+        and len(factors) > 0
+        and all(_is_int(f) and f >= 1 for f in factors),
         "model.channel_factors",
         f"is {factors!r}",
         "give a tuple of whole numbers, one a level, such as (1, 2, 2)",

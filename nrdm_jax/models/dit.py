@@ -5,6 +5,7 @@ cond and zero at start, beta off; Latte (arXiv 2401.03048) is that on (T, H, W) 
 attention.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -76,13 +77,13 @@ class DiT(Denoiser):
         if self.prefix_tokens:
             z_BND = jnp.concatenate([jnp.stack([time_BD, class_BD], axis=1), z_BND], axis=1)
         if self.text_width:
-            condition = condition.replace(text_BTE=text, text_mask_BT=text_mask)
+            condition = dataclasses.replace(condition, text_BTE=text, text_mask_BT=text_mask)
 
         streams, seen = self._trunk((z_BND,) * self.streams, grid, condition, taps)
-        if taps is not None:
+        if taps is not None and seen is not None:
             streams = tap(streams, taps[-1])
             seen = jnp.concatenate([seen, health(streams, self.prefix)[None]])
-        z_BND = sum(streams)[:, self.prefix :] / self.streams
+        z_BND = (streams[0] + streams[-1])[:, self.prefix :] / 2
 
         modulation = "none" if self.modulation == "none" else "per_unit"
         z_BND = AdaptiveNorm(modulation, name="final_norm")(z_BND, condition)
@@ -130,7 +131,7 @@ class DiT(Denoiser):
             parts = [("", attention())]
         else:
             parts = [("within_", attention(*range(1, len(grid)))), ("across_", attention(0))]
-        branches = []
+        branches: list[tuple[str, nn.Module]] = []
         for part, self_attention in parts:
             branches.append((f"{part}attention", self_attention))
             if self.text_width:

@@ -46,4 +46,4 @@ def health(streams: Streams, prefix: int = 0) -> Array:
         z = jax.lax.stop_gradient(z)[:, prefix:]
         mean = token_mean(z)
         squares.append(jnp.stack([jnp.mean(mean**2), jnp.mean((z - mean) ** 2)]))
-    return sum(squares) / len(squares)
+    return jnp.mean(jnp.stack(squares), axis=0)

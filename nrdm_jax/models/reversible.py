@@ -61,13 +61,15 @@ def _forward(units, prefix, params, streams, condition, taps):
 def _backward(units, prefix, kept, cotangents):
     params, streams, condition, taps = kept
     # Masks have no derivative; what has, is summed over the blocks.
-    leaves, structure = jax.tree.flatten(condition)
+    leaves = jax.tree.leaves(condition)
+    structure = jax.tree.structure(condition)
     smooth = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
 
     def with_smooth(values):
         values = iter(values)
-        return structure.unflatten(
-            [next(values) if s else leaf for s, leaf in zip(smooth, leaves, strict=True)]
+        return jax.tree.unflatten(
+            structure,
+            [next(values) if s else leaf for s, leaf in zip(smooth, leaves, strict=True)],
         )
 
     floats = [leaf for s, leaf in zip(smooth, leaves, strict=True) if s]
@@ -96,7 +98,9 @@ def _backward(units, prefix, kept, cotangents):
         body, start, (params, taps), reverse=True
     )
     summed = iter(from_condition)
-    condition_cotangent = structure.unflatten([next(summed) if s else None for s in smooth])
+    condition_cotangent = jax.tree.unflatten(
+        structure, [next(summed) if s else None for s in smooth]
+    )
     return gradients, s, condition_cotangent, squares
 
 

@@ -35,7 +35,7 @@ class Passed(NamedTuple):
 
 def _keep_first_half(key, shape, dtype=jnp.float32):
     """[I; 0]: of [z, skip], z alone, so that a stack starts as the identity."""
-    return jnp.eye(*shape, dtype=dtype)
+    return jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 class Block(nn.Module):
@@ -122,8 +122,8 @@ class Stack(nn.Module):
         params = self.param("blocks", init_all)
         if self.memory == "reversible":
             units = tuple((name, _pure(unit(parent=None))) for name, unit in block.units)
-            passed = reversible.scan(units, block.prefix, params, streams, condition, taps)
-            return Passed(*passed, None)
+            streams, seen = reversible.scan(units, block.prefix, params, streams, condition, taps)
+            return Passed(streams, seen, None)
 
         def body(streams, x):
             params, taps, skip = x

@@ -90,7 +90,7 @@ class UNet(Denoiser):
         )  # fmt: skip
 
         streams, seen = self._trunk(z, condition, taps)
-        if taps is not None:
+        if taps is not None and seen is not None:
             streams = tap(streams, taps[-1])
             seen = jnp.concatenate([seen, health(streams)[None]])
         z = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="final_norm")(streams[0], condition))

@@ -268,11 +268,12 @@ class ResidualUnit(nn.Module):
                 z, condition
             )
         if self.reads_skip:
+            assert skip is not None
             gamma = self.param("gamma", nn.initializers.ones, skip.shape[-1:], jnp.float32)
             skip = gamma.reshape((1,) * (skip.ndim - 1) + (-1,)) * skip
 
         def branch(u):
-            if self.reads_skip:
+            if skip is not None and self.reads_skip:
                 u = jnp.concatenate([u, skip], axis=-1)
             # Named for the memory mode that keeps branches, see `memory.POLICIES`.
             return checkpoint_name(self.branch(u, condition).astype(jnp.float32), "branch")

@@ -85,8 +85,10 @@ def make_train_step(
         if units:
             metrics["profile"] = sensitivity.profile(squares, batch_size, micro_batches)
         if penalty:
-            few = jax.tree.map(_first(penalty_examples), (dict(batch), keys))
-            value, extra = sensitivity.penalty_gradient(mean_loss, state.params, *few, units)
+            few, few_keys = jax.tree.map(_first(penalty_examples), (dict(batch), keys))
+            value, extra = sensitivity.penalty_gradient(
+                mean_loss, state.params, few, few_keys, units
+            )
             grads = jax.tree.map(lambda g, e: g + penalty * e, grads, extra)
             metrics["penalty"] = value
         grad_norm = optax.global_norm(grads)

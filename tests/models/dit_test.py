@@ -5,8 +5,8 @@ import pytest
 
 from nrdm_jax import trees
 from nrdm_jax.models import attention, patches, positions
-from nrdm_jax.models.blocks import layer_norm
 from nrdm_jax.models.dit import DiT
+from nrdm_jax.models.norms import group_norm, layer_norm, rms_norm
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.unit import VARIANTS
 
@@ -84,38 +84,6 @@ def test_time_and_label_matter(filled):
     assert not np.allclose(out, model.apply(variables, x, t, label + 1), atol=1e-7)
 
 
-def test_scan_is_the_loop_over_blocks():
-    from nrdm_jax.models.stack import run
-
-    params = {"a": jnp.arange(1.0, 5.0), "b": jnp.arange(4.0)}
-    z = jnp.ones((2, 3, 4))
-
-    def block(p, z, condition):
-        return z * p["a"] + p["b"] + condition
-
-    expected = z
-    for i in range(4):
-        expected = block(jax.tree.map(lambda x, i=i: x[i], params), expected, 0.5)
-    for memory in ("none", "remat"):
-        np.testing.assert_allclose(run(block, params, z, 0.5, memory), expected)
-
-
-def test_remat_gives_the_same_gradient_from_less_memory(filled):
-    model, variables = filled
-    args = arguments(model.shape, 16)
-    temporaries, gradients = {}, {}
-    for memory in ("none", "remat"):
-        network = small(memory=memory, depth=3)
-        f = jax.jit(jax.grad(lambda v, n=network: jnp.sum(n.apply(v, *args) ** 2)))
-        compiled = f.lower(variables).compile()
-        temporaries[memory] = compiled.memory_analysis().temp_size_in_bytes
-        gradients[memory] = compiled(variables)
-    assert temporaries["remat"] < 0.8 * temporaries["none"]
-    scale = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(gradients["none"]))
-    for a, b in zip(*(jax.tree.leaves(g) for g in gradients.values()), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6 * scale)
-
-
 def test_program_does_not_grow_with_depth():
     def equations(depth):
         model = small(depth=depth)
@@ -164,6 +132,14 @@ def test_layer_norm_has_mean_zero_and_variance_one():
     out = layer_norm(z)
     np.testing.assert_allclose(jnp.mean(out, -1), 0.0, atol=1e-6)
     np.testing.assert_allclose(jnp.var(out, -1), 1.0, atol=1e-5)
+
+
+def test_norms_have_their_closed_forms():
+    z = 3.0 + 5.0 * jax.random.normal(jax.random.key(0), (4, 6, 5, 64))
+    np.testing.assert_allclose(jnp.mean(rms_norm(z) ** 2, -1), 1.0, atol=1e-5)
+    groups = group_norm(z, 32).reshape(4, 30, 32, 2)
+    np.testing.assert_allclose(jnp.mean(groups, (1, 3)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(jnp.var(groups, (1, 3)), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((6, 4, 3), (3, 2)), ((4, 6, 4, 2), (2, 3, 1))])

@@ -25,14 +25,14 @@ class Double(nn.Module):
 
 def built(variant="gated", **gates):
     unit = ResidualUnit(Double(parent=None), Gates(units=16, **gates), variant)
-    return unit, unit.init(jax.random.key(2), Z, CONDITION)
+    return unit, unit.init(jax.random.key(2), Z, Z, CONDITION)
 
 
 @pytest.mark.parametrize("shape", ["channel", "scalar"])
 @pytest.mark.parametrize("condition", ["static", "cond", "cond_shared"])
 def test_start_values(condition, shape):
     unit, variables = built(condition=condition, shape=shape)
-    out = unit.apply(variables, Z, CONDITION)
+    out = unit.apply(variables, Z, Z, CONDITION)
     shared = condition == "cond_shared"
     size = 8 if shape == "channel" else 1
     alpha = SHARED["alpha"][:, None, :size] if shared else (0.25 if condition == "static" else 0.0)
@@ -45,7 +45,7 @@ def test_start_values(condition, shape):
 )
 def test_named_start_values(start, alpha):
     unit, variables = built(alpha_start=start)
-    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), Z + alpha * 2 * Z, rtol=1e-6)
+    np.testing.assert_allclose(unit.apply(variables, Z, Z, CONDITION), Z + alpha * 2 * Z, rtol=1e-6)
 
 
 def test_wrong_start_value_is_refused():
@@ -60,28 +60,30 @@ def test_conditional_gates_are_affine_in_the_condition(fill_zeros):
     alpha = p["alpha"]["bias"][None] + E @ p["alpha"]["kernel"]
     beta = (p["beta"]["bias"][None] + E @ p["beta"]["kernel"]) / 16
     expected = Z + alpha[:, None] * 2 * Z + beta[:, None]
-    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), expected, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        unit.apply(variables, Z, Z, CONDITION), expected, rtol=2e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("bound", "scale"), [(True, 1 / 16), (False, 1.0)])
 def test_bound_of_beta(bound, scale):
     unit, variables = built(condition="static", alpha_start="zero", beta_bound=bound)
     variables["params"]["beta"]["bias"] = jnp.full(8, 3.0)
-    out = unit.apply(variables, Z, CONDITION)
+    out = unit.apply(variables, Z, Z, CONDITION)
     np.testing.assert_allclose(out - Z, jnp.full_like(Z, 3.0 * scale), rtol=1e-5, atol=1e-6)
 
 
 def test_resnet_has_no_gates():
     unit, variables = built("resnet")
     assert "params" not in variables
-    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), 3 * Z)
+    np.testing.assert_allclose(unit.apply(variables, Z, Z, CONDITION), 3 * Z)
 
 
 def test_rezero_is_one_scalar_that_starts_at_zero_and_learns():
     unit, variables = built("rezero", shape="channel", condition="cond")
     assert jax.tree.map(jnp.shape, variables) == {"params": {"alpha": {"bias": (1,)}}}
-    np.testing.assert_array_equal(unit.apply(variables, Z, CONDITION), Z)
-    gradient = jax.grad(lambda v: jnp.sum(unit.apply(v, Z, CONDITION) * Z))(variables)
+    np.testing.assert_array_equal(unit.apply(variables, Z, Z, CONDITION), Z)
+    gradient = jax.grad(lambda v: jnp.sum(unit.apply(v, Z, Z, CONDITION) * Z))(variables)
     np.testing.assert_allclose(
         gradient["params"]["alpha"]["bias"][0], 2 * jnp.sum(Z * Z), rtol=1e-5
     )
@@ -99,7 +101,7 @@ def test_where_the_gates_stand(variant, expected):
     unit, variables = built(variant, condition="static")
     alpha, beta = (jax.random.normal(jax.random.key(i), (8,)) for i in range(2))
     variables = {"params": {"alpha": {"bias": alpha}, "beta": {"bias": beta}}}
-    out = unit.apply(variables, Z, CONDITION)
+    out = unit.apply(variables, Z, Z, CONDITION)
     np.testing.assert_allclose(
         out, expected(Z, alpha[None, None], beta[None, None]), rtol=1e-5, atol=1e-5
     )
@@ -111,7 +113,7 @@ def test_where_the_gates_stand(variant, expected):
 )
 def test_start_of_the_other_variants(variant, factor, condition):
     unit, variables = built(variant, condition=condition)
-    np.testing.assert_allclose(unit.apply(variables, Z, CONDITION), factor * Z, rtol=1e-6)
+    np.testing.assert_allclose(unit.apply(variables, Z, Z, CONDITION), factor * Z, rtol=1e-6)
 
 
 def test_layerscale_is_one_value_a_channel():
@@ -128,5 +130,5 @@ def test_trunk_of_any_number_of_axes_stays_float32(variant):
 
     unit = ResidualUnit(Half(parent=None), Gates(units=4), variant)
     z = jnp.ones((2, 3, 4, 8))
-    out = unit.apply(unit.init(jax.random.key(0), z, CONDITION), z, CONDITION)
+    out = unit.apply(unit.init(jax.random.key(0), z, z, CONDITION), z, z, CONDITION)
     assert out.dtype == jnp.float32 and out.shape == z.shape

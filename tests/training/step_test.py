@@ -10,10 +10,10 @@ from nrdm_jax.training.state import TrainState
 from nrdm_jax.training.step import make_train_step
 
 
-def linear_objective(params, batch, keys):
+def linear_objective(params, batch, keys, taps):
     """Loss |w x - y|^2 per example, without randomness."""
     error = batch["x"] @ params["w"] - batch["y"]
-    return error**2, {"seen": jnp.ones_like(error)}
+    return error**2, {"seen": jnp.ones(())}
 
 
 def linear_state(optimizer_, w=(0.5, -1.0)):
@@ -102,7 +102,7 @@ def test_beta_moves_ten_times_slower_when_bounded(bound, ratio):
     params = {"alpha": {"bias": jnp.zeros(3)}, "beta": {"bias": jnp.zeros(3)}}
     rate = optax.constant_schedule(0.5)
     adam = optimizer.adamw(
-        rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=0.0, beta_bound=bound
+        rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=0.0, slow_beta=bound
     )
     updates, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
     np.testing.assert_allclose(updates["alpha"]["bias"], -0.5, rtol=1e-5)

@@ -1,0 +1,246 @@
+"""Memory modes, streams and the probe of a stack, against plain loops and plain autodiff."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nrdm_jax.config import ADDITIVE_VARIANTS
+from nrdm_jax.models import memory, probe
+from nrdm_jax.models.dit import DiT
+from nrdm_jax.models.unit import VARIANTS, token_mean
+
+DEPTH = 5  # no square: the two-level scan has a rest
+
+
+def model(**changes):
+    settings = dict(patch=2, depth=DEPTH, width=16, heads=2, num_classes=5) | changes
+    return DiT(shape=(8, 8, 3), **settings)
+
+
+X = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+ARGUMENTS = (X, jnp.linspace(0.1, 0.9, 4), jnp.arange(4, dtype=jnp.int32))
+
+
+@functools.cache
+def gradient_of(**changes):
+    """((loss, health), (of the params, of the taps)) of a network whose every parameter matters."""
+    from conftest import randomised_zeros
+
+    net = model(**changes)
+    start = model(**{k: v for k, v in changes.items() if k not in ("memory", "remat_policy")})
+    variables = randomised_zeros(start.init(jax.random.key(1), *ARGUMENTS), jax.random.key(2))
+
+    def loss(variables, taps):
+        y, health = net.apply(variables, *ARGUMENTS, taps)
+        return jnp.mean((y - X) ** 2), health
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(
+        variables, jnp.zeros(net.units + 1)
+    )
+
+
+def relative_difference(a, b):
+    a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (a, b))
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+CASES = [
+    *(("gated", 1, mode, "nothing") for mode in ("remat", "sqrt")),
+    *(("gated", 1, "remat", policy) for policy in ("branches", "dots", "dots_no_batch")),
+    *((variant, 2, "sqrt", "nothing") for variant in ("gated", "mv_split")),
+    *((variant, 2, "reversible", "nothing") for variant in ADDITIVE_VARIANTS),
+]
+
+
+@pytest.mark.parametrize(("variant", "streams", "mode", "policy"), CASES)
+def test_memory_modes_change_no_gradient(variant, streams, mode, policy):
+    plain = gradient_of(variant=variant, streams=streams)
+    other = gradient_of(variant=variant, streams=streams, memory=mode, remat_policy=policy)
+    assert relative_difference(other[1][0], plain[1][0]) < 2e-6
+    np.testing.assert_allclose(other[0][0], plain[0][0], rtol=1e-6)
+    np.testing.assert_allclose(other[0][1], plain[0][1], rtol=1e-5)  # health
+    np.testing.assert_allclose(other[1][1], plain[1][1], rtol=1e-5)  # squared sensitivity
+
+
+def test_the_variants_that_can_be_inverted_are_those_the_config_allows():
+    additive = tuple(name for name, variant in VARIANTS.items() if variant.additive)
+    assert additive == ADDITIVE_VARIANTS
+
+
+def test_memory_of_the_modes():
+    def temporaries(**changes):
+        net = model(depth=36, **changes)
+        shapes = jax.eval_shape(net.init, jax.random.key(0), *ARGUMENTS)
+        gradient = jax.jit(jax.grad(lambda v: jnp.mean(net.apply(v, *ARGUMENTS) ** 2)))
+        return gradient.lower(shapes).compile().memory_analysis().temp_size_in_bytes
+
+    none, remat, sqrt = (temporaries(memory=m) for m in ("none", "remat", "sqrt"))
+    reversible = temporaries(memory="reversible", streams=2)
+    branches = temporaries(memory="remat", remat_policy="branches")
+    assert reversible < sqrt < remat < branches < none
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 12, 13, 36, 37])
+@pytest.mark.parametrize("mode", ["none", "remat", "sqrt"])
+def test_scan_is_the_loop(mode, length):
+    xs = {"a": jnp.linspace(0.5, 1.5, length), "b": jnp.arange(float(length))}
+
+    def body(carry, x):
+        (z,) = carry
+        z = jnp.sin(z) * x["a"] + x["b"]
+        return (z,), z[0]
+
+    carry, ys = (jnp.linspace(-1, 1, 3),), []
+    for i in range(length):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    out, kept = memory.scan(body, (jnp.linspace(-1, 1, 3),), xs, mode)
+    np.testing.assert_allclose(out[0], carry[0], rtol=1e-6)
+    np.testing.assert_allclose(kept, jnp.stack(ys), rtol=1e-6)
+
+
+def _matrix_body(carry, x):
+    (z,) = carry
+    return (jnp.tanh(z @ x),), None
+
+
+@pytest.mark.parametrize("policy", ["branches", "dots_no_batch"])
+def test_a_policy_that_changes_nothing_is_refused(policy):
+    def body(carry, x):  # without a named branch, and without a product that has no batch
+        (z,) = carry
+        return (jnp.sin(z) * x,), None
+
+    with pytest.raises(ValueError, match=f"'{policy}', which changes nothing .* remat_policy=noth"):
+        memory.scan(body, (jnp.ones((2, 3)),), jnp.ones((4, 3)), "remat", policy)
+
+
+def test_a_policy_that_keeps_everything_is_refused():
+    def body(carry, x):  # all there is to keep is a product's result
+        (z,) = carry
+        return (jax.ad_checkpoint.checkpoint_name(jnp.sin(z), "branch"),), None
+
+    memory.POLICIES["everything"] = jax.checkpoint_policies.everything_saveable
+    try:
+        with pytest.raises(ValueError, match="changes nothing .* model.memory=none"):
+            memory.scan(
+                _matrix_body, (jnp.ones((2, 3)),), jnp.ones((4, 3, 3)), "remat", "everything"
+            )
+    finally:
+        del memory.POLICIES["everything"]
+
+
+def test_offload_is_refused_on_a_cpu():
+    with pytest.raises(ValueError, match="model.memory is offload, which needs a TPU or a GPU"):
+        memory.scan(_matrix_body, (jnp.ones((2, 3)),), jnp.ones((4, 3, 3)), "offload")
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_offload_moves_every_block_input_to_the_host(platform, monkeypatch):
+    """Lowered for the platform, without one: the program names the host's memory."""
+    monkeypatch.setattr(memory, "check_offload", lambda platform: None)
+
+    def loss(z, xs):
+        return jnp.sum(memory.scan(_matrix_body, (z,), xs, "offload")[0][0] ** 2)
+
+    traced = jax.jit(jax.grad(loss, argnums=1)).trace(jnp.ones((2, 3)), jnp.ones((4, 3, 3)))
+    assert "pinned_host" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("streams", "mode"), [(1, "none"), (1, "remat"), (1, "sqrt"), (2, "none"), (2, "reversible")]
+)
+def test_profile_is_plain_autodiff_with_explicit_inputs(streams, mode, fill_zeros):
+    """A loop over units that adds a zero of its own to every unit's input, and the gradient with
+    respect to these zeros."""
+    net = model(streams=streams, memory=mode)
+    variables = fill_zeros(
+        model(streams=streams).init(jax.random.key(1), *ARGUMENTS), jax.random.key(2)
+    )
+    _, (_, squares) = gradient_of(streams=streams, memory=mode)
+
+    plain = model(streams=streams)
+    zeros = [jnp.zeros((streams, 4, 16, 16)) for _ in range(net.units + 1)]
+
+    def loss(zeros):
+        inputs = iter(zeros)
+
+        def tap(streams, dummy):
+            here = next(inputs)
+            return tuple(z + here[i] for i, z in enumerate(streams))
+
+        from nrdm_jax.models import dit, stack
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stack, "tap", tap)
+            patch.setattr(dit, "tap", tap)
+            patch.setattr(jax.lax, "scan", _unrolled)
+            y, _ = plain.apply(variables, *ARGUMENTS, jnp.zeros(plain.units + 1))
+        return jnp.mean((y - X) ** 2)
+
+    explicit = [jnp.sum(g**2) for g in jax.grad(loss)(zeros)]
+    np.testing.assert_allclose(squares, jnp.stack(explicit), rtol=1e-5)
+    assert np.all(np.asarray(squares) > 0)
+
+
+def _unrolled(body, carry, xs):
+    ys = []
+    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+def test_health_has_its_closed_form():
+    mean = jnp.asarray([[1.0, -2.0, 0.5]])[:, None, :]
+    deviation = jnp.asarray([0.1, -0.1, 0.3, -0.3])[None, :, None] * jnp.ones((1, 1, 3))
+    seen = probe.health((jnp.broadcast_to(mean, (1, 4, 3)) + deviation,))
+    np.testing.assert_allclose(seen, [(1 + 4 + 0.25) / 3, 0.05], rtol=1e-5)
+    both = probe.health((mean + deviation, 2 * (mean + deviation)))
+    np.testing.assert_allclose(both, 2.5 * seen, rtol=1e-5)
+
+
+def test_health_leaves_out_the_prefix():
+    z = jnp.concatenate([100 * jnp.ones((2, 2, 3)), jnp.ones((2, 4, 3))], axis=1)
+    np.testing.assert_allclose(probe.health((z,), prefix=2), [1.0, 0.0], atol=1e-6)
+
+
+def test_token_mean_is_one_of_each_modality():
+    z = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    mean = token_mean(z, prefix=2)
+    np.testing.assert_allclose(mean[:, :2], jnp.mean(z[:, :2], 1, keepdims=True) * jnp.ones((2, 1)))
+    np.testing.assert_allclose(mean[:, 2:], jnp.mean(z[:, 2:], 1, keepdims=True) * jnp.ones((4, 1)))
+
+
+def test_two_streams_are_the_usual_reversible_block(fill_zeros):
+    """y1 = x1 + F(x2), y2 = x2 + G(y1), the trunk duplicated and the mean read out."""
+    net = model(streams=2, depth=1, variant="resnet")
+    variables = fill_zeros(net.init(jax.random.key(1), *ARGUMENTS), jax.random.key(2))
+    block = jax.tree.map(lambda x: x[0], variables["params"]["stack"]["blocks"])
+    seen = {}
+
+    from nrdm_jax.models import dit, stack
+
+    class Spy(stack.Stack):
+        def __call__(self, streams, condition, taps=None, skips=None):
+            units = dict(self.block.units)
+            f, g = (
+                lambda u, n=n: units[n](parent=None).apply(
+                    {"params": block[n]}, jnp.zeros_like(u), u, condition
+                )
+                for n in ("attention", "mlp")
+            )
+            x1, x2 = streams
+            y1 = x1 + f(x2)
+            seen["streams"] = (y1, x2 + g(y1))
+            passed = super().__call__(streams, condition, taps, skips)
+            seen["passed"] = passed.streams
+            return passed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dit, "Stack", Spy)
+        net.apply(variables, *ARGUMENTS)
+    for a, b in zip(seen["streams"], seen["passed"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
