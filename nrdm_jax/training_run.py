@@ -138,6 +138,7 @@ def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.
                 workdir,
                 writer,
                 progress,
+                ledger,
                 every=config.log.sensitivity_every,
                 last_step=last_step,
             )

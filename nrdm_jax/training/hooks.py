@@ -159,12 +159,13 @@ class SensitivityLog:
         workdir: pathlib.Path,
         writer: MetricsWriter,
         progress: Progress,
+        ledger: Ledger,
         *,
         every: int,
         last_step: int,
     ):
         self._workdir, self._writer, self._progress = workdir, writer, progress
-        self._every, self._last_step = every, last_step
+        self._ledger, self._every, self._last_step = ledger, every, last_step
         self._alarm = sensitivity.Alarm()
         for row in read_metrics(workdir):
             if "profile" in row:
@@ -174,6 +175,10 @@ class SensitivityLog:
         if step % self._every and step != self._last_step:
             return
         profile, health = jax.device_get((metrics["profile"], metrics["health"]))
+        with self._ledger.account("report"):
+            self._report(step, profile, health)
+
+    def _report(self, step: int, profile: np.ndarray, health: np.ndarray) -> None:
         share = sensitivity.token_mean_share(health)
         self._writer.write(
             step,
@@ -189,10 +194,8 @@ class SensitivityLog:
         for text in self._alarm.check(profile, health):
             self._progress.line(f"step={step} WARNING: {text}")
         if step % (self.RECORDS_A_CHART * self._every) == 0 or step == self._last_step:
-            self.draw()
-
-    def draw(self) -> None:
-        charts.sensitivity_chart(self._workdir / "sensitivity.png", read_metrics(self._workdir))
+            rows = read_metrics(self._workdir)
+            charts.sensitivity_chart(self._workdir / "sensitivity.png", rows)
 
 
 class Save:

@@ -130,5 +130,6 @@ def test_trunk_of_any_number_of_axes_stays_float32(variant):
 
     unit = ResidualUnit(Half(parent=None), Gates(units=4), variant)
     z = jnp.ones((2, 3, 4, 8))
-    out = unit.apply(unit.init(jax.random.key(0), z, z, CONDITION), z, z, CONDITION)
+    variables = unit.init(jax.random.key(0), z, z, CONDITION)
+    out = unit.apply(variables, z, z, CONDITION)
     assert out.dtype == jnp.float32 and out.shape == z.shape
