@@ -1,0 +1,142 @@
+"""U-ViT and U-Net: skips, levels, taps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nrdm_jax import trees
+from nrdm_jax.models.dit import DiT
+from nrdm_jax.models.unet import UNet
+from nrdm_jax.models.uvit import UViT
+from nrdm_jax.sharding import partition
+
+SHAPE = (8, 8, 3)
+
+
+def arguments(shape=SHAPE, batch=2):
+    x = jax.random.normal(jax.random.key(0), (batch, *shape))
+    return x, jnp.linspace(0.1, 0.9, batch), jnp.arange(batch, dtype=jnp.int32)
+
+
+def uvit(**changes):
+    settings = dict(shape=SHAPE, patch=2, depth=5, width=16, heads=2, num_classes=5)
+    return UViT(**settings | changes)
+
+
+def unet(**changes):
+    settings = dict(shape=SHAPE, patch=1, depth=2, width=8, heads=2, num_classes=5)
+    settings |= dict(channel_factors=(1, 2), attention_at=(4,))
+    return UNet(**settings | changes)
+
+
+MODELS = {
+    "uvit": uvit,
+    "unet": unet,
+    "uvit_of_tokens": lambda **c: uvit(modulation="none", prefix_tokens=True, **c),
+    "unet_3d": lambda **c: unet(shape=(4, 8, 8, 1), attention_at=(), **c),
+}
+
+
+def drawn(tree):
+    """A head that is not zero. (One of ones would see nothing behind a layer norm.)"""
+    return jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), tree)
+
+
+def gradient(model, variables, args):
+    def loss(variables, taps):
+        y, health = model.apply(variables, *args, taps)
+        return jnp.mean((y - args[0]) ** 2), health
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
+        variables, jnp.zeros(model.units + 1)
+    )
+
+
+@pytest.mark.parametrize("skip", ["inside", "project"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_and_unit_matters_and_has_a_sharding(name, skip, fill_zeros):
+    model = MODELS[name](skip=skip)
+    args = arguments(model.shape)
+    variables = fill_zeros(jax.jit(model.init)(jax.random.key(1), *args), jax.random.key(2))
+    (of_params, squares), health = gradient(model, variables, args)
+    useless = [
+        path
+        for path, g in trees.leaves_with_path(of_params)
+        if not (bool(jnp.any(g != 0)) and bool(jnp.all(jnp.isfinite(g))))
+        and "key_bias" not in path  # softmax ignores a key bias
+    ]
+    assert useless == []
+    assert squares.shape == (model.units + 1,) and bool(jnp.all(squares > 0))
+    assert health.shape == (model.units + 1, 2) and bool(jnp.all(health > 0))
+    for path, leaf in trees.leaves_with_path(variables["params"]):
+        partition.logical_axes(f"params/{path}", leaf.ndim)
+
+
+@pytest.mark.parametrize("memory", ["remat", "sqrt"])
+@pytest.mark.parametrize("build", [uvit, unet])
+def test_memory_modes_change_no_gradient(build, memory, fill_zeros):
+    args = arguments()
+    variables = fill_zeros(jax.jit(build().init)(jax.random.key(1), *args), jax.random.key(2))
+    plain, other = (gradient(build(memory=m), variables, args)[0][0] for m in ("none", memory))
+    a, b = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(g)]) for g in (other, plain))
+    assert float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) < 2e-6
+
+
+def test_with_the_skip_projected_the_start_is_the_flow_shaped_stack():
+    """W = [I; 0]: before training a skip changes nothing, whatever the units do."""
+    args = arguments()
+    model = uvit(variant="resnet", skip="project", depth=4)
+    variables = model.init(jax.random.key(1), *args)
+    params = dict(variables["params"])
+    # The same blocks in one stack of DiT's.
+    params["final"] = drawn(params["final"])
+    up = dict(params["up"]["blocks"])
+    del up["project"]
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), params["down"]["blocks"], up)
+    flow = {k: v for k, v in params.items() if k not in ("down", "up")}
+    flow["stack"] = {"blocks": both}
+    dit = DiT(shape=SHAPE, patch=2, depth=4, width=16, heads=2, num_classes=5, variant="resnet")
+    expected = jax.jit(dit.apply)({"params": flow}, *args)
+    assert float(jnp.std(expected)) > 0.1
+    out = jax.jit(model.apply)({"params": params}, *args)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_skips_connect_partners():
+    """The first block's output reaches the last block, and none between reads it."""
+    model = uvit(variant="resnet", depth=4)
+    args = arguments()
+    variables = model.init(jax.random.key(1), *args)
+    params = dict(variables["params"])
+    params["final"] = drawn(params["final"])
+
+    @jax.jit
+    def output(gammas):
+        up = params["up"]["blocks"]
+        attention = dict(up["attention"], gamma=up["attention"]["gamma"] * gammas[:, None])
+        changed = dict(params, up={"blocks": dict(up, attention=attention)})
+        return model.apply({"params": changed}, *args)
+
+    whole = output(jnp.ones(2))
+    # A gamma of 0 shuts one skip: both matter, and neither is the other.
+    first, second = output(jnp.asarray([0.0, 1.0])), output(jnp.asarray([1.0, 0.0]))
+    assert not np.allclose(whole, first, atol=1e-4)
+    assert not np.allclose(whole, second, atol=1e-4)
+    assert not np.allclose(first, second, atol=1e-4)
+
+
+def test_levels_scan():
+    def lines(depth):
+        model = unet(depth=depth)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments())
+        f = jax.grad(lambda v: jnp.sum(model.apply(v, *arguments()) ** 2))
+        return len(jax.jit(f).lower(shapes).as_text().splitlines())
+
+    assert lines(2) == lines(9)
+
+
+def test_unet_counts_its_units():
+    model = unet(depth=3, channel_factors=(1, 2, 2), attention_at=(4, 2))
+    # Down and up: 1 unit a block at 8, 2 at 4 and 2; the middle: a convolution and attention.
+    assert model.units == 2 * 3 * (1 + 2 + 2) + 2
