@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from nrdm_jax.models.conditioning import Condition
-from nrdm_jax.models.norms import layer_norm, rms_norm
+from nrdm_jax.models.norms import layer_norm, trunk_norm
 from nrdm_jax.signatures import Array
 
 
@@ -138,7 +138,7 @@ def mv_split(z, u, branch, alpha, beta, gates):
     """
     f = branch(u)
     mean = token_mean(f, gates.prefix)
-    return rms_norm(z + beta * (f - mean) + alpha * (mean - token_mean(z, gates.prefix)))
+    return trunk_norm(z + (beta * (f - mean) + alpha * (mean - token_mean(z, gates.prefix))))
 
 
 def _adaln_gates(gates: Gates) -> Gates:
