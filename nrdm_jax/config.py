@@ -52,7 +52,8 @@ def default() -> ml_collections.ConfigDict:
     c.seed = 0  # of the initial weights, the data order and the training noise
 
     c.data = ml_collections.ConfigDict()
-    c.data.name = "openmoji"  # openmoji | fashion_mnist | cifar10 | synthetic | tfds:NAME[/CONFIG]
+    # openmoji | moving_emoji | fashion_mnist | cifar10 | solids | synthetic | tfds:NAME[/CONFIG]
+    c.data.name = "openmoji"
     c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
     c.data.num_classes = 10
     c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data

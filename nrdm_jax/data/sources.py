@@ -15,6 +15,8 @@ import numpy as np
 from nrdm_jax.data.errors import DataError
 
 SPLITS = ("train", "heldout")
+# What a set's records may be: float tensors, pictures, or uint8 tensors (T, H, W, C), (D, H, W, C).
+FEATURES = ("latent", "image", "clip", "volume")
 
 
 class Source(Protocol):
@@ -73,7 +75,7 @@ class TfdsSource:
     """Records of a prepared TFDS data set (array_record), decoded as they are asked for.
 
     Args:
-      builder: prepared; features `image` (or `latent`, a float tensor channels last) and `label`.
+      builder: prepared; one of the features `FEATURES`, and `label`.
       split: of the data set.
 
     Raises:
@@ -83,11 +85,11 @@ class TfdsSource:
     def __init__(self, builder, split: str):
         features = builder.info.features
         name = builder.info.full_name
-        self._feature = next((f for f in ("latent", "image") if f in features), "")
+        self._feature = next((f for f in FEATURES if f in features), "")
         if not self._feature or "label" not in features:
             raise DataError(
                 f"data set {name} has features {', '.join(features)}; "
-                "needed: `image` or `latent`, and `label`"
+                f"needed: one of {', '.join(FEATURES)}, and `label`"
             )
         if split not in builder.info.splits or not builder.info.splits[split].num_examples:
             raise DataError(
@@ -199,9 +201,8 @@ def open_source(
     """The records of a data set, prepared on first use.
 
     Args:
-      name: openmoji, fashion_mnist, cifar10, synthetic, or tfds:NAME[/CONFIG][:VERSION], a TFDS
-      data
-        set that was prepared in `data_dir` before.
+      name: a key of `builders.table.BUILDERS`, synthetic, or tfds:NAME[/CONFIG][:VERSION], a TFDS
+        data set that was prepared in `data_dir` before.
       split: train or heldout.
       shape, num_classes: what the config says a record is.
       data_dir: of prepared sets.

@@ -38,11 +38,47 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
     os.replace(partial, path)
 
 
+def is_stack(shape: tuple[int, ...]) -> bool:
+    """Whether an example is a stack of pictures, the frames of a clip or the slices of a volume:
+    (T, H, W, 1 or 3)."""
+    return len(shape) == 4 and shape[-1] in (1, 3)
+
+
+def write_gif(path: pathlib.Path, stacks: np.ndarray, milliseconds: int = 120) -> None:
+    """(N, T, H, W, 1 or 3) uint8 -> an endless GIF of a grid of them, whole or not at all."""
+    frames = [grid(stacks[:, i]) for i in range(stacks.shape[1])]
+    pictures = [Image.fromarray(f[..., 0] if f.shape[-1] == 1 else f) for f in frames]
+    partial = path.with_suffix(".partial")
+    pictures[0].save(
+        partial, format="GIF", save_all=True, append_images=pictures[1:], duration=milliseconds,
+        loop=0,
+    )  # fmt: skip
+    os.replace(partial, path)
+
+
+def strips(stacks: np.ndarray, most: int = 8, gap: int = 2) -> np.ndarray:
+    """(N, T, H, W, C) uint8 -> one picture, a row an example: up to `most` of its frames or slices,
+    evenly from the first to the last."""
+    places = np.linspace(0, stacks.shape[1] - 1, min(most, stacks.shape[1])).round().astype(int)
+    shown = stacks[:, places]
+    count, columns, height, width, channels = shown.shape
+    sheet = np.full(
+        (count * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8
+    )
+    for i in range(count):
+        for j in range(columns):
+            y, x = gap + i * (height + gap), gap + j * (width + gap)
+            sheet[y : y + height, x : x + width] = shown[i, j]
+    factor = max(1, 64 // height)
+    return sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, manifest: dict):
     """Writes samples into `directory` and returns the file to look at first.
 
-    Pictures become grid.png and one PNG each; anything else samples.npy. manifest.json lists,
-    beside what it is given, each file with its seed and label.
+    Pictures become grid.png and one PNG each; clips and volumes grid.gif (its time is the first
+    axis), slices.png (a row each of the first 16) and samples.npy; anything else samples.npy.
+    manifest.json lists, beside what it is given, each file with its seed and label.
 
     Args:
       x: (n, *S, C) float32, as sampled.
@@ -61,5 +97,9 @@ def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, ma
         first = directory / "samples.npy"
         np.save(first, x)
         files = [first.name] * len(x)
+        if is_stack(x.shape[1:]):
+            write_png(directory / "slices.png", strips(pixels[:16]))
+            first = directory / "grid.gif"
+            write_gif(first, pixels)
     (directory / "manifest.json").write_text(json.dumps(manifest | {"files": files}, indent=2))
     return first

