@@ -82,9 +82,11 @@ def _summary_writer() -> type:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-    """The rows of metrics.jsonl; a last line cut short by a kill is left out."""
-    rows = []
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+    """The rows of metrics.jsonl, none where there is none yet; a last line cut short by a kill is
+    left out."""
+    path = workdir / "metrics.jsonl"
+    rows: list[dict] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
