@@ -8,6 +8,8 @@ Command: python -m nrdm_jax.train --config=configs/depth_1000.py --workdir=runs/
 
 from nrdm_jax import config as configuration
 
+ARGUMENTS = ("smoke",)
+
 
 def get_config(arg: str = ""):
     c = configuration.default()

@@ -3,9 +3,12 @@
 Purpose: the video path end to end in minutes on a laptop: factorised space-time attention with
 rotary positions on (T, H, W). The drawings are OpenMoji's, the eight motions are made up and are
 the class.
+Command: bash launch/local.sh configs/moving_emoji.py
 """
 
 from nrdm_jax import config as configuration
+
+ARGUMENTS = ("smoke",)
 
 
 def get_config(arg: str = ""):

@@ -12,6 +12,8 @@ Command: bash launch/local.sh configs/openmoji32.py
 
 from nrdm_jax import config as configuration
 
+ARGUMENTS = ("smoke",)
+
 
 def get_config(arg: str = ""):
     c = configuration.default()

@@ -1,9 +1,12 @@
 """Volumes, tried out: procedural solids of 16^3 voxels.
 
 Purpose: the 3-D path end to end in minutes on a laptop, on shapes that are made up (`solids`).
+Command: bash launch/local.sh configs/volume_smoke.py
 """
 
 from nrdm_jax import config as configuration
+
+ARGUMENTS = ("smoke",)
 
 
 def get_config(arg: str = ""):

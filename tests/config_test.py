@@ -19,19 +19,27 @@ def load(path):
     return module
 
 
-@pytest.mark.parametrize("argument", ["", "smoke"])
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def arguments(module):
+    return ("", *getattr(module, "ARGUMENTS", ()))
+
+
+@pytest.mark.parametrize(
+    "path, argument",
+    [(path, argument) for path in CONFIGS for argument in arguments(load(path))],
+    ids=lambda x: x.stem if isinstance(x, pathlib.Path) else x,
+)
 def test_every_config_validates_and_survives_json(path, argument):
-    module = load(path)
-    if argument and path.stem != "openmoji32":
-        with pytest.raises(ValueError, match="argument"):
-            module.get_config(argument)
-        return
-    config = module.get_config(argument)
+    config = load(path).get_config(argument)
     configuration.validate(config)
     again = configuration.from_dict(configuration.to_dict(config))
     assert configuration.to_dict(again) == configuration.to_dict(config)
     assert again.data.shape == config.data.shape
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_no_config_takes_an_argument_it_does_not_know(path):
+    with pytest.raises(ValueError, match="has no argument 'nothing'"):
+        load(path).get_config("nothing")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -15,11 +15,11 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[-1] in (1, 3)
 
 
-def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """(N, H, W, C) uint8 -> one picture, near square, row by row, on white; small images
-    enlarged."""
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(N, H, W, C) uint8 -> one picture, near square or `columns` wide, row by row, on white; small
+    images enlarged."""
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     sheet = np.full(
         (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8
@@ -56,21 +56,11 @@ def write_gif(path: pathlib.Path, stacks: np.ndarray, milliseconds: int = 120) -
     os.replace(partial, path)
 
 
-def strips(stacks: np.ndarray, most: int = 8, gap: int = 2) -> np.ndarray:
+def strips(stacks: np.ndarray, most: int = 8) -> np.ndarray:
     """(N, T, H, W, C) uint8 -> one picture, a row an example: up to `most` of its frames or slices,
     evenly from the first to the last."""
     places = np.linspace(0, stacks.shape[1] - 1, min(most, stacks.shape[1])).round().astype(int)
-    shown = stacks[:, places]
-    count, columns, height, width, channels = shown.shape
-    sheet = np.full(
-        (count * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8
-    )
-    for i in range(count):
-        for j in range(columns):
-            y, x = gap + i * (height + gap), gap + j * (width + gap)
-            sheet[y : y + height, x : x + width] = shown[i, j]
-    factor = max(1, 64 // height)
-    return sheet.repeat(factor, axis=0).repeat(factor, axis=1)
+    return grid(stacks[:, places].reshape(-1, *stacks.shape[2:]), columns=len(places))
 
 
 def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, manifest: dict):

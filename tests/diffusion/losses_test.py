@@ -16,7 +16,13 @@ def test_loss_of_a_zero_output_is_the_second_moment_of_the_target():
     x0 = jnp.full((256, 8, 8, 1), 0.5)
     keys = jax.random.split(jax.random.key(0), 256)
     loss, _ = losses.diffusion_loss(
-        zero, PATH, "velocity", times.uniform(0.0, 1.0), x0, jnp.zeros(256, jnp.int32), keys
+        lambda *a: (zero(*a), {}),
+        PATH,
+        "velocity",
+        times.uniform(0.0, 1.0),
+        x0,
+        jnp.zeros(256, jnp.int32),
+        keys,
     )
     assert loss.shape == (256,)
     assert abs(float(loss.mean()) - 1.25) < 0.02
@@ -26,10 +32,9 @@ def test_loss_of_the_truth_is_zero_and_extra_channels_are_ignored():
     x0, eps = (jax.random.normal(jax.random.key(i), (4, 6, 6, 2)) for i in range(2))
     t = jnp.linspace(0.2, 0.8, 4)
 
-    def perfect(x_t, t, label):
-        return jnp.concatenate([eps - x0, jnp.full_like(x0, 7.0)], axis=-1)
-
-    loss, error = losses.loss_and_error(perfect, PATH, "velocity", x0, eps, t, jnp.zeros(4, int))
+    perfect = jnp.concatenate([eps - x0, jnp.full_like(x0, 7.0)], axis=-1)
+    x_t = schedules.add_noise(PATH, x0, eps, t)
+    loss, error = losses.loss_and_error(PATH, "velocity", perfect, x_t, x0, eps, t)
     np.testing.assert_allclose(loss, 0.0, atol=1e-10)
     np.testing.assert_allclose(error, 0.0, atol=1e-10)
 

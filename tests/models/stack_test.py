@@ -246,6 +246,6 @@ def test_two_streams_are_the_usual_reversible_block(fill_zeros):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dit, "Stack", Spy)
-        jax.jit(net.apply)(variables, *ARGUMENTS)
+        net.apply(variables, *ARGUMENTS)
     for a, b in zip(seen["streams"], seen["passed"], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

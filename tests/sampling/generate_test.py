@@ -56,8 +56,31 @@ def test_files_and_manifest(tmp_path):
 
 
 def test_what_is_no_picture_is_written_as_an_array(tmp_path):
-    x = np.zeros((2, 4, 4, 4, 1), np.float32)
+    x = np.zeros((2, 4, 4, 7), np.float32)
     first = writers.write_samples(
         tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1], "labels": [0, 0]}
     )
     np.testing.assert_array_equal(np.load(first), x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_clips_and_volumes_become_a_gif_and_slices(tmp_path, channels):
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], (3, 10, 64, 64, 1)) * np.ones(channels)
+    first = writers.write_samples(
+        tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1, 2], "labels": [0, 0, 0]}
+    )
+    assert first.name == "grid.gif"
+    moving = Image.open(first)
+    assert moving.n_frames == 10 and moving.info["loop"] == 0
+    moving.seek(7)
+    shown = np.asarray(moving.convert("RGB"))
+    # the second example, right of the first
+    np.testing.assert_array_equal(shown[2:66, 68:132, 0], generate.to_pixels(x)[1, 7, :, :, 0])
+    rows = np.asarray(Image.open(tmp_path / "slices.png"))
+    assert rows.shape[:2] == (2 + 3 * 66, 2 + 8 * 66)
+    # the last row shows the first and the last frame of the last example at its ends
+    rows = rows.reshape(*rows.shape[:2], -1)[2 + 2 * 66 : -2]
+    for place, frame in ((slice(2, 66), 0), (slice(-66, -2), 9)):
+        np.testing.assert_array_equal(rows[:, place, 0], generate.to_pixels(x)[2, frame, :, :, 0])
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), x)
