@@ -1,8 +1,11 @@
 """Moving emoji: procedural clips of real glyphs, 8 frames of 32 x 32.
 
-Purpose: the video path end to end in minutes on a laptop: factorised space-time attention with
-rotary positions on (T, H, W). The drawings are OpenMoji's, the eight motions are made up and are
-the class.
+Purpose: the video path end to end in minutes on a laptop, with factorised space-time attention. The
+drawings are OpenMoji's; the eight motions are made up and are the class. `:smoke` is 20 steps, for
+tests.
+Expected result: on 2 cores, 4 minutes take the held-out loss of the EMA weights from 1.917 to
+0.145, 0.84 of the best linear denoiser's 0.172; samples are patches of colour that keep their
+place from frame to frame. (Measured 2026-11-23.)
 Command: bash launch/local.sh configs/moving_emoji.py
 """
 
@@ -15,11 +18,12 @@ def get_config(arg: str = ""):
     c = configuration.default()
     c.data.name, c.data.shape, c.data.num_classes = "moving_emoji", (8, 32, 32, 3), 8
     c.model.depth, c.model.width, c.model.heads, c.model.patch = 4, 192, 6, (2, 4, 4)
-    c.model.attention, c.model.positions, c.model.qk_norm = "factorised", "rotary", True
-    c.diffusion.prediction = "x0"
-    c.optim.learning_rate, c.optim.b2 = 3e-3, 0.99
+    c.model.attention = "factorised"
+    # Wide: in 200 steps the noisiest levels must be seen as well.
+    c.diffusion.logit_mean, c.diffusion.logit_std = 0.7, 1.6
+    c.optim.learning_rate, c.optim.b2 = 6e-3, 0.99
     c.optim.warmup_steps, c.optim.schedule = 20, "cosine"
-    c.train.steps, c.train.batch_size = 200, 16
+    c.train.steps, c.train.batch_size = 200, 32
     c.train.ema_halflife_images = 160.0
     c.checkpoint.every, c.evaluate.every = 100, 100
     c.evaluate.batch_size = 16

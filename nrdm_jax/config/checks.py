@@ -1,0 +1,128 @@
+"""What can be seen to be wrong with a config before a device is touched or a directory made."""
+
+import math
+
+import ml_collections
+
+from nrdm_jax.config.conditions import get, is_number, nearest_divisor, require
+from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
+from nrdm_jax.config.tree import CHOICES, MESH_AXES, default, hint
+
+
+def validate(config) -> None:
+    """Raises ValueError, naming the field and the fix, for everything that can be seen early.
+
+    What depends on devices (the mesh) or data (counts, labels) is checked by build and data.
+    """
+    _check_keys(config)
+    for field, choices in CHOICES.items():
+        require(
+            get(config, field) in choices,
+            field,
+            f"is {get(config, field)!r}",
+            f"choose one of {', '.join(choices)}" + hint(str(get(config, field)), choices),
+        )
+    _check_numbers(config)
+    check_model(config)
+    check_stack(config)
+    check_memory(config)
+    _check_diffusion(config)
+    _check_mesh(config)
+
+
+def _check_keys(config) -> None:
+    """A config file may have replaced a field by one of another type or added one."""
+
+    def walk(reference, given, path):
+        for key in given:
+            field = f"{path}{key}"
+            if key not in reference:
+                raise ValueError(f"{field} is not a config field" + hint(key, reference.keys()))
+            want, have = reference.get_oneway_ref(key).get(), given[key]
+            if isinstance(want, ml_collections.ConfigDict):
+                if not isinstance(have, ml_collections.ConfigDict):
+                    raise ValueError(f"{field} is a group of fields, got {have!r}")
+                walk(want, have, field + ".")
+            elif want is not None and have is None:
+                raise ValueError(f"{field} must not be None; its default is {want!r}")
+        for key in reference:
+            if key not in given:
+                raise ValueError(f"{path}{key} is missing; start from nrdm_jax.config.default()")
+
+    walk(default(), config, "")
+
+
+def _check_numbers(c) -> None:
+    at_least = {
+        1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
+        "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
+        "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
+        "log.profile_steps model.streams optim.sensitivity_examples",
+        0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
+        "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
+        "log.sensitivity_every optim.sensitivity_penalty "
+        "data.in_memory_gib",
+    }
+    for low, fields in at_least.items():
+        for field in fields.split():
+            value = get(c, field)
+            require(
+                math.isfinite(value) and value >= low,
+                field,
+                f"is {value}",
+                f"give a number of at least {low}",
+            )
+    for field in ("optim.learning_rate", "optim.eps", "train.ema_halflife_images", "data.scale",
+                  "model.mlp_ratio", "diffusion.logit_std"):  # fmt: skip
+        value = get(c, field)
+        require(math.isfinite(value) and value > 0, field, f"is {value}", "give a positive number")
+    for field in ("model.label_dropout", "optim.b1", "optim.b2"):
+        value = get(c, field)
+        require(0 <= value < 1, field, f"is {value}", "give a number in [0, 1)")
+    require(
+        c.train.batch_size % c.train.micro_batches == 0,
+        "train.micro_batches",
+        f"is {c.train.micro_batches}, which does not divide train.batch_size={c.train.batch_size}",
+        f"the nearest that does is {nearest_divisor(c.train.batch_size, c.train.micro_batches)}",
+    )
+    require(
+        c.optim.warmup_steps <= c.train.steps,
+        "optim.warmup_steps",
+        f"is {c.optim.warmup_steps}, more than train.steps={c.train.steps}",
+        "shorten it",
+    )
+    levels = c.evaluate.log_snr
+    require(
+        isinstance(levels, tuple) and len(levels) > 0 and all(map(is_number, levels)),
+        "evaluate.log_snr",
+        f"is {levels!r}",
+        "give a tuple of numbers",
+    )
+
+
+def _check_diffusion(c) -> None:
+    d = c.diffusion
+    # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
+    require(
+        not (d.path == "rectified_flow" and d.prediction == "eps"),
+        "diffusion.prediction",
+        "is eps, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
+        "choose velocity, v or x0, or diffusion.path=ddpm_linear",
+    )
+
+
+def _check_mesh(c) -> None:
+    sizes = [c.mesh[axis] for axis in MESH_AXES]
+    for axis, size in zip(MESH_AXES, sizes, strict=True):
+        require(
+            size == -1 or size >= 1, f"mesh.{axis}", f"is {size}", "give a positive number or -1"
+        )
+    require(sizes.count(-1) <= 1, "mesh", "has more than one -1", "let one axis only fill")
+    known = math.prod(s for s in sizes if s != -1)
+    micro = c.train.batch_size // c.train.micro_batches
+    require(
+        micro % known == 0,
+        "train.batch_size",
+        f"gives micro-batches of {micro}, not divisible by the {known} devices of mesh={sizes}",
+        f"make it a multiple of {known * c.train.micro_batches}",
+    )

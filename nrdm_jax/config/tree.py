@@ -1,0 +1,215 @@
+"""The one config tree: every field with its default, its choices, and the tree as JSON.
+
+Tuples stand for lists and `placeholder` for None, since ml_collections can override neither a list
+nor a None.
+"""
+
+import difflib
+import json
+import pathlib
+import runpy
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+MESH_AXES = ("data", "fsdp")
+# Of model.variant, those whose units are z + something (models.unit.VARIANTS).
+ADDITIVE_VARIANTS = ("gated", "adaln", "resnet", "rezero", "layerscale")
+
+CHOICES = {
+    "model.name": ("dit", "uvit", "unet"),
+    "model.variant": (
+        "gated",
+        "adaln",
+        "input_scale",
+        "resnet",
+        "rezero",
+        "layerscale",
+        "deepnorm",
+        "mv_split",
+    ),
+    "model.gate_shape": ("channel", "scalar"),
+    "model.gate_condition": ("cond", "cond_shared", "static"),
+    "model.modulation": ("per_unit", "shared", "none"),
+    "model.attention": ("joint", "factorised"),
+    "model.positions": ("sincos", "rotary"),
+    "model.mlp": ("gelu", "swiglu"),
+    "model.skip": ("inside", "project"),
+    "model.branch_dtype": ("float32", "bfloat16"),
+    "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
+    "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
+    "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine"),
+    "diffusion.prediction": ("velocity", "v", "eps", "x0"),
+    "diffusion.times": ("uniform", "logit_normal"),
+    "optim.schedule": ("cosine", "constant"),
+    "sample.sampler": ("euler", "heun", "ddim"),
+}
+
+
+def default() -> ml_collections.ConfigDict:
+    """The whole tree with its default values; a config file changes fields, never adds one."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # of the initial weights, the data order and the training noise
+
+    c.data = ml_collections.ConfigDict()
+    # openmoji | moving_emoji | fashion_mnist | cifar10 | solids | synthetic | tfds:NAME[/CONFIG]
+    c.data.name = "openmoji"
+    c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
+    c.data.num_classes = 10
+    c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
+    c.data.flip = False  # mirror the last spatial axis, half of the time
+    c.data.scale = 1.0  # float records (latents) are used as (record - shift) * scale
+    c.data.shift = 0.0
+    c.data.in_memory_gib = 2.0  # a set that fits is decoded once, into host memory
+    c.data.threads = 2  # that read and decode, where the set does not fit
+    c.data.prefetch = 2  # batches prepared ahead of the device
+
+    c.model = ml_collections.ConfigDict()
+    c.model.name = "dit"  # dit | uvit | unet
+    c.model.size = placeholder(str)  # S | B | L | XL: sets depth, width and heads
+    # Blocks; a block of a transformer has two residual units (attention, MLP). unet: blocks of a
+    # level on its way down, and as many on its way up.
+    c.model.depth = 8
+    c.model.width = 192
+    c.model.heads = 3
+    c.model.mlp = "gelu"  # gelu | swiglu
+    c.model.mlp_ratio = 4.0
+    c.model.qk_norm = False  # RMSNorm on queries and keys
+    c.model.attention = "joint"  # joint | factorised: within frames and across them, taking turns
+    c.model.positions = "sincos"  # sincos | rotary
+    c.model.skip = "inside"  # inside | project: how uvit and unet read the way down
+    c.model.channel_factors = (1, 2, 2)  # unet: channels of each level over model.width
+    c.model.attention_at = (8,)  # unet: sizes of the longest axis at which levels attend
+    c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
+    c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
+    c.model.learn_variance = False  # twice the output channels; the second half is unused yet
+    c.model.variant = "gated"  # the form of every residual unit, one of models.unit.VARIANTS
+    c.model.gate_shape = "channel"  # channel | scalar
+    c.model.gate_condition = "cond"  # cond | cond_shared | static
+    c.model.alpha_start = "auto"  # auto | zero | one | inv_sqrt_units | a number
+    c.model.beta = True  # the additive gate; False fixes it at 0 and removes its parameters
+    c.model.beta_bound = True  # beta = beta_raw / units, learning rate of beta_raw * 0.1
+    c.model.modulation = (
+        "per_unit"  # per_unit | shared | none: who owns the kernel of the adaptive norms
+    )
+    c.model.prefix_tokens = False  # time and class are two tokens in front of the patches, too
+    c.model.branch_dtype = "float32"  # of the branches; trunk, gates, norms stay float32
+    c.model.streams = 1  # 2: the trunk twice, units write the one and read the other
+    c.model.memory = "none"  # none | remat | sqrt | offload | reversible: see models/memory.py
+    c.model.remat_policy = "nothing"  # nothing | branches | dots_no_batch | dots: kept by remat
+
+    c.diffusion = ml_collections.ConfigDict()
+    c.diffusion.path = "rectified_flow"  # rectified_flow | ddpm_linear | cosine
+    c.diffusion.prediction = "velocity"  # velocity | v | eps | x0
+    c.diffusion.times = "logit_normal"  # logit_normal | uniform: training times
+    c.diffusion.logit_mean = 0.0  # of logit_normal, before the logistic function; > 0 is noisier
+    c.diffusion.logit_std = 1.0
+
+    c.optim = ml_collections.ConfigDict()
+    c.optim.learning_rate = 1e-4
+    c.optim.schedule = "constant"  # constant | cosine, after the warm-up
+    c.optim.warmup_steps = 0
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+    c.optim.weight_decay = 0.0  # not of gates, norms, biases and embeddings
+    c.optim.clip_norm = 1.0  # global norm of the gradient; 0 does not clip
+    c.optim.sensitivity_penalty = 0.0  # factor of mean_i log(|s_i|^2/|s_n|^2)^2 in the loss; 0: off
+    c.optim.sensitivity_examples = 8  # of each batch, on which the penalty is measured
+
+    c.train = ml_collections.ConfigDict()
+    c.train.steps = 1000
+    c.train.batch_size = 64  # examples a step, all devices together
+    c.train.micro_batches = 1  # the batch is accumulated over so many forward-backward passes
+    c.train.ema_halflife_images = 500_000.0  # examples after which a weight counts half
+
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.data = -1  # devices along each axis; -1: all that are left
+    c.mesh.fsdp = 1
+
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.every = 1000  # steps
+    c.checkpoint.keep = 3  # newest steps kept
+    c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
+
+    c.evaluate = ml_collections.ConfigDict()
+    c.evaluate.every = 1000  # steps between held-out losses inside the run; 0: never
+    c.evaluate.batch_size = 64
+    c.evaluate.examples = 0  # held-out examples used inside the run, 0: all
+    c.evaluate.log_snr = (-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5)  # fixed levels
+
+    c.sample = ml_collections.ConfigDict()
+    c.sample.every = 0  # steps between sample grids inside the run; 0: never
+    c.sample.examples = 64
+    c.sample.batch_size = 64
+    c.sample.sampler = "heun"  # euler | heun | ddim
+    c.sample.steps = 30
+    c.sample.guidance = 1.0  # classifier-free; 1 is off
+
+    c.log = ml_collections.ConfigDict()
+    c.log.every = 50  # steps between lines
+    # Steps between records of the units' sensitivity and the trunk's health; 0: never.
+    c.log.sensitivity_every = 100
+    c.log.profile_start = 0  # first step of a profiler trace in workdir/profile; 0: none
+    c.log.profile_steps = 3
+    c.log.peak_tflops = 0.0  # of one device, to print MFU; 0: looked up, unknown on a CPU
+    return c
+
+
+def of_file(file: str, name: str, argument: str = "") -> ml_collections.ConfigDict:
+    """The config of the file `name`.py beside `file`, for a config that changes a few of its
+    fields."""
+    return runpy.run_path(str(pathlib.Path(file).with_name(f"{name}.py")))["get_config"](argument)
+
+
+def patch_of(config) -> tuple[int, ...]:
+    """Side of a patch on every spatial axis of `data.shape`."""
+    patch, axes = tuple(config.model.patch), len(config.data.shape) - 1
+    return patch * axes if len(patch) == 1 else patch
+
+
+def difference(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Lines `field: old -> new` for two config dicts as `to_dict` gives them."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def to_dict(config) -> dict:
+    """The config as plain JSON values (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_dict(values: dict) -> ml_collections.ConfigDict:
+    """The config that `to_dict` wrote.
+
+    Raises:
+      ValueError: a field is unknown or of the wrong type, as in a file of another version.
+    """
+    config = default()
+
+    def fill(node, part, path):
+        for key, value in part.items():
+            if key not in node:
+                raise ValueError(f"config field {path}{key} is unknown" + hint(key, node.keys()))
+            if isinstance(value, dict):
+                fill(node[key], value, f"{path}{key}.")
+            else:
+                try:
+                    node[key] = tuple(value) if isinstance(value, list) else value
+                except TypeError as error:
+                    raise ValueError(f"config field {path}{key}: {error}") from error
+
+    with config.ignore_type():
+        fill(config, values, "")
+    return config
+
+
+def hint(given: str, choices) -> str:
+    close = difflib.get_close_matches(given, list(choices), n=1)
+    return f' (did you mean "{close[0]}"?)' if close else ""
