@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from nrdm_jax.models.blocks import SelfAttention
 from nrdm_jax.models.conditioning import Condition
+from nrdm_jax.models.convolution import Convolution
 from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.dit import mirrored
 from nrdm_jax.models.norms import AdaptiveNorm
@@ -46,8 +47,7 @@ class Convolutions(nn.Module):
     def __call__(self, u: Array, condition: Condition) -> Array:
         def convolution(name: str, y: Array) -> Array:
             init = nn.initializers.variance_scaling(self.gain**2, "fan_avg", "uniform")
-            window = (3,) * (y.ndim - 2)
-            return nn.Conv(self.width, window, kernel_init=init, dtype=self.dtype, name=name)(y)
+            return Convolution(self.width, kernel_init=init, dtype=self.dtype, name=name)(y)
 
         y = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="first_norm")(u, condition))
         y = convolution("hidden", y)
@@ -82,21 +82,17 @@ class UNet(Denoiser):
     @nn.compact
     def __call__(self, x: Array, t_B: Array, label_B: Array, taps: Array | None = None):
         grid = grid_of(self.shape, self.patch_sides)
-        window = (3,) * len(grid)
         condition, _, _ = self.embed(t_B, label_B)
         y = patchify(x.astype(jnp.float32), self.patch_sides)
-        z = nn.Conv(self._channels(0), window, name="patch_embed")(
-            y.reshape(y.shape[0], *grid, -1)
-        )  # fmt: skip
+        z = Convolution(self._channels(0), name="patch_embed")(y.reshape(y.shape[0], *grid, -1))
 
         streams, seen = self._trunk(z, condition, taps)
         if taps is not None and seen is not None:
             streams = tap(streams, taps[-1])
             seen = jnp.concatenate([seen, health(streams)[None]])
         z = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="final_norm")(streams[0], condition))
-        y = nn.Conv(
-            self.patch_features, window, kernel_init=nn.initializers.zeros, name="final"
-        )(z)  # fmt: skip
+        zeros = nn.initializers.zeros
+        y = Convolution(self.patch_features, kernel_init=zeros, name="final")(z)
         y = unpatchify(y.reshape(y.shape[0], -1, y.shape[-1]), grid, self.patch_sides)
         return y if taps is None else (y, seen)
 
@@ -105,7 +101,6 @@ class UNet(Denoiser):
     ) -> tuple[Streams, Array | None]:
         """All levels, down and up: (streams, health (units, 2) where there are taps)."""
         last = len(self.channel_factors) - 1
-        window = (3,) * (z.ndim - 2)
         seen, used = [], 0
 
         def run(block: Block, depth: int, name: str, z: Array, skips: Array | None = None):
@@ -125,9 +120,7 @@ class UNet(Denoiser):
             z, outputs = run(self._level_block(level), self.depth, f"down_{level}", z)
             kept.append(outputs)
             if level < last:
-                strides = (2,) * len(window)
-                width = self._channels(level + 1)
-                z = nn.Conv(width, window, strides, name=f"shrink_{level}")(z)
+                z = Convolution(self._channels(level + 1), stride=2, name=f"shrink_{level}")(z)
         z, _ = run(self._level_block(last, attends=True), 1, "middle", z)
         for level in reversed(range(last + 1)):
             block = self._level_block(level, skip=self.skip)
@@ -135,7 +128,7 @@ class UNet(Denoiser):
             if level:
                 size = (z.shape[0], *(2 * n for n in z.shape[1:-1]), z.shape[-1])
                 z = jax.image.resize(z, size, "nearest")
-                z = nn.Conv(self._channels(level - 1), window, name=f"grow_{level}")(z)
+                z = Convolution(self._channels(level - 1), name=f"grow_{level}")(z)
         return (z,), jnp.concatenate(seen) if seen else None
 
     def _channels(self, level: int) -> int:
