@@ -1,5 +1,6 @@
 """Every test runs on 8 simulated CPU devices, and implicit broadcasting of ranks is an error."""
 
+import contextlib
 import os
 import pathlib
 
@@ -17,6 +18,7 @@ import pytest  # noqa: E402
 
 from nrdm_jax import config as configuration  # noqa: E402
 from nrdm_jax.config import default  # noqa: E402
+from nrdm_jax.models import dit, stack  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -62,3 +64,32 @@ def randomised_zeros(tree, key, std: float = 0.02):
 @pytest.fixture(scope="session")
 def fill_zeros():
     return randomised_zeros
+
+
+@contextlib.contextmanager
+def _explicit_inputs(zeros):
+    """Within it, a network called with taps is a plain loop over its units, to whose inputs the
+    zeros are added, one (streams, B, N, D) each: their gradient is dL/dz by plain autodiff."""
+    inputs = iter(zeros)
+
+    def tap(streams, dummy):
+        here = next(inputs)
+        return tuple(z + here[i] for i, z in enumerate(streams))
+
+    def unrolled(body, carry, xs):
+        ys = []
+        for i in range(jax.tree.leaves(xs)[0].shape[0]):
+            carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+            ys.append(y)
+        return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (stack, dit):
+            patch.setattr(module, "tap", tap)
+        patch.setattr(jax.lax, "scan", unrolled)
+        yield
+
+
+@pytest.fixture(scope="session")
+def explicit_inputs():
+    return _explicit_inputs

@@ -63,8 +63,8 @@ def native(u: Array, kernel: Array, stride: int = 1) -> Array:
 def sum_of_products(u: Array, kernel: Array, stride: int = 1) -> Array:
     """The same as a matrix product for each tap of the window.
 
-    In a loop, XLA's CPU backend has no fast form of a convolution's derivative: there this is some
-    twenty times faster (benchmarks/convolution.py).
+    In a loop, XLA's CPU backend has no fast form of a convolution's derivative: there this is more
+    than ten times as fast (benchmarks/convolution.py).
     """
     window = kernel.shape[:-2]
     sizes = [(n - k) // stride + 1 for n, k in zip(u.shape[1:-1], window, strict=True)]

@@ -156,9 +156,9 @@ def test_offload_moves_every_block_input_to_the_host(platform, monkeypatch):
 @pytest.mark.parametrize(
     ("streams", "mode"), [(1, "none"), (1, "remat"), (1, "sqrt"), (2, "none"), (2, "reversible")]
 )
-def test_profile_is_plain_autodiff_with_explicit_inputs(streams, mode, gradient_of, fill_zeros):
-    """A loop over units that adds a zero of its own to every unit's input, and the gradient with
-    respect to these zeros."""
+def test_profile_is_plain_autodiff_with_explicit_inputs(
+    streams, mode, gradient_of, fill_zeros, explicit_inputs
+):
     net = model(streams=streams, memory=mode)
     variables = fill_zeros(
         model(streams=streams).init(jax.random.key(1), *ARGUMENTS), jax.random.key(2)
@@ -169,32 +169,13 @@ def test_profile_is_plain_autodiff_with_explicit_inputs(streams, mode, gradient_
     zeros = [jnp.zeros((streams, 4, 16, 16)) for _ in range(net.units + 1)]
 
     def loss(zeros):
-        inputs = iter(zeros)
-
-        def tap(streams, dummy):
-            here = next(inputs)
-            return tuple(z + here[i] for i, z in enumerate(streams))
-
-        from nrdm_jax.models import dit, stack
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stack, "tap", tap)
-            patch.setattr(dit, "tap", tap)
-            patch.setattr(jax.lax, "scan", _unrolled)
+        with explicit_inputs(zeros):
             y, _ = plain.apply(variables, *ARGUMENTS, jnp.zeros(plain.units + 1))
         return jnp.mean((y - X) ** 2)
 
     explicit = [jnp.sum(g**2) for g in jax.jit(jax.grad(loss))(zeros)]
     np.testing.assert_allclose(squares, jnp.stack(explicit), rtol=1e-5)
     assert np.all(np.asarray(squares) > 0)
-
-
-def _unrolled(body, carry, xs):
-    ys = []
-    for i in range(jax.tree.leaves(xs)[0].shape[0]):
-        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
-        ys.append(y)
-    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
 def test_health_has_its_closed_form():
