@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nrdm_jax.models import norms
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.unit import VARIANTS, Gates, ResidualUnit
 
@@ -133,3 +134,57 @@ def test_trunk_of_any_number_of_axes_stays_float32(variant):
     variables = unit.init(jax.random.key(0), z, z, CONDITION)
     out = unit.apply(variables, z, z, CONDITION)
     assert out.dtype == jnp.float32 and out.shape == z.shape
+
+
+def test_deepnorm_normalises_the_sum_with_its_constant():
+    unit, variables = built("deepnorm")
+    assert not jax.tree.leaves(variables)
+    total = 2.0 * Z + 2 * Z  # 16^(1/4) z + F(z)
+    expected = (total - total.mean(-1, keepdims=True)) / total.std(-1, keepdims=True)
+    np.testing.assert_allclose(unit.apply(variables, Z, Z, CONDITION), expected, rtol=1e-4)
+    assert VARIANTS["deepnorm"].kernel_gain(4) == pytest.approx(0.5)
+    assert {v.kernel_gain(4) for name, v in VARIANTS.items() if name != "deepnorm"} == {1.0}
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_mv_split_gives_mean_and_deviation_gains_of_their_own(prefix):
+    unit, variables = built("mv_split", prefix=prefix)
+    assert jax.tree.map(jnp.shape, variables) == {
+        "params": {"alpha": {"bias": (8,)}, "beta": {"bias": (8,)}}
+    }
+    alpha, beta = (jax.random.normal(jax.random.key(i), (8,)) for i in range(2))
+    out = unit.apply({"params": {"alpha": {"bias": alpha}, "beta": {"bias": beta}}},
+                     Z, Z, CONDITION)  # fmt: skip
+    z = np.asarray(Z)
+    mean = np.empty_like(z)
+    for tokens in [slice(0, prefix), slice(prefix, None)] if prefix else [slice(None)]:
+        mean[:, tokens] = z[:, tokens].mean(1, keepdims=True)
+    # F = 2 z: P F = 2 (z - Jz), J(F - z) = Jz
+    inner = z + np.asarray(beta) * 2 * (z - mean) + np.asarray(alpha) * mean
+    expected = inner / np.sqrt((inner**2).mean(-1, keepdims=True))
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("units", "beta"), [(8, 1.0), (800, 1.0), (2000, 0.03)])
+def test_mv_split_starts_as_its_authors_do(units, beta):
+    unit = ResidualUnit(Double(parent=None), Gates(units=units), "mv_split")
+    gates = unit.init(jax.random.key(2), Z, Z, CONDITION)["params"]
+    np.testing.assert_allclose(gates["alpha"]["bias"], 0.0)
+    np.testing.assert_allclose(gates["beta"]["bias"], beta, rtol=1e-5)
+
+
+def test_trunk_norm_s_derivative_is_that_of_rms_norm():
+    z, t = (jax.random.normal(jax.random.key(i), (3, 4, 8)) for i in range(2))
+
+    def both(f):
+        second = jax.grad(lambda z: jnp.sum(jnp.sin(jax.grad(lambda z: jnp.sum(f(z) * t))(z))))
+        return f(z), jax.jvp(f, (z,), (t,))[1], jax.vjp(f, z)[1](t)[0], second(z)
+
+    for ours, plain in zip(both(norms.trunk_norm), both(norms.rms_norm), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=2e-5, atol=2e-6)
+
+
+def test_a_unit_writes_one_stream_and_reads_the_other():
+    other = jax.random.normal(jax.random.key(5), Z.shape)
+    unit, variables = built("gated", alpha_start="one")
+    np.testing.assert_allclose(unit.apply(variables, Z, other, CONDITION), Z + 2 * other, rtol=1e-6)
