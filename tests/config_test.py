@@ -3,10 +3,11 @@ import pathlib
 
 import pytest
 
+from nrdm_jax import build
 from nrdm_jax import config as configuration
 from nrdm_jax.diffusion import predictions, schedules, times
 from nrdm_jax.diffusion.samplers import table
-from nrdm_jax.models import sizes, unit
+from nrdm_jax.models import memory, sizes, unit
 from nrdm_jax.sharding import mesh
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
@@ -55,6 +56,8 @@ def test_choices_are_the_tables_of_the_parts():
     assert set(choices["diffusion.prediction"]) == set(predictions.PREDICTIONS)
     assert set(choices["sample.sampler"]) == set(table.SAMPLERS)
     assert configuration.MESH_AXES == mesh.AXES
+    assert set(choices["model.name"]) == set(build.NETWORKS)
+    assert set(choices["model.remat_policy"]) == set(memory.POLICIES)
     for name in choices["diffusion.times"]:
         assert times.make_times(name, 0.0, 1.0, mean=0.0, std=1.0)
     for name in sizes.DIT:
@@ -112,6 +115,75 @@ def test_a_bad_value_is_refused_with_its_field_and_the_fix(field, value, says):
     with pytest.raises(ValueError, match=says) as error:
         configuration.validate(c)
     assert field in str(error.value) or group in str(error.value)
+
+
+UNET = {"model.name": "unet", "model.patch": (1,)}
+REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model.streams": 3}, "model.streams"),
+        ({"model.memory": "reversible"}, "a unit of one stream cannot be inverted"),
+        (REVERSIBLE | {"model.variant": "mv_split"}, "units of model.variant=mv_split are not z +"),
+        (REVERSIBLE | {"model.variant": "deepnorm"}, "units of model.variant=deepnorm are not"),
+        (REVERSIBLE | {"model.variant": "input_scale"}, "model.variant=input_scale are not"),
+        ({"model.name": "uvit", "model.streams": 2}, "model.streams is 2, but model.name=uvit"),
+        ({"model.name": "uvit", "model.memory": "reversible"}, "skips of model.name=uvit must be"),
+        (UNET | {"model.memory": "reversible"}, "skips of model.name=unet must be kept"),
+        ({"model.remat_policy": "dots"}, "which model.memory=none does not look at"),
+        ({"optim.sensitivity_penalty": 0.1, "model.memory": "sqrt"}, "gradient of a gradient"),
+        (REVERSIBLE | {"optim.sensitivity_penalty": 0.1}, "gradient of a gradient"),
+        ({"optim.sensitivity_penalty": 0.1, "optim.sensitivity_examples": 65}, "give fewer"),
+        (
+            {"model.modulation": "none", "model.variant": "resnet"},
+            "nothing else tells the network the time",
+        ),
+        ({"model.modulation": "none", "model.gate_condition": "static"}, "model.prefix_tokens"),
+        ({"model.attention": "factorised", "model.depth": 7}, "give an even number"),
+        ({"model.attention": "factorised", "model.name": "uvit"}, "choose joint"),
+        ({"model.attention": "factorised", "model.prefix_tokens": True}, "belong to no frame"),
+        ({"model.positions": "rotary", "model.heads": 96}, "too few to rotate on 2 axes"),
+        ({"model.name": "uvit", "model.depth": 1}, "has two halves"),
+        ({"model.name": "uvit", "model.modulation": "shared"}, "norms of twice the width"),
+        (UNET | {"model.channel_factors": (1, 2, 2, 2, 2, 2, 2)}, "cannot be halved 6 times"),
+        (UNET | {"model.channel_factors": (1, 0)}, "model.channel_factors"),
+        (UNET | {"model.attention_at": (9,)}, r"the levels' sizes are \[32, 16, 8\]"),
+        (UNET | {"model.gate_condition": "cond_shared"}, "levels of unet differ in width"),
+        (UNET | {"model.mlp": "swiglu"}, "which unet does not have"),
+        (UNET | {"model.size": "S"}, "a size of dit"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_with_the_reason(changes, says):
+    c = configuration.default()
+    with c.ignore_type():
+        for field, value in changes.items():
+            group, name = field.split(".")
+            c[group][name] = value
+    with pytest.raises(ValueError, match=says) as error:
+        configuration.validate(c)
+    assert any(field.split(".")[1] in str(error.value) for field in changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(REVERSIBLE | {"model.variant": v} for v in configuration.ADDITIVE_VARIANTS),
+        *({"model.memory": m, "model.variant": "mv_split"} for m in ("none", "remat", "sqrt")),
+        *({"model.memory": m, "model.name": "uvit"} for m in ("remat", "sqrt")),
+        {"model.memory": "sqrt", "model.streams": 2, "model.variant": "deepnorm"},
+        UNET | {"model.memory": "remat", "model.remat_policy": "branches"},
+        {"model.modulation": "none", "model.variant": "mv_split", "model.prefix_tokens": True},
+        {"model.name": "uvit", "model.modulation": "shared", "model.skip": "project"},
+    ],
+)
+def test_what_goes_together_is_let_through(changes):
+    c = configuration.default()
+    for field, value in changes.items():
+        group, name = field.split(".")
+        c[group][name] = value
+    configuration.validate(c)
 
 
 def test_a_file_cannot_add_or_remove_a_field():

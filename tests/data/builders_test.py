@@ -5,9 +5,17 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nrdm_jax.data import sources
-from nrdm_jax.data.builders import cifar10, fashion_mnist, openmoji, table
+from nrdm_jax.data.builders import (
+    cifar10,
+    fashion_mnist,
+    moving_emoji,
+    openmoji,
+    solids,
+    table,
+)
 from nrdm_jax.data.errors import DataError
 
 
@@ -188,3 +196,78 @@ def test_prepared_tfds_latents_are_read(tmp_path):
 def test_unknown_name():
     with pytest.raises(ValueError, match="data.name is 'openmojis'; choose one of openmoji"):
         opened("openmojis", "train", str(pathlib.Path("/nonexistent")))
+
+
+def middle_of_mass(frame):
+    """(across, down) of what is not white, over the side."""
+    ink = 255.0 - frame.mean(axis=-1)
+    places = (np.arange(frame.shape[0]) + 0.5) / frame.shape[0]
+    return np.asarray([(ink.sum(0) * places).sum(), (ink.sum(1) * places).sum()]) / ink.sum()
+
+
+def dot(side=64):
+    """A black disc on white, somewhat right of the middle."""
+    y, x = np.mgrid[:side, :side] / side
+    inside = (x - 0.65) ** 2 + (y - 0.5) ** 2 < 0.2**2
+    return Image.fromarray(np.where(inside[..., None], 0, 255).astype(np.uint8).repeat(3, -1))
+
+
+@pytest.mark.parametrize(
+    ("motion", "moved"),
+    [("right", (0.5, 0)), ("left", (-0.5, 0)), ("down", (0, 0.5)), ("up", (0, -0.5))],
+)
+def test_clips_move_half_the_frame_the_way_they_are_labelled(motion, moved):
+    frames = moving_emoji.clip(dot(), motion, 8, 48, np.asarray([0.5, 0.5]))
+    assert frames.shape == (8, 48, 48, 3) and frames.dtype == np.uint8
+    way = middle_of_mass(frames[-1]) - middle_of_mass(frames[0])
+    np.testing.assert_allclose(way, moved, atol=0.02)
+
+
+def test_clips_turn_a_quarter_and_double_in_size():
+    def clip(motion):
+        return moving_emoji.clip(dot(), motion, 8, 48, np.asarray([0.5, 0.5]))
+
+    turned = clip("clockwise")
+    # to the right of the middle at first, below it at last (the axis down is the second)
+    first, last = (middle_of_mass(f) - 0.5 for f in (turned[0], turned[-1]))
+    assert first[0] > 0.05 and abs(first[1]) < 0.02
+    np.testing.assert_allclose(last, [0, first[0]], atol=0.02)
+    np.testing.assert_allclose(
+        middle_of_mass(clip("anticlockwise")[-1]) - 0.5, [0, -first[0]], atol=0.02
+    )
+    ink = [(255.0 - f).sum() for f in clip("growing")]
+    assert ink[-1] / ink[0] == pytest.approx(4.0, rel=0.1)
+    np.testing.assert_allclose(ink[::-1], [(255.0 - f).sum() for f in clip("shrinking")], rtol=0.1)
+
+
+def test_solids_have_the_volume_of_their_kind():
+    def same_every_time(kind):
+        return [solids.solid(kind, 24, np.random.default_rng([0, i])) for i in range(6)]
+
+    for kind in solids.KINDS:
+        for density in same_every_time(kind):
+            assert density.shape == (24, 24, 24)
+            assert density.min() == 0 and density.max() == 1
+            assert 0.005 < density.mean() < 0.25
+    for i in range(6):
+        draw = np.random.default_rng([0, i])
+        draw.uniform(-0.25, 0.25, 3), draw.standard_normal((3, 3))
+        radius = draw.uniform(0.35, 0.65)
+        volume = same_every_time("ball")[i].mean() * 2**3
+        assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"),
+    [("moving_emoji", (4, 16, 16, 3), 8), ("solids", (8, 8, 8, 1), 4)],
+)
+def test_clips_and_volumes_are_prepared_and_read(name, shape, classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(solids, "COUNTS", {"train": 12, "heldout": 8})
+    some = openmoji.drawings()[:90]
+    monkeypatch.setattr(moving_emoji, "drawings", lambda: some)
+    train, heldout = (opened(name, s, str(tmp_path), shape, classes) for s in sources.SPLITS)
+    x, label = train.gather(np.arange(len(train)))
+    assert x.shape[1:] == shape and x.dtype == np.uint8 and set(label) <= set(range(classes))
+    assert len(heldout) and x.reshape(len(x), -1).std(axis=1).min() > 0
+    with pytest.raises(ValueError, match="data.shape"):
+        opened(name, "train", str(tmp_path), (8, 9, 10, 3), classes)
