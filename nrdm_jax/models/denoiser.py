@@ -93,6 +93,7 @@ class Denoiser(nn.Module):
         channels = self.shape[-1] * (2 if self.learn_variance else 1)
         return channels * math.prod(self.patch_sides)
 
+    @nn.compact
     def embed(self, t_B: Array, label_B: Array) -> tuple[Condition, Array, Array]:
         """The condition, and the embeddings of time and class that it is made of, (B, D) each."""
         time_BD = TimeEmbedding(self.width, name="time")(t_B)

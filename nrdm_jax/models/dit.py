@@ -10,7 +10,9 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nrdm_jax.models.blocks import CrossAttention, Mlp, SelfAttention, xavier
 from nrdm_jax.models.conditioning import Condition
@@ -19,7 +21,7 @@ from nrdm_jax.models.norms import AdaptiveNorm
 from nrdm_jax.models.patches import grid_of, patchify, unpatchify
 from nrdm_jax.models.positions import sincos
 from nrdm_jax.models.probe import Streams, health, tap
-from nrdm_jax.models.stack import Block, Stack
+from nrdm_jax.models.stack import Block, Passed, Stack, merged
 from nrdm_jax.models.unit import ResidualUnit
 from nrdm_jax.signatures import Array
 
@@ -29,6 +31,9 @@ PREFIX = 2  # tokens in front of the patches, where asked for: the time's and th
 class DiT(Denoiser):
     """A `Denoiser` whose block is an attention unit and an MLP unit. `text` (B, T, E) and
     `text_mask` (B, T), True where there is text, are for `text_width`.
+
+    With `after`, numbers of blocks, the result is what the head makes of the trunk after each:
+    (len(after), B, *S, C or 2C). Blocks that are factorised count in pairs, as they are scanned.
 
     Attributes:
       prefix_tokens: time and class are two tokens in front of the patches, too.
@@ -66,6 +71,7 @@ class DiT(Denoiser):
         taps: Array | None = None,
         text: Array | None = None,
         text_mask: Array | None = None,
+        after: tuple[int, ...] | None = None,
     ):
         grid = grid_of(self.shape, self.patch_sides)
         z_BND = nn.Dense(self.width, kernel_init=xavier(), name="patch_embed")(
@@ -79,32 +85,46 @@ class DiT(Denoiser):
         if self.text_width:
             condition = dataclasses.replace(condition, text_BTE=text, text_mask_BT=text_mask)
 
-        streams, seen = self._trunk((z_BND,) * self.streams, grid, condition, taps)
+        keep = after is not None
+        passed = self._trunk((z_BND,) * self.streams, grid, condition, taps, keep)
+        if after is not None:
+            assert passed.kept is not None, f"memory mode {self.memory} keeps no trunk"
+            trunks = jnp.concatenate([z_BND[None], passed.kept])[np.asarray(after)]
+            repeated = jax.tree.map(lambda c: jnp.concatenate([c] * len(after)), condition)
+            y = self._head(trunks.reshape(-1, *z_BND.shape[1:]), repeated, grid)
+            return y.reshape(len(after), -1, *y.shape[1:])
+        streams, seen = passed.streams, passed.health
         if taps is not None and seen is not None:
             streams = tap(streams, taps[-1])
             seen = jnp.concatenate([seen, health(streams, self.prefix)[None]])
-        z_BND = (streams[0] + streams[-1])[:, self.prefix :] / 2
-
-        modulation = "none" if self.modulation == "none" else "per_unit"
-        z_BND = AdaptiveNorm(modulation, name="final_norm")(z_BND, condition)
-        y_BNP = nn.Dense(
-            self.patch_features, kernel_init=nn.initializers.zeros, name="final"
-        )(z_BND)  # fmt: skip
-        y = unpatchify(y_BNP, grid, self.patch_sides)
+        y = self._head(merged(streams), condition, grid)
         return y if taps is None else (y, seen)
 
+    def _head(self, z_BND: Array, condition: Condition, grid: tuple[int, ...]) -> Array:
+        modulation = "none" if self.modulation == "none" else "per_unit"
+        norm = AdaptiveNorm(modulation, name="final_norm")
+        linear = nn.Dense(self.patch_features, kernel_init=nn.initializers.zeros, name="final")
+        y_BNP = linear(norm(z_BND[:, self.prefix :], condition))
+        return unpatchify(y_BNP, grid, self.patch_sides)
+
     def _trunk(
-        self, streams: Streams, grid: tuple[int, ...], condition: Condition, taps: Array | None
-    ) -> tuple[Streams, Array | None]:
-        """The stack: (streams, health (units, 2) where there are taps)."""
+        self,
+        streams: Streams,
+        grid: tuple[int, ...],
+        condition: Condition,
+        taps: Array | None,
+        keep: bool,
+    ) -> Passed:
+        """The whole stack; its health is (units, 2)."""
         block = self._block(grid)
         per_block = len(block.units)
         if taps is not None:
             taps = taps[:-1].reshape(-1, per_block)
         depth = self.units // per_block
-        stack = Stack(block, depth, self.memory, self.remat_policy, name="stack")
+        stack = Stack(block, depth, self.memory, self.remat_policy, keep, name="stack")
         passed = stack(streams, condition, taps)
-        return passed.streams, None if passed.health is None else passed.health.reshape(-1, 2)
+        rows = jax.tree.map(lambda h: h.reshape(-1, 2), passed.health)
+        return passed._replace(health=rows)
 
     def _block(self, grid: tuple[int, ...], skip: str = "") -> Block:
         """The form that is scanned: one block, or two where attention is factorised.

@@ -25,12 +25,17 @@ class Passed(NamedTuple):
     Attributes:
       streams: after the last block.
       health: (L, units of a block, 2), see `probe.health`, where taps were given.
-      kept: the first stream after each block, (L, B, *S, D), where asked for.
+      kept: the trunk after each block, (L, B, *S, D), where asked for.
     """
 
     streams: Streams
     health: Array | None
     kept: Array | None
+
+
+def merged(streams: Streams) -> Array:
+    """The trunk as one (B, *S, D): the mean of two streams."""
+    return streams[0] if len(streams) == 1 else (streams[0] + streams[1]) / 2
 
 
 def _keep_first_half(key, shape, dtype=jnp.float32):
@@ -89,7 +94,7 @@ class Stack(nn.Module):
       depth: number of blocks, L.
       memory: `reversible`, or a mode of `memory.scan`.
       remat_policy: a key of `memory.POLICIES`.
-      keep: return the first stream after each block.
+      keep: return the trunk after each block; `reversible` has none to return.
     """
 
     block: Block
@@ -129,7 +134,7 @@ class Stack(nn.Module):
             params, taps, skip = x
             streams = tuple(map(_laid_out, streams))
             streams, seen = block.apply({"params": params}, streams, condition, taps, skip)
-            return streams, (seen, streams[0] if self.keep else None)
+            return streams, (seen, merged(streams) if self.keep else None)
 
         streams, (seen, kept) = memory.scan(
             body, streams, (params, taps, skips), self.memory, self.remat_policy

@@ -8,6 +8,7 @@ one row of `VARIANTS`: which gates it has, and how they join z and F.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -232,6 +233,27 @@ class Gate(nn.Module):
         return gate.reshape(gate.shape[0], *(1,) * (z.ndim - 2), features)
 
 
+def gate_makers(variant: str, gates: Gates) -> dict[str, Callable[..., Gate]]:
+    """{`alpha`, `beta`: name -> the module}, of the gates that units of this variant have."""
+    gates = VARIANTS[variant].gates(gates)
+    makers: dict[str, Callable[..., Gate]] = {}
+    if gates.alpha:
+        makers["alpha"] = functools.partial(
+            Gate,
+            gates.shape,
+            gates.condition,
+            gates.alpha_value(),
+            gates.alpha_scale,
+            gates.alpha_offset,
+        )
+    if gates.beta:
+        scale = 1.0 / gates.units if gates.beta_bound else 1.0
+        makers["beta"] = functools.partial(
+            Gate, gates.shape, gates.condition, gates.beta_start, scale
+        )
+    return makers
+
+
 class ResidualUnit(nn.Module):
     """(z, u (B, *S, D), condition, skip) -> the next z, through one branch and its gates.
 
@@ -250,23 +272,8 @@ class ResidualUnit(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, u: Array, condition: Condition, skip: Array | None = None):
-        variant = VARIANTS[self.variant]
-        gates = variant.gates(self.gates)
-        alpha = beta = None
-        if gates.alpha:
-            alpha = Gate(
-                gates.shape,
-                gates.condition,
-                gates.alpha_value(),
-                gates.alpha_scale,
-                gates.alpha_offset,
-                name="alpha",
-            )(z, condition)
-        if gates.beta:
-            scale = 1.0 / gates.units if gates.beta_bound else 1.0
-            beta = Gate(gates.shape, gates.condition, gates.beta_start, scale, name="beta")(
-                z, condition
-            )
+        makers = gate_makers(self.variant, self.gates)
+        gate = {name: make(name=name)(z, condition) for name, make in makers.items()}
         if self.reads_skip:
             assert skip is not None
             gamma = self.param("gamma", nn.initializers.ones, skip.shape[-1:], jnp.float32)
@@ -278,4 +285,5 @@ class ResidualUnit(nn.Module):
             # Named for the memory mode that keeps branches, see `memory.POLICIES`.
             return checkpoint_name(self.branch(u, condition).astype(jnp.float32), "branch")
 
-        return variant.join(z, u, branch, alpha, beta, gates)
+        join = VARIANTS[self.variant].join
+        return join(z, u, branch, gate.get("alpha"), gate.get("beta"), self.gates)

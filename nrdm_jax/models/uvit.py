@@ -4,12 +4,15 @@ The blocks of the second half are mirrored: each reads what its partner of the f
 halves are scans.
 """
 
+from typing import cast
+
+import jax
 import jax.numpy as jnp
 
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.probe import Streams
-from nrdm_jax.models.stack import Block, Stack
+from nrdm_jax.models.stack import Block, Passed, Stack
 from nrdm_jax.signatures import Array
 
 
@@ -26,27 +29,35 @@ class UViT(DiT):
     skip: str = "inside"
 
     def _trunk(
-        self, streams: Streams, grid: tuple[int, ...], condition: Condition, taps: Array | None
-    ) -> tuple[Streams, Array | None]:
+        self,
+        streams: Streams,
+        grid: tuple[int, ...],
+        condition: Condition,
+        taps: Array | None,
+        keep: bool,
+    ) -> Passed:
         plain, mirrored = self._block(grid), self._block(grid, self.skip)
         half, middle = self.depth // 2, self.depth % 2
 
-        def stack(block: Block, depth: int, name: str, keep: bool = False) -> Stack:
+        def stack(block: Block, depth: int, name: str, keep: bool = keep) -> Stack:
             return Stack(block, depth, self.memory, self.remat_policy, keep, name=name)
 
         def part(first: int, last: int) -> Array | None:
             return None if taps is None else taps[:-1].reshape(self.depth, -1)[first:last]
 
         down = stack(plain, half, "down", keep=True)(streams, condition, part(0, half))
-        streams, seen = down.streams, [down.health]
+        parts = [down]
         if middle:
-            passed = stack(plain, 1, "middle")(streams, condition, part(half, half + 1))
-            streams, seen = passed.streams, [*seen, passed.health]
+            between = stack(plain, 1, "middle")
+            parts.append(between(down.streams, condition, part(half, half + 1)))
         assert down.kept is not None
-        up = stack(mirrored, half, "up")(
-            streams, condition, part(half + middle, self.depth), down.kept[::-1]
+        up = stack(mirrored, half, "up")
+        parts.append(up(
+            parts[-1].streams, condition, part(half + middle, self.depth), down.kept[::-1]
+        ))  # fmt: skip
+        health = jax.tree.map(
+            lambda *rows: jnp.concatenate([r.reshape(-1, 2) for r in rows]),
+            *(p.health for p in parts),
         )
-        if taps is None:
-            return up.streams, None
-        rows = [health.reshape(-1, 2) for health in (*seen, up.health) if health is not None]
-        return up.streams, jnp.concatenate(rows)
+        kept = jnp.concatenate([cast(Array, p.kept) for p in parts]) if keep else None
+        return Passed(parts[-1].streams, health, kept)
