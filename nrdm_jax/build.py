@@ -125,6 +125,18 @@ def model(config, mesh: Mesh | None = None) -> tuple[Callable[[Array], Params], 
     return init, _on(mesh, apply) if mesh is not None else apply
 
 
+def readouts(config, mesh: Mesh, after: tuple[int, ...]) -> objectives.ApplyFn:
+    """(params, x_t, t, label) -> what the head makes of the trunk after so many blocks each,
+    (len(after), B, *S, C)."""
+    # A forward pass keeps nothing for a backward one, whatever the run's memory mode was.
+    net = network(config).clone(memory="none", remat_policy="nothing")
+
+    def apply(params: Params, x_t: Array, t: Array, label: Array):
+        return net.apply({"params": params}, x_t, t, label, after=after)
+
+    return _on(mesh, apply)
+
+
 def probed(config) -> bool:
     """Whether the train step measures the units' sensitivity."""
     return bool(config.log.sensitivity_every or config.optim.sensitivity_penalty)

@@ -7,6 +7,7 @@ ENTRIES = {
     "train": "train a model, or go on with a run",
     "sample": "draw samples from a run",
     "evaluate": "score a run on held-out data",
+    "dynamics": "show a run's gates over depth and time, and what each block denoises",
     "job": "train, sample and score in one command",
 }
 

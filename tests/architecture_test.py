@@ -11,8 +11,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "job")
-ASSEMBLY = ("build", "training_run", "scoring", "dry_run")
+ENTRIES = ("train", "sample", "evaluate", "dynamics", "job")
+ASSEMBLY = ("build", "training_run", "scoring", "denoising_dynamics", "dry_run")
 LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
 ALLOWED = {
     "signatures": (),
@@ -30,8 +30,8 @@ ALLOWED = {
     "build": ("config", "data", "diffusion", "evaluation", "models", "sampling", "sharding",
               "signatures", "trees", "training"),
     "command_line": ("config", "processes"),
-    **{name: (*LOWER, "build", "data", "evaluation", "sampling", "training", "checkpointing",
-              *ASSEMBLY) for name in ASSEMBLY if name != "build"},
+    **{name: (*LOWER, "build", "data", "diffusion", "evaluation", "models", "sampling", "training",
+              "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name != "build"},
     **dict.fromkeys(ENTRIES, (*LOWER, *ASSEMBLY, "training")),
     "cli": ENTRIES,
     "__init__": (),

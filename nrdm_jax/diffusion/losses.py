@@ -62,7 +62,8 @@ def level_sums(
 ) -> tuple[Array, Array]:
     """Sums of native loss and x0 error over the unmasked examples, at each of the times: (L,) each.
 
-    The noise of an example depends on its seed and on the level's number.
+    The noise of an example depends on its seed and on the level's number. Where `denoise` gives
+    several outputs, (A, B, *S, C), the sums are (L, A).
     """
 
     def at(_, level_and_time):
@@ -70,9 +71,14 @@ def level_sums(
         eps = noise_of_seeds(seeds_B * jnp.uint32(len(times)) + level, x0.shape[1:])
         t_B = jnp.full(x0.shape[:1], time, jnp.float32)
         x_t = add_noise(path, x0, eps, t_B)
+
+        def compare(output):
+            return loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
+
         output = denoise(x_t, t_B, label_B)
-        pair = loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
-        return None, tuple(jnp.sum(jnp.where(mask_B, value, 0.0)) for value in pair)
+        pair = (jax.vmap(compare) if output.ndim > x0.ndim else compare)(output)
+        mask = mask_B if output.ndim == x0.ndim else mask_B[None]
+        return None, tuple(jnp.sum(jnp.where(mask, value, 0.0), axis=-1) for value in pair)
 
     levels = (jnp.arange(len(times), dtype=jnp.uint32), jnp.asarray(times, jnp.float32))
     return jax.lax.scan(at, None, levels)[1]

@@ -55,9 +55,14 @@ class Denoiser(nn.Module):
     remat_policy: str = "nothing"
 
     @property
+    def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+        """(stack, blocks that are scanned, units of such a block), in the order of depth."""
+        raise NotImplementedError
+
+    @property
     def units(self) -> int:
         """Residual units of the whole network."""
-        raise NotImplementedError
+        return sum(blocks * len(names) for _, blocks, names in self.layout)
 
     @property
     def prefix(self) -> int:

@@ -55,8 +55,16 @@ class DiT(Denoiser):
     streams: int = 1
 
     @property
-    def units(self) -> int:
-        return self.depth * (3 if self.text_width else 2)
+    def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+        blocks = self.depth if self.attention == "joint" else self.depth // 2
+        return (("stack", blocks, self.unit_names),)
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """Of the form that is scanned: one block, or two where attention is factorised."""
+        kinds = ("attention", "cross_attention", "mlp") if self.text_width else ("attention", "mlp")
+        parts = ("",) if self.attention == "joint" else ("within_", "across_")
+        return tuple(part + kind for part in parts for kind in kinds)
 
     @property
     def prefix(self) -> int:
@@ -116,21 +124,19 @@ class DiT(Denoiser):
         keep: bool,
     ) -> Passed:
         """The whole stack; its health is (units, 2)."""
-        block = self._block(grid)
-        per_block = len(block.units)
+        ((name, depth, _),) = self.layout
         if taps is not None:
-            taps = taps[:-1].reshape(-1, per_block)
-        depth = self.units // per_block
-        stack = Stack(block, depth, self.memory, self.remat_policy, keep, name="stack")
+            taps = taps[:-1].reshape(depth, -1)
+        stack = Stack(
+            self._block(grid), depth, self.memory, self.remat_policy, keep, name=name
+        )  # fmt: skip
         passed = stack(streams, condition, taps)
         rows = jax.tree.map(lambda h: h.reshape(-1, 2), passed.health)
         return passed._replace(health=rows)
 
     def _block(self, grid: tuple[int, ...], skip: str = "") -> Block:
-        """The form that is scanned: one block, or two where attention is factorised.
-
-        With a skip, `inside` or `project`, it is the mirrored block of a U-shaped stack.
-        """
+        """The form that is scanned. With a skip, `inside` or `project`, it is the mirrored block of
+        a U-shaped stack."""
         dtype = jnp.dtype(self.branch_dtype)
         settings: dict[str, Any] = {
             "modulation": self.modulation,
@@ -147,20 +153,17 @@ class DiT(Denoiser):
                 self.width, **heads, **settings, grid=grid, axes=axes, rotary=rotary, parent=None
             )
 
-        if self.attention == "joint":
-            parts = [("", attention())]
-        else:
-            parts = [("within_", attention(*range(1, len(grid)))), ("across_", attention(0))]
-        branches: list[tuple[str, nn.Module]] = []
-        for part, self_attention in parts:
-            branches.append((f"{part}attention", self_attention))
-            if self.text_width:
-                branches.append((f"{part}cross_attention", cross_attention))
-            branches.append((f"{part}mlp", mlp))
+        branches: dict[str, nn.Module] = {
+            "attention": attention(),
+            "within_attention": attention(*range(1, len(grid))),
+            "across_attention": attention(0),
+            **{f"{part}cross_attention": cross_attention for part in ("", "within_", "across_")},
+            **{f"{part}mlp": mlp for part in ("", "within_", "across_")},
+        }
         return mirrored(
             [
-                (name, functools.partial(ResidualUnit, branch, self.gates, self.variant))
-                for name, branch in branches
+                (name, functools.partial(ResidualUnit, branches[name], self.gates, self.variant))
+                for name in self.unit_names
             ],
             skip,
             self.prefix,

@@ -72,9 +72,15 @@ class UNet(Denoiser):
     skip: str = "inside"
 
     @property
-    def units(self) -> int:
-        levels = [2 if self._attends(level) else 1 for level in range(len(self.channel_factors))]
-        return 2 * self.depth * sum(levels) + 2
+    def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+        levels = range(len(self.channel_factors))
+        down = [(f"down_{i}", self.depth, self._unit_names(i)) for i in levels]
+        up = [(f"up_{i}", self.depth, self._unit_names(i)) for i in reversed(levels)]
+        return (*down, ("middle", 1, self._unit_names(levels[-1], attends=True)), *up)
+
+    def _unit_names(self, level: int, attends: bool = False) -> tuple[str, ...]:
+        attends = attends or self._attends(level)
+        return ("convolution", "attention") if attends else ("convolution",)
 
     def _attends(self, level: int) -> bool:
         return max(grid_of(self.shape, self.patch_sides)) // 2**level in self.attention_at
@@ -142,18 +148,16 @@ class UNet(Denoiser):
             "gain": self.kernel_gain,
             "dtype": dtype,
         }
-        branches: list[tuple[str, nn.Module]] = [
-            ("convolution", Convolutions(width, **settings, parent=None))
-        ]
-        if attends or self._attends(level):
-            attention = SelfAttention(
+        branches: dict[str, nn.Module] = {
+            "convolution": Convolutions(width, **settings, parent=None),
+            "attention": SelfAttention(
                 width, self.heads * factor, qk_norm=self.qk_norm, **settings, parent=None
-            )
-            branches.append(("attention", attention))
+            ),
+        }
         return mirrored(
             [
-                (name, functools.partial(ResidualUnit, branch, self.gates, self.variant))
-                for name, branch in branches
+                (name, functools.partial(ResidualUnit, branches[name], self.gates, self.variant))
+                for name in self._unit_names(level, attends)
             ],
             skip,
         )

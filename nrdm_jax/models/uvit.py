@@ -28,6 +28,12 @@ class UViT(DiT):
 
     skip: str = "inside"
 
+    @property
+    def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+        half, middle = self.depth // 2, self.depth % 2
+        stacks = (("down", half), ("middle", middle), ("up", half))
+        return tuple((name, blocks, self.unit_names) for name, blocks in stacks if blocks)
+
     def _trunk(
         self,
         streams: Streams,
