@@ -218,6 +218,15 @@ def flops_per_step(parts: Run) -> int:
     return flops.FORWARD_AND_BACKWARD * one * size
 
 
+def penalty_cost(parts: Run) -> float:
+    """FLOPs of a train step over those of the same step without the sensitivity penalty."""
+    plain = parts.config.copy_and_resolve_references()
+    plain.optim.sensitivity_penalty = 0.0
+    batch = abstract_batch(parts.config, parts.mesh, jnp.float32)
+    each = (flops.count(p.train_step, p.abstract_state, batch) for p in (parts, run(plain)))
+    return next(each) / next(each)
+
+
 def peak_flops(config) -> float | None:
     """Of one device, by the config or the table; None where unknown, as on CPUs."""
     tera = config.log.peak_tflops or flops.PEAK_TFLOPS.get(jax.devices()[0].device_kind)

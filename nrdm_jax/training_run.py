@@ -71,6 +71,13 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
         before = time.monotonic()
         train_step = build.compiled_step(parts, records.dtype)
         print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
+        if config.optim.sensitivity_penalty:
+            print(
+                f"sensitivity penalty on {config.optim.sensitivity_examples} of "
+                f"{config.train.batch_size} examples: {build.penalty_cost(parts):.2f} times the "
+                "FLOPs of a step without it",
+                flush=True,
+            )
 
     writer = MetricsWriter(workdir, first_step)
     progress = Progress(first_step, last_step)

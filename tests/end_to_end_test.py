@@ -56,11 +56,14 @@ def test_a_run_leaves_what_it_promises(finished):
     assert [r["step"] for r in rows if "loss" in r] == [5, 10, 15, 20]
     losses = [r["heldout_loss"] for r in rows if "heldout_loss" in r]
     assert losses[-1] < losses[0]
+    probes = [r for r in rows if "profile" in r]
+    assert [r["step"] for r in probes] == [5, 10, 15, 20] and len(probes[0]["profile"]) == 5
+    assert min(probes[-1]["profile"]) > 0 and len(probes[0]["trunk_rms"]) == 5
+    assert "sensitivity.png" in names and out.count("train step compiled in") == 1
     line = next(x for x in out.splitlines() if x.startswith("step=20/20"))
     for field in ("loss=", "grad_norm=", "lr=", "step_time=", "img/s=", "TFLOP/s/chip=",
                   "data_wait=", "eta=", "goodput="):  # fmt: skip
         assert f" {field}" in line
-    assert "train step compiled in" in out
 
 
 def test_a_finished_run_run_again_says_so(finished):
@@ -101,6 +104,23 @@ def test_a_read_only_run_can_be_scored(finished, tmp_path):
     assert 0.2 < scores["wiener"] < 0.4 < scores["heldout_loss"] < 1.8
     assert sum(name.startswith("heldout_loss/log_snr") for name in scores) == 8
     assert 0 < scores["nearest_heldout"] < scores["nearest_samples"]
+
+
+def test_dynamics_are_the_path_s_and_the_run_s(finished, tmp_path):
+    workdir, _ = finished
+    code, out, err = run("dynamics", f"--workdir={workdir}", f"--out={tmp_path}", "--examples=40")
+    assert code == 0, err
+    assert "qualitative" in out and result(out)["gates"] == ["alpha", "beta"]
+    found = json.loads((tmp_path / "dynamics.json").read_text())
+    t = np.asarray(found["t"])
+    # x_t = (1 - t) x0 + t eps: f = -1 / (1 - t), g^2 / 2 = t / (1 - t)
+    np.testing.assert_allclose(found["minus_f"], 1 / (1 - t), rtol=1e-4)
+    np.testing.assert_allclose(found["half_g_squared"], t / (1 - t), rtol=1e-4)
+    assert np.shape(found["alpha"]["rms"]) == np.shape(found["beta"]["mean"]) == (4, len(t))
+    assert np.min(found["alpha"]["rms"]) > 0
+    assert found["after_blocks"] == [0, 1, 2] and found["examples"] == 40
+    assert np.shape(found["x0_error"]) == (8, 3)
+    assert (tmp_path / "dynamics.png").stat().st_size > 20_000
 
 
 def test_sample_of_no_run_and_of_no_class(finished, tmp_path):

@@ -144,6 +144,19 @@ def penalised(config, factor, fill_zeros, steps):
     return float(values[0]), float(values[-1]), first
 
 
+def test_cost_of_the_penalty_is_that_of_its_examples(tiny_config):
+    tiny_config.optim.sensitivity_penalty = 0.1
+    costs = []
+    for examples in (4, 8, 16):
+        tiny_config.optim.sensitivity_examples = examples
+        costs.append(build.penalty_cost(build.run(tiny_config)))
+    # A step is 3 forward passes' worth. The penalty's gradient: a forward pass and one back to the
+    # taps (not to the parameters), and twice that to differentiate both: 6.
+    assert 2.5 < costs[2] <= 3.0
+    np.testing.assert_allclose([(c - 1) / (costs[2] - 1) for c in costs], [1 / 4, 1 / 2, 1],
+                               rtol=0.05)  # fmt: skip
+
+
 def test_penalty_evens_the_profile_out(tiny_config, fill_zeros):
     tiny_config.model.depth, tiny_config.model.width = 4, 16
     tiny_config.model.alpha_start = "one"
