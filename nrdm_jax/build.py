@@ -18,6 +18,7 @@ from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import losses, predictions, times
 from nrdm_jax.diffusion.schedules import Path, make_path, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.models.continuous import ContinuousDiT
 from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.memory import check_offload
@@ -86,7 +87,12 @@ def run(config) -> Run:
     return Run(config, mesh, init, apply, path, rate, _on(mesh, train_step), state, fresh)
 
 
-NETWORKS: dict[str, type[Denoiser]] = {"dit": DiT, "uvit": UViT, "unet": UNet}
+NETWORKS: dict[str, type[Denoiser]] = {
+    "dit": DiT,
+    "uvit": UViT,
+    "unet": UNet,
+    "continuous": ContinuousDiT,
+}
 
 
 def network(config) -> Denoiser:
@@ -212,7 +218,8 @@ def compiled_step(parts: Run, dtype):
 
 
 def flops_per_step(parts: Run) -> int:
-    """Of the model, forward and backward, over a batch."""
+    """Of the model, forward and backward, over a batch; 0 where the program does not say, as of a
+    solver that chooses its steps."""
     size = parts.config.train.batch_size
     one = flops.count(parts.apply, parts.abstract_state.params, *example(parts.config, 1))
     return flops.FORWARD_AND_BACKWARD * one * size

@@ -7,7 +7,7 @@ from nrdm_jax import build
 from nrdm_jax import config as configuration
 from nrdm_jax.diffusion import predictions, schedules, times
 from nrdm_jax.diffusion.samplers import table
-from nrdm_jax.models import memory, sizes, unit
+from nrdm_jax.models import continuous, memory, sizes, unit
 from nrdm_jax.sharding import mesh
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
@@ -58,6 +58,8 @@ def test_choices_are_the_tables_of_the_parts():
     assert configuration.MESH_AXES == mesh.AXES
     assert set(choices["model.name"]) == set(build.NETWORKS)
     assert set(choices["model.remat_policy"]) == set(memory.POLICIES)
+    assert set(choices["model.solver"]) == set(continuous.SOLVERS)
+    assert set(choices["model.adjoint"]) == set(continuous.ADJOINTS)
     for name in choices["diffusion.times"]:
         assert times.make_times(name, 0.0, 1.0, mean=0.0, std=1.0)
     for name in sizes.DIT:
@@ -131,6 +133,10 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         (REVERSIBLE | {"model.variant": "input_scale"}, "model.variant=input_scale are not"),
         ({"model.name": "uvit", "model.streams": 2}, "model.streams is 2, but model.name=uvit"),
         ({"model.name": "uvit", "model.memory": "reversible"}, "skips of model.name=uvit must be"),
+        ({"model.name": "continuous", "model.memory": "remat"}, "choose model.adjoint"),
+        ({"model.name": "continuous", "model.variant": "mv_split"}, "have no limit of depth"),
+        ({"model.name": "continuous", "model.streams": 2}, "has one stream"),
+        ({"model.name": "continuous", "model.tolerance": 0.0}, "positive number"),
         (UNET | {"model.memory": "reversible"}, "skips of model.name=unet must be kept"),
         ({"model.remat_policy": "dots"}, "which model.memory=none does not look at"),
         ({"optim.sensitivity_penalty": 0.1, "model.memory": "sqrt"}, "gradient of a gradient"),

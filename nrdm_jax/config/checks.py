@@ -57,7 +57,7 @@ def _check_numbers(c) -> None:
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
         "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
-        "log.profile_steps model.streams optim.sensitivity_examples",
+        "log.profile_steps model.streams optim.sensitivity_examples model.knots",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty "
@@ -73,7 +73,7 @@ def _check_numbers(c) -> None:
                 f"give a number of at least {low}",
             )
     for field in ("optim.learning_rate", "optim.eps", "train.ema_halflife_images", "data.scale",
-                  "model.mlp_ratio", "diffusion.logit_std"):  # fmt: skip
+                  "model.mlp_ratio", "model.tolerance", "diffusion.logit_std"):  # fmt: skip
         value = get(c, field)
         require(math.isfinite(value) and value > 0, field, f"is {value}", "give a positive number")
     for field in ("model.label_dropout", "optim.b1", "optim.b2"):

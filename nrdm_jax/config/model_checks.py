@@ -104,6 +104,8 @@ def check_stack(c) -> None:
         )
     if m.name == "unet":
         _check_unet(c)
+    if m.name == "continuous":
+        _check_continuous(m)
     if m.name == "uvit":
         require(
             m.size is not None or m.depth >= 2,
@@ -111,13 +113,29 @@ def check_stack(c) -> None:
             f"is {m.depth}, and model.name=uvit has two halves",
             "give at least 2",
         )
-    if m.skip == "inside" and m.name != "dit":
+    if m.skip == "inside" and m.name in ("uvit", "unet"):
         require(
             m.modulation != "shared",
             "model.modulation",
             "is shared, but units that read [z, skip] have norms of twice the width",
             "choose per_unit, or model.skip=project",
         )
+
+
+def _check_continuous(m) -> None:
+    for field, only in (("memory", "none"), ("size", None)):
+        require(
+            m[field] == only,
+            f"model.{field}",
+            f"is {m[field]!r}, which model.name=continuous does not have",
+            "choose model.adjoint" if field == "memory" else "set model.depth, width and heads",
+        )
+    require(
+        m.variant in ADDITIVE_VARIANTS,
+        "model.variant",
+        f"is {m.variant}, whose units are not z + something and have no limit of depth",
+        f"choose one of {', '.join(ADDITIVE_VARIANTS)}",
+    )
 
 
 def _check_unet(c) -> None:
@@ -173,7 +191,7 @@ def check_memory(c) -> None:
     require(
         m.streams == 1 or m.name == "dit",
         "model.streams",
-        f"is 2, but model.name={m.name} keeps its skips of one stream",
+        f"is 2, but model.name={m.name} has one stream",
         "give 1, or choose model.name=dit",
     )
     if m.memory == "reversible":

@@ -17,7 +17,7 @@ MESH_AXES = ("data", "fsdp")
 ADDITIVE_VARIANTS = ("gated", "adaln", "resnet", "rezero", "layerscale")
 
 CHOICES = {
-    "model.name": ("dit", "uvit", "unet"),
+    "model.name": ("dit", "uvit", "unet", "continuous"),
     "model.variant": (
         "gated",
         "adaln",
@@ -35,6 +35,8 @@ CHOICES = {
     "model.positions": ("sincos", "rotary"),
     "model.mlp": ("gelu", "swiglu"),
     "model.skip": ("inside", "project"),
+    "model.solver": ("euler", "heun", "dopri5", "tsit5"),
+    "model.adjoint": ("backpropagation", "ode"),
     "model.branch_dtype": ("float32", "bfloat16"),
     "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
@@ -65,10 +67,10 @@ def default() -> ml_collections.ConfigDict:
     c.data.prefetch = 2  # batches prepared ahead of the device
 
     c.model = ml_collections.ConfigDict()
-    c.model.name = "dit"  # dit | uvit | unet
+    c.model.name = "dit"  # dit | uvit | unet | continuous
     c.model.size = placeholder(str)  # S | B | L | XL: sets depth, width and heads
     # Blocks; a block of a transformer has two residual units (attention, MLP). unet: blocks of a
-    # level on its way down, and as many on its way up.
+    # level on its way down, and as many on its way up. continuous: the length of the integral.
     c.model.depth = 8
     c.model.width = 192
     c.model.heads = 3
@@ -80,6 +82,10 @@ def default() -> ml_collections.ConfigDict:
     c.model.skip = "inside"  # inside | project: how uvit and unet read the way down
     c.model.channel_factors = (1, 2, 2)  # unet: channels of each level over model.width
     c.model.attention_at = (8,)  # unet: sizes of the longest axis at which levels attend
+    c.model.knots = 1  # continuous: blocks of weights, interpolated over the depth
+    c.model.solver = "tsit5"  # continuous: euler | heun | dopri5 | tsit5
+    c.model.tolerance = 1e-3  # continuous: of a solver's step, relative and absolute
+    c.model.adjoint = "backpropagation"  # continuous: backpropagation | ode
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
     c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
     c.model.learn_variance = False  # twice the output channels; the second half is unused yet

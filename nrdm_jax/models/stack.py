@@ -84,6 +84,21 @@ class Block(nn.Module):
         return streams, jnp.stack(seen) if seen else None
 
 
+def stacked(
+    block: Block, count: int, streams: Streams, condition: Condition, skip: Array | None = None
+) -> Callable[[Array], Any]:
+    """key -> the parameters of `count` blocks for such inputs, (count, ...) each."""
+
+    def init(key):
+        arguments = jax.tree.map(
+            lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), (streams, condition, skip)
+        )
+        streams_1, condition_1, skip_1 = arguments
+        return block.init(key, streams_1, condition_1, None, skip_1)["params"]
+
+    return lambda key: jax.vmap(init)(jax.random.split(key, count))
+
+
 class Stack(nn.Module):
     """(streams, condition, taps, skips) -> Passed. Parameters: those of one block, stacked.
 
@@ -113,18 +128,8 @@ class Stack(nn.Module):
     ) -> Passed:
         block = self.block.clone(parent=None, name=None)
 
-        def init_one(key):
-            def example(x):
-                return jnp.zeros((1, *x.shape[1:]), x.dtype)
-
-            arguments = jax.tree.map(example, (streams, condition))
-            skip = None if skips is None else example(skips[0])
-            return block.init(key, *arguments, None, skip)["params"]
-
-        def init_all(key):
-            return jax.vmap(init_one)(jax.random.split(key, self.depth))
-
-        params = self.param("blocks", init_all)
+        skip = None if skips is None else skips[0]
+        params = self.param("blocks", stacked(block, self.depth, streams, condition, skip))
         if self.memory == "reversible":
             units = tuple((name, _pure(unit(parent=None))) for name, unit in block.units)
             streams, seen = reversible.scan(units, block.prefix, params, streams, condition, taps)

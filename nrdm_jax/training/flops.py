@@ -25,13 +25,21 @@ PEAK_TFLOPS = {
 
 
 def count(f: Callable, *arguments) -> int:
-    """FLOPs of the matrix products and convolutions of `f(*arguments)`, a multiply-add being two.
+    """FLOPs of the matrix products and convolutions of `f(*arguments)`, a multiply-add being two; 0
+    where some are in a loop whose length the program does not say.
 
     Args:
       f: any traceable function.
       arguments: arrays or ShapeDtypeStructs.
     """
-    return _of_jaxpr(jax.make_jaxpr(f)(*arguments).jaxpr)
+    try:
+        return _of_jaxpr(jax.make_jaxpr(f)(*arguments).jaxpr)
+    except _UnknownLengthError:
+        return 0
+
+
+class _UnknownLengthError(Exception):
+    pass
 
 
 def _of_jaxpr(jaxpr) -> int:
@@ -51,6 +59,8 @@ def _of_jaxpr(jaxpr) -> int:
         parts = [_of_jaxpr(sub) for sub in _inner(parameters)]
         # Of the branches of a condition, such as a platform's own form, one is taken.
         inner = max(parts, default=0) if name == "cond" else sum(parts)
+        if name == "while" and inner:
+            raise _UnknownLengthError
         total += inner * (parameters["length"] if name == "scan" else 1)
     return total
 

@@ -109,9 +109,10 @@ class StepLog:
             "lr": float(self._schedule(step - 1)),
             "step_time": step_time,
             "img/s": self._batch_size / step_time,
-            "TFLOP/s/chip": self._flops / step_time / self._devices / 1e12,
         }
-        if self._peak:
+        if self._flops:
+            line["TFLOP/s/chip"] = self._flops / step_time / self._devices / 1e12
+        if self._flops and self._peak:
             line["MFU"] = self._flops / step_time / self._devices / self._peak
         line["data_wait"] = self._data_wait / seconds
         line["eta"] = (self._last_step - step) * step_time
