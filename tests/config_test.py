@@ -96,6 +96,7 @@ def test_early_refusals_are_those_of_the_algebra(path, prediction):
         ("model.variant", "gatd", 'did you mean "gated"'),
         ("model.size", "XXL", "S, B, L, XL"),
         ("model.alpha_start", "zeros", 'did you mean "zero"'),
+        ("model.beta_start", "aut", 'did you mean "auto"'),
         ("model.label_dropout", 1.0, r"\[0, 1\)"),
         ("data.shape", (32,), "channels last"),
         ("train.micro_batches", 7, "nearest that does is 8"),

@@ -54,14 +54,14 @@ def check_model(c) -> None:
             f"is {m.patch}, which does not divide the axis of {size} in data.shape={shape}",
             f"the nearest that does is {nearest_divisor(size, side)}",
         )
-    alpha = m.alpha_start
-    named = ("auto", "zero", "one", "inv_sqrt_units")
-    require(
-        alpha in named or parses_as_number(alpha),
-        "model.alpha_start",
-        f"is {alpha!r}",
-        f"choose one of {', '.join(named)} or a number" + hint(alpha, named),
-    )
+    starts = {"alpha_start": ("auto", "zero", "one", "inv_sqrt_units"), "beta_start": ("auto",)}
+    for field, named in starts.items():
+        require(
+            m[field] in named or parses_as_number(m[field]),
+            f"model.{field}",
+            f"is {m[field]!r}",
+            f"choose one of {', '.join(named)} or a number" + hint(str(m[field]), named),
+        )
 
 
 def check_stack(c) -> None:

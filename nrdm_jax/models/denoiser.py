@@ -28,7 +28,7 @@ class Denoiser(nn.Module):
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
       learn_variance: twice the output channels.
       variant: the form of every residual unit, a key of `unit.VARIANTS`.
-      gate_shape, gate_condition, alpha_start, beta, beta_bound: see `unit.Gates`.
+      gate_shape, gate_condition, alpha_start, beta, beta_start, beta_bound: see `unit.Gates`.
       modulation: `per_unit`, `shared` or `none`, see `norms.AdaptiveNorm`.
       qk_norm: see `blocks.Attention`.
       branch_dtype: compute type of the branches; trunk, gates and norms stay float32.
@@ -47,6 +47,7 @@ class Denoiser(nn.Module):
     gate_condition: str = "cond"
     alpha_start: str | float = "auto"
     beta: bool = True
+    beta_start: str | float = "auto"
     beta_bound: bool = True
     modulation: str = "per_unit"
     qk_norm: bool = False
@@ -77,6 +78,7 @@ class Denoiser(nn.Module):
             shape=self.gate_shape,
             condition=self.gate_condition,
             beta=self.beta,
+            beta_start=self.beta_start,
             alpha_start=self.alpha_start,
             beta_bound=self.beta_bound,
             prefix=self.prefix,

@@ -35,7 +35,7 @@ class Gates:
       alpha_start: `auto` (zero where conditional, so that the stack starts as the identity, else
         inv_sqrt_units), `zero`, `one`, `inv_sqrt_units` = 1/sqrt(units), or a number.
       alpha_offset, alpha_scale: alpha = offset + scale * parameter.
-      beta_start: value of beta at start.
+      beta_start: value of beta at start; `auto` is zero, but for `mv_split`.
       beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean
         only, and those of all units add up: unbounded, it is the direction in which very deep
         transformers collapse (arXiv 2605.06169). The optimizer moves beta_raw ten times slower as
@@ -51,7 +51,7 @@ class Gates:
     alpha_start: str | float = "auto"
     alpha_offset: float = 0.0
     alpha_scale: float = 1.0
-    beta_start: float = 0.0
+    beta_start: str | float = "auto"
     beta_bound: bool = True
     prefix: int = 0
 
@@ -63,14 +63,22 @@ class Gates:
         """
         named = {"zero": 0.0, "one": 1.0, "inv_sqrt_units": self.units**-0.5}
         named["auto"] = named["inv_sqrt_units" if self.condition == "static" else "zero"]
-        if self.alpha_start in named:
-            return named[self.alpha_start]
-        try:
-            return float(self.alpha_start)
-        except ValueError:
-            raise ValueError(
-                f"alpha_start is {self.alpha_start!r}; choose one of {', '.join(named)} or a number"
-            ) from None
+        return _number("alpha_start", self.alpha_start, named)
+
+    def beta_value(self) -> float:
+        """The same of beta."""
+        return _number("beta_start", self.beta_start, {"auto": 0.0})
+
+
+def _number(field: str, value: str | float, named: dict[str, float]) -> float:
+    if value in named:
+        return named[value]  # type: ignore[index]
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(
+            f"{field} is {value!r}; choose one of {', '.join(named)} or a number"
+        ) from None
 
 
 class Variant(NamedTuple):
@@ -150,6 +158,7 @@ def _adaln_gates(gates: Gates) -> Gates:
 def _mv_split_gates(gates: Gates) -> Gates:
     # Its authors' two depths: 1 at 400 blocks (800 units), 0.03 at 1,000; a power law between.
     start = min(1.0, (gates.units / 800) ** (math.log(0.03) / math.log(2000 / 800)))
+    beta_start = start if gates.beta_start == "auto" else gates.beta_start
     return dataclasses.replace(
         gates,
         shape="channel",
@@ -157,7 +166,7 @@ def _mv_split_gates(gates: Gates) -> Gates:
         alpha=True,
         beta=True,
         alpha_start="zero",
-        beta_start=start,
+        beta_start=beta_start,
         beta_bound=False,
     )
 
@@ -249,7 +258,7 @@ def gate_makers(variant: str, gates: Gates) -> dict[str, Callable[..., Gate]]:
     if gates.beta:
         scale = 1.0 / gates.units if gates.beta_bound else 1.0
         makers["beta"] = functools.partial(
-            Gate, gates.shape, gates.condition, gates.beta_start, scale
+            Gate, gates.shape, gates.condition, gates.beta_value(), scale
         )
     return makers
 

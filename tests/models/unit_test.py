@@ -173,6 +173,14 @@ def test_mv_split_starts_as_its_authors_do(units, beta):
     np.testing.assert_allclose(gates["beta"]["bias"], beta, rtol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["gated", "mv_split"])
+def test_start_of_beta_can_be_given(variant):
+    _, variables = built(variant, beta_start=0.25, beta_bound=True, condition="static")
+    # what is stored is units * beta where beta is bounded
+    stored = 0.25 * 16 if variant == "gated" else 0.25
+    np.testing.assert_allclose(variables["params"]["beta"]["bias"], stored)
+
+
 def test_trunk_norm_s_derivative_is_that_of_rms_norm():
     z, t = (jax.random.normal(jax.random.key(i), (3, 4, 8)) for i in range(2))
 
