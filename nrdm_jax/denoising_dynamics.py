@@ -73,7 +73,7 @@ def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.S
     """Mean squared error of the x0 that the head reads from the trunk after some numbers of blocks,
     at each of `evaluate.log_snr`, (levels, readouts), over held-out examples."""
     config = parts.config
-    blocks = sum(count for _, count, _ in build.network(config).layout)
+    blocks = build.network(config).blocks
     after = tuple(sorted({round(i) for i in np.linspace(0, blocks, min(READOUTS, blocks + 1))}))
     apply = build.readouts(config, parts.mesh, after)
     sums = build.level_sums(config, apply, parts.path, parts.mesh)

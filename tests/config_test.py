@@ -1,6 +1,7 @@
 import importlib.util
 import pathlib
 
+import jax
 import pytest
 
 from nrdm_jax import build
@@ -191,6 +192,8 @@ def test_what_goes_together_is_let_through(changes):
         group, name = field.split(".")
         c[group][name] = value
     configuration.validate(c)
+    init, _ = build.model(c)  # what is let through can be built
+    assert jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
 
 
 def test_a_file_cannot_add_or_remove_a_field():

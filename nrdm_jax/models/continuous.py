@@ -53,6 +53,10 @@ class ContinuousDiT(DiT):
         return 1
 
     @property
+    def blocks(self) -> int:
+        return self.depth
+
+    @property
     def gates(self) -> Gates:
         return dataclasses.replace(super().gates, units=self.depth * len(self.unit_names))
 

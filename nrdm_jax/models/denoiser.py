@@ -66,6 +66,11 @@ class Denoiser(nn.Module):
         return sum(blocks * len(names) for _, blocks, names in self.layout)
 
     @property
+    def blocks(self) -> int:
+        """After how many blocks the trunk can be read, at most."""
+        return sum(blocks for _, blocks, _ in self.layout)
+
+    @property
     def prefix(self) -> int:
         """Tokens in front of the patches."""
         return 0

@@ -95,7 +95,8 @@ def test_too_many_steps_are_no_result(variables, monkeypatch):
 
 
 def test_trunk_along_the_way_is_the_solution_there(variables):
-    read = model().apply(variables, *ARGUMENTS, after=(0, 2, 4))
+    assert model().blocks == 4
+    read = model().apply(variables, *ARGUMENTS, after=(0, 2, model().blocks))
     whole = model().apply(variables, *ARGUMENTS)
     np.testing.assert_allclose(read[-1], whole, rtol=1e-2, atol=1e-3)
     assert np.abs(read[1] - whole).max() > 1e-3
