@@ -28,6 +28,22 @@ def require(*packages: str, extra: str) -> None:
         )
 
 
+def placed_batch(parts) -> dict:
+    """A batch of normal numbers and labels for the train step, on the devices."""
+    import jax
+    import numpy as np
+
+    from nrdm_jax import build
+
+    draw, data = np.random.default_rng(0), parts.config.data
+    shapes = build.abstract_batch(parts.config, parts.mesh, "float32")
+    batch = {
+        "x": draw.standard_normal(shapes["x"].shape, np.float32),
+        "label": draw.integers(0, data.num_classes, shapes["label"].shape).astype(np.int32),
+    }
+    return {name: jax.device_put(x, shapes[name].sharding) for name, x in batch.items()}
+
+
 def train_command(workdir: pathlib.Path, *arguments: str) -> list[str]:
     """The train entry with --config of this benchmark, without evaluation and samples inside the
     run."""

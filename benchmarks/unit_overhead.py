@@ -40,13 +40,7 @@ def stepper(batch_size: int, variant: str, probe: bool):
     parts = build.run(c)
     state = parts.fresh_state()
     step = build.compiled_step(parts, np.dtype("float32"))
-    draw = np.random.default_rng(0)
-    batch = {
-        "x": draw.standard_normal((batch_size, 32, 32, 4), np.float32),
-        "label": draw.integers(0, 10, batch_size).astype(np.int32),
-    }
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, build.abstract_batch(c, parts.mesh, "f4"))
-    batch = jax.tree.map(jax.device_put, batch, shardings)
+    batch = measuring.placed_batch(parts)
 
     def run() -> float:
         nonlocal state

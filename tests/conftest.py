@@ -66,6 +66,20 @@ def fill_zeros():
     return randomised_zeros
 
 
+def _unrolled(body, carry, xs):
+    ys = []
+    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+        ys.append(y)
+    return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+@pytest.fixture(scope="session")
+def unrolled_scan():
+    """`jax.lax.scan` as a plain loop."""
+    return _unrolled
+
+
 @contextlib.contextmanager
 def _explicit_inputs(zeros):
     """Within it, a network called with taps is a plain loop over its units, to whose inputs the
@@ -76,17 +90,10 @@ def _explicit_inputs(zeros):
         here = next(inputs)
         return tuple(z + here[i] for i, z in enumerate(streams))
 
-    def unrolled(body, carry, xs):
-        ys = []
-        for i in range(jax.tree.leaves(xs)[0].shape[0]):
-            carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
-            ys.append(y)
-        return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
-
     with pytest.MonkeyPatch.context() as patch:
         for module in (stack, dit):
             patch.setattr(module, "tap", tap)
-        patch.setattr(jax.lax, "scan", unrolled)
+        patch.setattr(jax.lax, "scan", _unrolled)
         yield
 
 

@@ -22,7 +22,9 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_gates_are_those_that_the_network_uses_in_their_order(name, fill_zeros, monkeypatch):
+def test_gates_are_those_that_the_network_uses_in_their_order(
+    name, fill_zeros, monkeypatch, unrolled_scan
+):
     net = NETS[name]
     x = jax.random.normal(jax.random.key(0), (3, *net.shape))
     params = fill_zeros(net.init(jax.random.key(1), x, T, LABEL), jax.random.key(2), 1.0)["params"]
@@ -39,15 +41,8 @@ def test_gates_are_those_that_the_network_uses_in_their_order(name, fill_zeros, 
             used[self.name].append(jnp.broadcast_to(value, (3, *value.shape[1:])).reshape(3, -1))
         return value
 
-    def unrolled(body, carry, xs):
-        ys = []
-        for i in range(jax.tree.leaves(xs)[0].shape[0]):
-            carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
-            ys.append(y)
-        return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
-
     monkeypatch.setattr(Gate, "__call__", spying)
-    monkeypatch.setattr(jax.lax, "scan", unrolled)
+    monkeypatch.setattr(jax.lax, "scan", unrolled_scan)
     net.apply({"params": params}, x, T, LABEL)
     for gate, seen in used.items():
         mean = jnp.stack([v.mean(-1) for v in seen])
