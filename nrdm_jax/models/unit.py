@@ -34,11 +34,9 @@ class Gates:
       alpha, beta: whether the gate exists at all.
       alpha_start: `auto` (zero where conditional, so that the stack starts as the identity, else
         inv_sqrt_units), `zero`, `one`, `inv_sqrt_units` = 1/sqrt(units), or a number.
-      alpha_bound: of `gated`, alpha = alpha_raw / sqrt(units). Every unit's alpha moves by the learning
-        rate a step and they move together, so that unbounded the output of a deep stack moves by
-        units times as much; with it, by sqrt(units) less, whatever the depth (the branch multiplier
-        and Adam's rate of depth-muP, arXiv 2310.02244, on the gate). At 1,000 blocks that is the
-        difference between training at once and hardly (docs/depth).
+      alpha_bound: of `gated`, alpha = alpha_raw / sqrt(units). The alphas of all units move by the
+        learning rate a step, and together: unbounded, what a stack writes moves by `units` times as
+        much. The bound is depth-muP's branch multiplier and rate (arXiv 2310.02244), on the gate.
       alpha_offset, alpha_scale: alpha = offset + scale * parameter.
       beta_start: value of beta at start; `auto` is zero, but for `mv_split`.
       beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean
