@@ -28,7 +28,9 @@ STRUCTURES = {
     "mv_split": {"variant": "mv_split"},
     # Its authors' beta = 1 of 400 blocks is too much here, see findings.md.
     "mv_split_small": {"variant": "mv_split", "beta_start": 0.1},
-    # The paper's plain "+ beta", without our bound; and none at all.
+    # The paper's plain gates, without our bounds; without the one or the other; and no beta at all.
+    "gated_free": {"alpha_bound": False, "beta_bound": False},
+    "gated_free_alpha": {"alpha_bound": False},
     "gated_free_beta": {"beta_bound": False},
     "gated_no_beta": {"beta": False},
 }

@@ -22,7 +22,7 @@ def get_config(arg: str = ""):
     c.model.size = "XL"
     c.model.patch = (2,)
     c.model.learn_variance = True
-    c.model.beta = False
+    c.model.alpha_bound = c.model.beta = False
     c.model.branch_dtype = "bfloat16"
     c.model.memory = "remat"
     c.diffusion.path = "ddpm_linear"

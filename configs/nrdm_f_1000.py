@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     c.model.size = None
     c.model.depth, c.model.width, c.model.heads = 1_000, 1_024, 16
     c.model.learn_variance = False
-    c.model.beta = True
+    c.model.alpha_bound = c.model.beta = True
     # One kernel for all gates and one for all norms, 12 d^2 a block are the branches' alone.
     c.model.gate_condition, c.model.modulation = "cond_shared", "shared"
     c.model.qk_norm = True

@@ -93,6 +93,7 @@ def default() -> ml_collections.ConfigDict:
     c.model.gate_shape = "channel"  # channel | scalar
     c.model.gate_condition = "cond"  # cond | cond_shared | static
     c.model.alpha_start = "auto"  # auto | zero | one | inv_sqrt_units | a number
+    c.model.alpha_bound = True  # of gated: alpha = alpha_raw / sqrt(units)
     c.model.beta = True  # the additive gate; False fixes it at 0 and removes its parameters
     c.model.beta_start = "auto"  # auto: 0, of mv_split its authors' | a number
     c.model.beta_bound = True  # beta = beta_raw / units, learning rate of beta_raw * 0.1

@@ -28,7 +28,8 @@ class Denoiser(nn.Module):
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
       learn_variance: twice the output channels.
       variant: the form of every residual unit, a key of `unit.VARIANTS`.
-      gate_shape, gate_condition, alpha_start, beta, beta_start, beta_bound: see `unit.Gates`.
+      gate_shape, gate_condition, alpha_start, alpha_bound, beta, beta_start, beta_bound: see
+        `unit.Gates`.
       modulation: `per_unit`, `shared` or `none`, see `norms.AdaptiveNorm`.
       qk_norm: see `blocks.Attention`.
       branch_dtype: compute type of the branches; trunk, gates and norms stay float32.
@@ -46,6 +47,7 @@ class Denoiser(nn.Module):
     gate_shape: str = "channel"
     gate_condition: str = "cond"
     alpha_start: str | float = "auto"
+    alpha_bound: bool = True
     beta: bool = True
     beta_start: str | float = "auto"
     beta_bound: bool = True
@@ -85,6 +87,7 @@ class Denoiser(nn.Module):
             beta=self.beta,
             beta_start=self.beta_start,
             alpha_start=self.alpha_start,
+            alpha_bound=self.alpha_bound,
             beta_bound=self.beta_bound,
             prefix=self.prefix,
         )

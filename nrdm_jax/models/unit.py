@@ -34,6 +34,9 @@ class Gates:
       alpha, beta: whether the gate exists at all.
       alpha_start: `auto` (zero where conditional, so that the stack starts as the identity, else
         inv_sqrt_units), `zero`, `one`, `inv_sqrt_units` = 1/sqrt(units), or a number.
+      alpha_bound: of `gated`, alpha = alpha_raw / sqrt(units). The alphas of all units move by the
+        learning rate a step, and together: unbounded, what a stack writes moves by `units` times as
+        much. The bound is depth-muP's branch multiplier and rate (arXiv 2310.02244), on the gate.
       alpha_offset, alpha_scale: alpha = offset + scale * parameter.
       beta_start: value of beta at start; `auto` is zero, but for `mv_split`.
       beta_bound: beta = beta_raw / units. A beta shared by all tokens writes into the token mean
@@ -49,6 +52,7 @@ class Gates:
     alpha: bool = True
     beta: bool = True
     alpha_start: str | float = "auto"
+    alpha_bound: bool = True
     alpha_offset: float = 0.0
     alpha_scale: float = 1.0
     beta_start: str | float = "auto"
@@ -150,6 +154,10 @@ def mv_split(z, u, branch, alpha, beta, gates):
     return trunk_norm(z + (beta * (f - mean) + alpha * (mean - token_mean(z, gates.prefix))))
 
 
+def _gated_gates(gates: Gates) -> Gates:
+    return dataclasses.replace(gates, alpha_scale=gates.units**-0.5 if gates.alpha_bound else 1.0)
+
+
 def _adaln_gates(gates: Gates) -> Gates:
     start = "one" if gates.alpha_start == "auto" else gates.alpha_start
     return dataclasses.replace(gates, alpha_start=start)
@@ -173,7 +181,7 @@ def _mv_split_gates(gates: Gates) -> Gates:
 
 # The first five are those the paper compares.
 VARIANTS = {
-    "gated": Variant(gated, lambda gates: gates),
+    "gated": Variant(gated, _gated_gates),
     "adaln": Variant(adaln, _adaln_gates),
     # alpha = 1 + a / units with a = 0 at start: its product over the stack stays within e^max(a).
     "input_scale": Variant(

@@ -36,9 +36,11 @@ def test_start_values(condition, shape):
     out = unit.apply(variables, Z, Z, CONDITION)
     shared = condition == "cond_shared"
     size = 8 if shape == "channel" else 1
-    alpha = SHARED["alpha"][:, None, :size] if shared else (0.25 if condition == "static" else 0.0)
+    alpha = (
+        SHARED["alpha"][:, None, :size] / 4 if shared else (0.25 if condition == "static" else 0.0)
+    )
     beta = SHARED["beta"][:, None, :size] / 16 if shared else 0.0
-    np.testing.assert_allclose(out, Z + alpha * 2 * Z + beta, rtol=1e-6)
+    np.testing.assert_allclose(out, Z + alpha * 2 * Z + beta, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_conditional_gates_are_affine_in_the_condition(fill_zeros):
     unit, variables = built()
     variables = fill_zeros(variables, jax.random.key(3), std=1.0)
     p = variables["params"]
-    alpha = p["alpha"]["bias"][None] + E @ p["alpha"]["kernel"]
+    alpha = (p["alpha"]["bias"][None] + E @ p["alpha"]["kernel"]) / 4
     beta = (p["beta"]["bias"][None] + E @ p["beta"]["kernel"]) / 16
     expected = Z + alpha[:, None] * 2 * Z + beta[:, None]
     np.testing.assert_allclose(
@@ -72,6 +74,14 @@ def test_bound_of_beta(bound, scale):
     variables["params"]["beta"]["bias"] = jnp.full(8, 3.0)
     out = unit.apply(variables, Z, Z, CONDITION)
     np.testing.assert_allclose(out - Z, jnp.full_like(Z, 3.0 * scale), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bound", "scale"), [(True, 1 / 4), (False, 1.0)])
+def test_bound_of_alpha(bound, scale):
+    unit, variables = built(condition="static", alpha_bound=bound)
+    variables["params"]["alpha"]["bias"] = jnp.full(8, 3.0)
+    out = unit.apply(variables, Z, Z, CONDITION)
+    np.testing.assert_allclose(out - Z, 3.0 * scale * 2 * Z, rtol=1e-5, atol=1e-6)
 
 
 def test_resnet_has_no_gates():
@@ -93,7 +103,7 @@ def test_rezero_is_one_scalar_that_starts_at_zero_and_learns():
 @pytest.mark.parametrize(
     ("variant", "expected"),
     [
-        ("gated", lambda z, a, b: z + a * 2 * z + b / 16),
+        ("gated", lambda z, a, b: z + a / 4 * 2 * z + b / 16),
         ("adaln", lambda z, a, b: z + 2 * (a * z + b / 16)),
         ("input_scale", lambda z, a, b: (1 + a / 16) * z + 2 * z + b / 16),
     ],
