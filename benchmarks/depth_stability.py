@@ -8,8 +8,10 @@ itself does. Exits 1 if a step was skipped, the loss did not fall, or depth_gain
 
   python -m benchmarks.depth_stability --study
 
-does what is missing of the depth study, for hours; it can be stopped at any time and goes on. Each
-run that ends writes docs/depth/runs/NAME.json, and
+does what is missing of the depth study, for hours; it can be stopped at any time and goes on. Start
+it once for every core, each under `taskset -c N`: no two take the same run, and two runs on a core
+each are done sooner than one after the other on both. Each run that ends writes
+docs/depth/runs/NAME.json, and
 
   python -m benchmarks.depth_stability --report
 
@@ -89,16 +91,16 @@ def depth_gain(workdir: pathlib.Path) -> float:
 
 
 def study() -> int:
-    missing = [
-        run
-        for run in depth_runs.study()
-        if not (depth_runs.RESULTS / f"{run.name}.json").exists()
-    ]  # fmt: skip
-    for i, run in enumerate(missing):
-        print(f"run {i + 1} of {len(missing)}: {run.name}", flush=True)
-        result = depth_runs.do(run)
-        print(f"{run.name}: {result['heldout_loss'][-1]}, jumped {result['jumped_at']}", flush=True)
-    measuring.print_result({"done": len(depth_runs.study())})
+    runs = depth_runs.study()
+    for run in runs:
+        with depth_runs.claim(run) as mine:
+            if mine and not run.result.exists():
+                print(f"{run.name}: starts", flush=True)
+                result = depth_runs.do(run)
+                last, jump = result["heldout_loss"][-1], result["jumped_at"]
+                print(f"{run.name}: {last}, jumped {jump}", flush=True)
+    done = sum(run.result.exists() for run in runs)
+    measuring.print_result({"done": done, "of": len(runs)})
     return 0
 
 
