@@ -20,7 +20,7 @@ from nrdm_jax.processes import lifecycle
 
 
 def define_flags() -> None:
-    flags.DEFINE_integer("pairs", 14, "alternated pairs", lower_bound=10)
+    flags.DEFINE_integer("pairs", 30, "alternated pairs", lower_bound=10)
     flags.DEFINE_integer("batch_size", 8, "images a step", lower_bound=1)
 
 
