@@ -11,17 +11,24 @@ import numpy as np
 from benchmarks import depth_runs, measuring
 
 DOCS = pathlib.Path("docs/depth")
-COLOURS = dict(zip(depth_runs.STRUCTURES, [f"C{i}" for i in range(10)], strict=False))
+# Those that are compared in full lines; forms of gated and of mv_split in broken ones.
+STYLES = {
+    structure: {
+        "color": f"C{i % 10}",
+        "linestyle": "-" if structure in depth_runs.COMPARED else "--",
+    }
+    for i, structure in enumerate(depth_runs.STRUCTURES)
+}
 ABOUT = """# What depth does to residual structures
 
 Made by `python -m benchmarks.depth_stability --report` from the runs in `runs/`, which are made by
 `python -m benchmarks.depth_stability --study`.
 
 Every run is `configs/depth_1000.py` with another depth, structure, learning rate or seed: OpenMoji
-at 32 x 32, width 64, 16 tokens, 2 heads, batch 8, 1,000 steps of AdamW (warm-up 50, gradients
-clipped at 1), rectified flow, velocity prediction. All structures have the same branches; what
-their gates add is in its own column. The learning rates are {rates}; the last one is there to
-provoke collapse. Losses are means over 8 noise levels of 128 held-out drawings, of the EMA weights,
+at 16 x 16 in patches of 4 x 4, width 64, 16 tokens, 2 heads, batch 8, 1,000 steps of AdamW (warm-up
+50, gradients clipped at 1), rectified flow, velocity prediction. All structures have the same
+branches; what their gates add is in its own column. The learning rates are
+{rates}; the last one is there to provoke collapse. Losses are means over 8 noise levels of 128 held-out drawings, of the EMA weights,
 at the end. "jump" is the first step at which the training loss (mean of 10 steps) was 1.5 times the
 least median of five such before it; "stopped" is where it was no number any more.
 
@@ -44,6 +51,7 @@ def write() -> int:
     parts = [
         ABOUT.format(rates=rates),
         findings.read_text() if findings.exists() else "",
+        summary(results),
         *(section(results, depth) for depth in sorted({r["depth"] for r in results})),
     ]
     if missing:
@@ -59,17 +67,39 @@ def write() -> int:
     return 0
 
 
-def section(results: list[dict], depth: int) -> str:
-    """A depth's table and figure."""
+def grouped(results: list[dict], key: str) -> dict:
+    """(structure, value of `key`) -> its runs, those of several seeds."""
     of: dict = collections.defaultdict(list)
     for r in results:
-        if r["depth"] == depth:
-            of[r["structure"], r["rate"]].append(r)
+        of[r["structure"], r[key]].append(r)
+    return of
+
+
+def table(lines: list[list[str]]) -> str:
+    """The first line is the head."""
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def summary(results: list[dict]) -> str:
+    """Structures against depth, at rate one."""
+    of = grouped([r for r in results if r["rate"] == "one"], "depth")
+    depths = sorted({depth for _, depth in of})
+    lines = [["structure", *(f"{depth:,} blocks" for depth in depths)]]
+    for structure in depth_runs.STRUCTURES:
+        if any((structure, depth) in of for depth in depths):
+            lines.append([structure, *(loss_cell(of[structure, depth]) for depth in depths)])
+    return f"## Held-out loss against depth, rate one\n\n{table(lines)}\n"
+
+
+def section(results: list[dict], depth: int) -> str:
+    """A depth's table and figure."""
+    of = grouped([r for r in results if r["depth"] == depth], "rate")
     structures = [s for s in depth_runs.STRUCTURES if any(key[0] == s for key in of)]
     head = ["structure", "parameters", "of these gates"]
     head += [f"held-out loss, {rate}" for rate in depth_runs.RATES]
     head += ["sensitivity slope, one", "token-mean share, one"]
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines = [head]
     for structure in structures:
         runs = [of[structure, rate] for rate in depth_runs.RATES]
         first = next(run[0] for run in runs if run)
@@ -79,11 +109,10 @@ def section(results: list[dict], depth: int) -> str:
         cells += [
             mean_cell([r[key][-1] for r in at_one]) for key in ("slope", "token_mean_share_max")
         ]
-        lines.append(" | ".join(cells))
-    table = "\n".join(f"| {line} |" for line in lines)
+        lines.append(cells)
     units = 2 * depth
     return (
-        f"## {depth:,} blocks, {units:,} units\n\n{table}\n\n"
+        f"## {depth:,} blocks, {units:,} units\n\n{table(lines)}\n\n"
         f"![{depth} blocks: losses, profile and token-mean share](depth_{depth}.png)\n"
     )
 
@@ -113,17 +142,17 @@ def chart(results: list[dict], depth: int, path: pathlib.Path) -> None:
     for r in results:
         if r["depth"] != depth or r["seed"]:
             continue
-        colour, structure = COLOURS[r["structure"]], r["structure"]
+        structure = r["structure"]
+        style = STYLES[structure]
         axes = panels[list(depth_runs.RATES).index(r["rate"])]
         steps, losses = np.asarray(r["loss"], float).T
-        axes.plot(steps, smooth(losses), color=colour, alpha=0.4, linewidth=1)
-        axes.plot(*np.asarray(r["heldout_loss"], float).T, color=colour, label=structure)
+        axes.plot(steps, smooth(losses), **style, alpha=0.4, linewidth=1)
+        axes.plot(*np.asarray(r["heldout_loss"], float).T, **style, label=structure)
         if r["rate"] == "one" and r["profile"]:
             for panel, key in ((panels[3], "profile"), (panels[4], "token_mean_share")):
                 values = np.asarray(r[key][-1], float)
-                panel.plot(
-                    np.linspace(0, r["units"], len(values)), values, color=colour, label=structure
-                )
+                places = np.linspace(0, r["units"], len(values))
+                panel.plot(places, values, **style, label=structure)
     for axes, rate in zip(panels, depth_runs.RATES, strict=False):
         axes.set(title=f"loss (faint) and held-out loss, {rate}", xlabel="step", yscale="log")
     panels[3].set(title="sensitivity |dL/dz_i| at the end, one", xlabel="unit", yscale="log")

@@ -2,7 +2,7 @@
 
   python -m benchmarks.sensitivity_penalty
 
-OpenMoji at 32 x 32, width 64, 16 tokens (configs/depth_1000.py) with --depth blocks, for each of
+OpenMoji at 16 x 16, width 64, 16 tokens (configs/depth_1000.py) with --depth blocks, for each of
 --variants. `unevenness` is what the penalty is a multiple of: the mean over units of
 log(|s_i|^2 / |s_n|^2)^2, of the last record of a run.
 """
