@@ -3,7 +3,7 @@
 Purpose: the 3-D path end to end in minutes on a laptop, on shapes that are made up (`solids`).
 `:smoke` is 20 steps, for tests.
 Expected result: on 2 cores, 2 minutes take the held-out loss of the EMA weights from 1.969 to
-0.126, 0.86 of the best linear denoiser's 0.147; samples are lumps of about the right size.
+0.129, 0.88 of the best linear denoiser's 0.147; samples are lumps of about the right size.
 (Measured 2026-11-23.)
 Command: bash launch/local.sh configs/volume_smoke.py
 """
