@@ -1,5 +1,6 @@
 """The benchmarks run: their help always, what they claim of correctness with --slow."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import depth_runs
+from benchmarks import depth_report, depth_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = sorted(
@@ -48,6 +49,40 @@ def test_study_has_every_row_that_was_asked_once():
             wanted = {(structure, d, rate, s) for d in (28, 100) for s in (0, 1)}
             assert wanted | {(structure, 400, rate, 0)} <= rows
         assert {(s, 1000, rate, 0) for s in ("gated", "mv_split", "resnet")} <= rows
+
+
+def test_no_two_studies_do_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth_runs, "WORKDIRS", tmp_path)
+    first, other = depth_runs.study()[:2]
+    claim = depth_runs.claim
+    with claim(first) as mine, claim(first) as too, claim(other) as another:
+        assert (mine, too, another) == (True, False, True)
+    with depth_runs.claim(first) as mine:
+        assert mine
+
+
+def test_the_report_tells_losses_jumps_and_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth_runs, "RESULTS", tmp_path / "runs")
+    monkeypatch.setattr(depth_report, "DOCS", tmp_path)
+    depth_runs.RESULTS.mkdir()
+    for structure in depth_runs.STRUCTURES:
+        for seed in (0, 1):
+            run = depth_runs.Run(structure, 28, "one", seed)
+            result = dataclasses.asdict(run) | {
+                "name": run.name, "units": 56, "parameters": 1_000, "gate_parameters": 10,
+                "finished": True, "jumped_at": 40 if structure == "resnet" else None,
+                "last_step": 50, "loss": [[10, 1.0], [50, 0.5]],
+                "heldout_loss": [[0, 1.0], [50, 0.5 + 0.1 * seed]], "slope": [0.1],
+                "token_mean_share_max": [1.0], "profile": [[1.0, 2.0]],
+                "token_mean_share": [[1.0, 1.0]],
+            }  # fmt: skip
+            run.result.write_text(json.dumps(result))
+    assert depth_report.write() == 0
+    text = (tmp_path / "README.md").read_text()
+    assert "| gated | 0.550 ± 0.050 |" in text
+    assert "| resnet | 0.550 ± 0.050 jump 40 jump 40 |" in text
+    assert "gated-1000-one-seed0" in text and "gated-28-one-seed0," not in text
+    assert (tmp_path / "depth_28.png").stat().st_size > 0
 
 
 @pytest.mark.slow
