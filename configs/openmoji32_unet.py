@@ -3,8 +3,8 @@
 Purpose: the third stack: levels of 32, 16 and 8 pixels a side, 32, 64 and 64 channels, two blocks
 each on the way down and up, attention at 8; the units on the way up read the skip inside the
 branch. `:smoke` is 20 steps, for tests.
-Expected result: 1,000 steps take the held-out loss of the EMA weights from 1.784 to 0.209, 0.71 of
-the best linear denoiser's 0.295, in 36 minutes on 2 cores that did other work as well. (Measured
+Expected result: 1,000 steps take the held-out loss of the EMA weights from 1.784 to 0.212, 0.72 of
+the best linear denoiser's 0.295, in 28 minutes on one core that did other work as well. (Measured
 2026-11-23.)
 Command: bash launch/local.sh configs/openmoji32_unet.py
 """
