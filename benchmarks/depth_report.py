@@ -28,9 +28,11 @@ Every run is `configs/depth_1000.py` with another depth, structure, learning rat
 at 16 x 16 in patches of 4 x 4, width 64, 16 tokens, 2 heads, batch 8, 1,000 steps of AdamW (warm-up
 50, gradients clipped at 1), rectified flow, velocity prediction. All structures have the same
 branches; what their gates add is in its own column. The learning rates are
-{rates}; the last one is there to provoke collapse. Losses are means over 8 noise levels of 128 held-out drawings, of the EMA weights,
-at the end. "jump" is the first step at which the training loss (mean of 10 steps) was 1.5 times the
-least median of five such before it; "stopped" is where it was no number any more.
+{rates}; the last one is there to provoke
+collapse. Losses are means over 8 noise levels of 128 held-out drawings, of the EMA weights, at the
+end; 1.30 is that of a network whose output knows nothing of its input. "jump" is the first step at
+which the training loss (mean of 10 steps) was 1.5 times the least median of five such before it;
+"stopped" is the step whose loss or gradient was no number any more.
 
 This is 1,000 steps of batch 8: it shows what trains and what breaks at once, not what is best after
 a million.
@@ -105,9 +107,9 @@ def section(results: list[dict], depth: int) -> str:
         first = next(run[0] for run in runs if run)
         cells = [structure, f"{first['parameters']:,}", f"{first['gate_parameters']:,}"]
         cells += [loss_cell(run) for run in runs]
-        at_one = of[structure, "one"]
+        probed = [r for r in of[structure, "one"] if r["probed_at"]]
         cells += [
-            mean_cell([r[key][-1] for r in at_one]) for key in ("slope", "token_mean_share_max")
+            mean_cell([r[key][-1] for r in probed]) for key in ("slope", "token_mean_share_max")
         ]
         lines.append(cells)
     units = 2 * depth

@@ -180,8 +180,8 @@ def parameters(workdir: pathlib.Path) -> dict[str, int]:
 
 
 def _some(rows: list[dict]) -> list[dict]:
-    """Four, evenly from the first to the last."""
-    return [rows[i] for i in sorted({round(j) for j in np.linspace(0, len(rows) - 1, 4)})]
+    """Four, evenly from the first to the last; none of none (it ended before the first probe)."""
+    return rows and [rows[i] for i in sorted({round(j) for j in np.linspace(0, len(rows) - 1, 4)})]
 
 
 def _thinned(values: list[float]) -> list[float]:

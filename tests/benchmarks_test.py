@@ -74,15 +74,28 @@ def test_the_report_tells_losses_jumps_and_what_is_missing(tmp_path, monkeypatch
                 "last_step": 50, "loss": [[10, 1.0], [50, 0.5]],
                 "heldout_loss": [[0, 1.0], [50, 0.5 + 0.1 * seed]], "slope": [0.1],
                 "token_mean_share_max": [1.0], "profile": [[1.0, 2.0]],
-                "token_mean_share": [[1.0, 1.0]],
+                "token_mean_share": [[1.0, 1.0]], "probed_at": [50],
             }  # fmt: skip
+            if structure == "rezero":  # ended before its first probe
+                result |= {"finished": False, "last_step": 34, "probed_at": [], "slope": []}
+                result |= {"token_mean_share_max": [], "profile": [], "token_mean_share": []}
             run.result.write_text(json.dumps(result))
     assert depth_report.write() == 0
     text = (tmp_path / "README.md").read_text()
     assert "| gated | 0.550 ± 0.050 |" in text
     assert "| resnet | 0.550 ± 0.050 jump 40 jump 40 |" in text
+    assert "| rezero | stopped 34 stopped 34 |" in text
     assert "gated-1000-one-seed0" in text and "gated-28-one-seed0," not in text
     assert (tmp_path / "depth_28.png").stat().st_size > 0
+
+
+def test_a_run_that_ends_before_its_first_probe_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth_runs, "parameters", lambda workdir: {"all": 10, "gates": 1})
+    rows = [{"step": 0, "heldout_loss": 1.7}, {"step": 10, "loss": 1.6}, {"step": 20, "loss": 1e9}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = depth_runs.record(depth_runs.Run("resnet", 400, "one"), tmp_path, finished=False)
+    assert kept["last_step"] == 20 and not kept["finished"]
+    assert kept["probed_at"] == kept["profile"] == kept["slope"] == []
 
 
 @pytest.mark.slow
