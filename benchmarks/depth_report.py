@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 
 from benchmarks import depth_runs, measuring
+from nrdm_jax.processes import lifecycle
 
 DOCS = pathlib.Path("docs/depth")
 # Those that are compared in full lines; forms of gated and of mv_split in broken ones.
@@ -30,9 +31,11 @@ at 16 x 16 in patches of 4 x 4, width 64, 16 tokens, 2 heads, batch 8, 1,000 ste
 branches; what their gates add is in its own column. The learning rates are
 {rates}; the last one is there to provoke
 collapse. Losses are means over 8 noise levels of 128 held-out drawings, of the EMA weights, at the
-end; 1.30 is that of a network whose output knows nothing of its input. "jump" is the first step at
-which the training loss (mean of 10 steps) was 1.5 times the least median of five such before it;
-"stopped" is the step whose loss or gradient was no number any more.
+end. A network that answers every input with the same picture has {picture:.2f} at best; one that
+answers every token of every input alike, as where the trunk's tokens have become equal,
+{patch:.2f}. "jump" is the first step at which the training loss (mean of 10 steps) was 1.5 times
+the least median of five such before it; "stopped" is the last line of the run before its loss or
+gradient was no number any more.
 
 This is 1,000 steps of batch 8: it shows what trains and what breaks at once, not what is best after
 a million.
@@ -49,9 +52,10 @@ def write() -> int:
     rates = ", ".join(
         f"{name} ({depth_runs.RATE * factor:g})" for name, factor in depth_runs.RATES.items()
     )
+    picture, patch = blind_losses(*pictures())
     findings = DOCS / "findings.md"
     parts = [
-        ABOUT.format(rates=rates),
+        ABOUT.format(rates=rates, picture=picture, patch=patch),
         findings.read_text() if findings.exists() else "",
         summary(results),
         *(section(results, depth) for depth in sorted({r["depth"] for r in results})),
@@ -67,6 +71,33 @@ def write() -> int:
     (DOCS / "README.md").write_text("\n".join(part for part in parts if part))
     measuring.print_result({"runs": len(results), "missing": len(missing)})
     return 0
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray, int]:
+    """Those that the runs train on, those they are scored on (N, H, W, C), and the patch's side."""
+    from nrdm_jax import build, config
+
+    c = config.of_file(depth_runs.CONFIG, "depth_1000")
+    train, heldout = (
+        build.all_examples(c, build.source(c, split, str(lifecycle.data_dir())))
+        for split in ("train", "heldout")
+    )
+    return train, heldout[: c.evaluate.examples], c.model.patch[0]
+
+
+def blind_losses(train: np.ndarray, heldout: np.ndarray, patch: int) -> tuple[float, float]:
+    """Held-out loss of the best network that answers every input with one picture; and of the best
+    that answers every token with one patch.
+
+    The target is eps - x0 at every level, and eps, of variance 1, is independent of both."""
+
+    def tokens(x: np.ndarray) -> np.ndarray:
+        n, height, width, channels = x.shape
+        x = x.reshape(n, height // patch, patch, width // patch, patch, channels)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, patch, patch, channels)
+
+    picture = 1 + np.mean((heldout - train.mean(0)) ** 2)
+    return float(picture), float(1 + np.mean((tokens(heldout) - tokens(train).mean(0)) ** 2))
 
 
 def grouped(results: list[dict], key: str) -> dict:

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks import depth_report, depth_runs
@@ -61,9 +62,21 @@ def test_no_two_studies_do_the_same_run(tmp_path, monkeypatch):
         assert mine
 
 
+def flat(value):
+    return np.full((3, 8, 8, 3), value, np.float32)
+
+
+def test_blind_losses_are_the_variances_that_are_left():
+    # Patches differ by 2 within a picture, and pictures do not differ: the place tells all.
+    halves = np.concatenate([flat(-1.0)[:, :4], flat(1.0)[:, 4:]], 1)
+    assert depth_report.blind_losses(halves, halves, 4) == (1.0, 2.0)
+    assert depth_report.blind_losses(flat(0.0), flat(0.5), 4) == (1.25, 1.25)
+
+
 def test_the_report_tells_losses_jumps_and_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(depth_runs, "RESULTS", tmp_path / "runs")
     monkeypatch.setattr(depth_report, "DOCS", tmp_path)
+    monkeypatch.setattr(depth_report, "pictures", lambda: (flat(0.0), flat(0.5), 4))
     depth_runs.RESULTS.mkdir()
     for structure in depth_runs.STRUCTURES:
         for seed in (0, 1):
@@ -82,6 +95,7 @@ def test_the_report_tells_losses_jumps_and_what_is_missing(tmp_path, monkeypatch
             run.result.write_text(json.dumps(result))
     assert depth_report.write() == 0
     text = (tmp_path / "README.md").read_text()
+    assert "has 1.25 at best" in text
     assert "| gated | 0.550 ± 0.050 |" in text
     assert "| resnet | 0.550 ± 0.050 jump 40 jump 40 |" in text
     assert "| rezero | stopped 34 stopped 34 |" in text
