@@ -90,7 +90,7 @@ def study() -> list[Run]:
     runs += [Run(s, 100, r) for r in ("one", "stress") for s in parts]
     runs += [Run(s, 1000, "one") for s in ("gated_free_alpha", "gated_no_beta")]
     # The others at 1,000 blocks, though not asked for: a choice of defaults should know them.
-    runs += [Run(s, 1000, "one") for s in ("rezero", "layerscale", "deepnorm", "mv_split_small")]
+    runs += [Run(s, 1000, "one") for s in ("rezero", "layerscale", "deepnorm")]
     return runs
 
 
