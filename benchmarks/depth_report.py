@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import depth_runs, measuring
 from nrdm_jax.processes import lifecycle
+from nrdm_jax.training.metrics import nans
 
 DOCS = pathlib.Path("docs/depth")
 # Those that are compared in full lines; forms of gated and of mv_split in broken ones.
@@ -140,7 +141,7 @@ def section(results: list[dict], depth: int) -> str:
         cells += [loss_cell(run) for run in runs]
         probed = [r for r in of[structure, "one"] if r["probed_at"]]
         cells += [
-            mean_cell([r[key][-1] for r in probed]) for key in ("slope", "token_mean_share_max")
+            mean_cell(nans([r[key][-1] for r in probed])) for key in ("slope", "token_mean_share_max")
         ]
         lines.append(cells)
     units = 2 * depth

@@ -15,10 +15,13 @@ import sys
 
 import numpy as np
 
+from nrdm_jax.training.metrics import nulls, read_metrics
+
 CONFIG = "configs/depth_1000.py"
 RESULTS = pathlib.Path("docs/depth/runs")
 WORKDIRS = pathlib.Path("runs/depth")
 NON_FINITE = 70
+LOG_EVERY = 10
 
 # What is compared: overrides of config.model.
 STRUCTURES = {
@@ -63,7 +66,7 @@ class Run:
             "optim.learning_rate": RATE * RATES[self.rate],
             "seed": self.seed,
             "train.steps": self.steps,
-            "log.every": 10,
+            "log.every": LOG_EVERY,
             **{f"model.{k}": v for k, v in STRUCTURES[self.structure].items()},
         }
         return [
@@ -80,15 +83,16 @@ def study() -> list[Run]:
     runs += [Run(s, 1000, "stress") for s in ("gated", "resnet", "mv_split")]
     runs += [Run(s, 1000, r) for r in ("one", "stress") for s in ("gated_free", "gated_free_beta")]
     runs += [Run(s, d, r) for d in (28, 100) for r in ("stress", "half") for s in COMPARED]
-    runs += [Run(s, 400, r) for r in ("one", "stress", "half") for s in COMPARED]
-    runs += [Run(s, 1000, "half") for s in ("gated", "mv_split", "resnet")]
+    runs += [Run(s, 400, "one") for s in COMPARED]
+    # What of the gated form it is that lasts, and mv_split from a start of our own.
+    runs += [Run(s, 1000, "one") for s in ("gated_free_alpha", "gated_no_beta")]
     runs += [
         Run(s, d, r, seed=1) for d in (28, 100) for r in ("one", "stress", "half") for s in COMPARED
     ]
-    # What of the gated form it is that lasts, and mv_split from a start of our own.
+    runs += [Run(s, 400, r) for r in ("stress", "half") for s in COMPARED]
+    runs += [Run(s, 1000, "half") for s in ("gated", "mv_split", "resnet")]
     parts = ("gated_free", "gated_free_alpha", "gated_free_beta", "gated_no_beta", "mv_split_small")
     runs += [Run(s, 100, r) for r in ("one", "stress") for s in parts]
-    runs += [Run(s, 1000, "one") for s in ("gated_free_alpha", "gated_no_beta")]
     # The others at 1,000 blocks, though not asked for: a choice of defaults should know them.
     runs += [Run(s, 1000, "one") for s in ("rezero", "layerscale", "deepnorm")]
     return runs
@@ -118,17 +122,16 @@ def do(run: Run) -> dict:
         raise RuntimeError(f"{run.name} ended with exit code {code}")
     result = record(run, WORKDIRS / run.name, finished=code == 0)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    run.result.write_text(json.dumps(result) + "\n")
+    run.result.write_text(json.dumps(nulls(result), allow_nan=False) + "\n")
     shutil.rmtree(WORKDIRS / run.name)
     return result
 
 
 def record(run: Run, workdir: pathlib.Path, finished: bool) -> dict:
     """What is kept: losses against steps, when it diverged, and profiles over depth."""
-    from nrdm_jax.training.metrics import read_metrics
-
     rows = read_metrics(workdir)
-    losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    steps = [row for row in rows if "loss" in row]
+    losses = [(row["step"], row["loss"]) for row in steps]
     heldout = [(row["step"], row["heldout_loss"]) for row in rows if "heldout_loss" in row]
     probes = [row for row in rows if "profile" in row]
     counts = parameters(workdir)
@@ -141,6 +144,9 @@ def record(run: Run, workdir: pathlib.Path, finished: bool) -> dict:
         "finished": finished,
         "jumped_at": first_jump(losses),
         "last_step": rows[-1]["step"],
+        # Of the steps themselves, over all resumes; absent from the records of before 2026-11-24.
+        "train_seconds": round(sum(row["step_time"] for row in steps) * LOG_EVERY),
+        "grad_norm": [[row["step"], _short(row["grad_norm"])] for row in steps],
         "loss": [[s, _short(x)] for s, x in losses],
         "heldout_loss": [[s, _short(x)] for s, x in heldout],
         "probed_at": [row["step"] for row in probes],

@@ -105,11 +105,14 @@ def test_the_report_tells_losses_jumps_and_what_is_missing(tmp_path, monkeypatch
 
 def test_a_run_that_ends_before_its_first_probe_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(depth_runs, "parameters", lambda workdir: {"all": 10, "gates": 1})
-    rows = [{"step": 0, "heldout_loss": 1.7}, {"step": 10, "loss": 1.6}, {"step": 20, "loss": 1e9}]
+    step = {"step_time": 2.0, "grad_norm": 1.0}
+    rows = [{"step": 0, "heldout_loss": 1.7}]
+    rows += [{"step": 10, "loss": 1.6, **step}, {"step": 20, "loss": 1e9, **step}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept = depth_runs.record(depth_runs.Run("resnet", 400, "one"), tmp_path, finished=False)
     assert kept["last_step"] == 20 and not kept["finished"]
     assert kept["probed_at"] == kept["profile"] == kept["slope"] == []
+    assert kept["train_seconds"] == 40
 
 
 @pytest.mark.slow

@@ -3,11 +3,13 @@ time."""
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
@@ -50,7 +52,7 @@ class MetricsWriter:
         if self._path.exists():
             kept = [row for row in read_metrics(workdir) if row["step"] <= first_step]
             partial = self._path.with_suffix(".tmp")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            partial.write_text("".join(_line(row) for row in kept))
             os.replace(partial, self._path)
         self._events = _summary_writer()(
             str(workdir), purge_step=first_step + 1 if first_step else None
@@ -58,7 +60,7 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(_line({"step": step, **values}))
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
@@ -81,6 +83,10 @@ def _summary_writer() -> type:
     return SummaryWriter
 
 
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(nulls(dict(row)), allow_nan=False) + "\n"
+
+
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
     """The rows of metrics.jsonl, none where there is none yet; a last line cut short by a kill is
     left out."""
@@ -88,8 +94,27 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
     rows: list[dict] = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+            rows.append(nans(json.loads(line)))
     return rows
+
+
+def nulls(tree: Any) -> Any:
+    """Of dicts, lists and numbers: numbers that are not finite become None, since JSON has no word
+    for them."""
+    if isinstance(tree, dict):
+        return {key: nulls(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [nulls(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def nans(tree: Any) -> Any:
+    """The way back from `nulls`: None becomes NaN."""
+    if isinstance(tree, dict):
+        return {key: nans(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [nans(value) for value in tree]
+    return float("nan") if tree is None else tree
 
 
 class Progress:
