@@ -75,6 +75,8 @@ def run() -> int:
         activation[mode] = round(many / few, 3)
         print(f"{mode}: {few / 2**20:.1f} MiB at 10 blocks, {many / 2**20:.1f} at {f.depth}")
     result = {
+        "blocks": f.depth,
+        "units": 2 * f.depth,
         "compile_ratio": round(statistics.median(ratios), 3),
         "compile_ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
         "compile_seconds": round(statistics.median(seconds[f.depth]), 2),

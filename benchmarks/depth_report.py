@@ -141,7 +141,8 @@ def section(results: list[dict], depth: int) -> str:
         cells += [loss_cell(run) for run in runs]
         probed = [r for r in of[structure, "one"] if r["probed_at"]]
         cells += [
-            mean_cell(nans([r[key][-1] for r in probed])) for key in ("slope", "token_mean_share_max")
+            mean_cell(nans([r[key][-1] for r in probed]))
+            for key in ("slope", "token_mean_share_max")
         ]
         lines.append(cells)
     units = 2 * depth

@@ -4,7 +4,8 @@
 
 trains 1,000 gated blocks (configs/depth_1000.py) for 300 steps on real pictures. depth_gain is the
 held-out loss of the EMA weights with every alpha set to 0, over the loss as it is: what the depth
-itself does. Exits 1 if a step was skipped, the loss did not fall, or depth_gain is below 1.1.
+itself does. Exits 1 if a step was skipped, the loss did not fall, depth_gain is below 1.1, or it
+took more than 30 minutes.
 
   python -m benchmarks.depth_stability --study
 
@@ -21,6 +22,7 @@ makes the table and the figures of docs/depth from them.
 import pathlib
 import shutil
 import subprocess
+import time
 
 from absl import flags
 
@@ -28,6 +30,7 @@ from benchmarks import depth_report, depth_runs, measuring
 from nrdm_jax.processes import lifecycle
 
 QUICK_STEPS = 300
+MOST_SECONDS = 30 * 60
 
 
 def define_flags() -> None:
@@ -44,13 +47,20 @@ def quick(depth: int, workdir: pathlib.Path) -> int:
         f"--workdir={workdir}" if part.startswith("--workdir") else part for part in run.command()
     ]
     shutil.rmtree(workdir, ignore_errors=True)
+    before = time.monotonic()
     code = subprocess.run(
         [*command, "--config.evaluate.every=300", "--config.checkpoint.every=300"], check=False
     ).returncode
     if code not in (0, depth_runs.NON_FINITE):
         raise RuntimeError(f"the run ended with exit code {code}")
     # The guard ends a run at the first step that it would have to skip.
-    result: dict = {"depth": depth, "steps": QUICK_STEPS, "skipped": int(code != 0)}
+    result: dict = {
+        "blocks": depth,
+        "units": 2 * depth,
+        "steps": QUICK_STEPS,
+        "seconds": round(time.monotonic() - before),
+        "skipped": int(code != 0),
+    }
     if code == 0:
         heldout = depth_runs.record(run, workdir, finished=True)["heldout_loss"]
         result["heldout_loss_first"], result["heldout_loss_last"] = heldout[0][1], heldout[-1][1]
@@ -59,6 +69,7 @@ def quick(depth: int, workdir: pathlib.Path) -> int:
     measuring.print_result(result)
     fine = (
         not result["skipped"]
+        and result["seconds"] <= MOST_SECONDS
         and result["heldout_loss_last"] < result["heldout_loss_first"]
         and result["depth_gain"] >= 1.1
     )

@@ -31,11 +31,11 @@ def gradient(depth: int, **model):
     import jax.numpy as jnp
     import numpy as np
 
-    from nrdm_jax import build
+    from nrdm_jax import build, trees
 
     c = deep_config(depth, width=64, heads=2, patch=(4,), **model)
     init, apply = build.model(c)
-    params = with_drawn_zeros(jax.jit(init)(jax.random.key(0)), jax.random.key(1))
+    params = trees.drawn_zeros(jax.jit(init)(jax.random.key(0)), jax.random.key(1))
     x, t, label = build.example(c, 8)
     x = jax.random.normal(jax.random.key(2), x.shape)
     t, label = jnp.linspace(0.05, 0.95, *t.shape), jnp.arange(*label.shape) % 10
@@ -47,26 +47,16 @@ def gradient(depth: int, **model):
     return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)
 
 
-def with_drawn_zeros(tree, key):
-    """Leaves that are zero at start, from N(0, 0.02^2): otherwise 0 would be compared with 0."""
-    import jax
-    import jax.numpy as jnp
-
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(
-        structure,
-        [
-            0.02 * jax.random.normal(k, leaf.shape) if not bool(jnp.any(leaf)) else leaf
-            for k, leaf in zip(keys, leaves, strict=True)
-        ],
-    )
-
-
 def difference(a, b) -> float:
+    """Raises:
+    RuntimeError: a number is not finite: nothing can be said to agree with it.
+    """
     import numpy as np
 
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    found = float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    if not np.isfinite(found):
+        raise RuntimeError("a gradient is not finite")
+    return found
 
 
 def run() -> int:
@@ -87,6 +77,8 @@ def run() -> int:
     half, whole = ({"streams": 2, "branch_dtype": t} for t in ("bfloat16", "float32"))
     plain_half = gradient(f.depth, **half)
     result = {name: float(f"{value:.2e}") for name, value in worst.items()} | {
+        "blocks": f.depth,
+        "units": 2 * f.depth,
         "reversible_1000": float(f"{deep:.2e}"),
         "reversible_bf16": float(
             f"{difference(gradient(f.depth, memory='reversible', **half), plain_half):.2e}"

@@ -55,7 +55,8 @@ def measured(variant: str, penalty: float) -> dict:
 
 
 def run() -> None:
-    found: dict = {"penalty": flags.FLAGS.penalty, "depth": flags.FLAGS.depth}
+    blocks = flags.FLAGS.depth
+    found: dict = {"penalty": flags.FLAGS.penalty, "blocks": blocks, "units": 2 * blocks}
     for variant in flags.FLAGS.variants:
         off, on = (measured(variant, penalty) for penalty in (0.0, flags.FLAGS.penalty))
         for key in ("unevenness", "slope", "heldout_loss"):

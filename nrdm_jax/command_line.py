@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -26,7 +27,8 @@ def define_workdir() -> None:
 
 
 def config_of_flags():
-    """The validated config of --config; without it, that of the run in --workdir.
+    """The validated config of --config; without it, that of the run in --workdir. Warns of fields
+    that were set and that nothing reads.
 
     Raises:
       ValueError: as `config.validate`.
@@ -40,6 +42,8 @@ def config_of_flags():
     if config is None:
         config = configuration.from_dict(read_config(flags.FLAGS.workdir))
     configuration.validate(config)
+    for text in configuration.idle_fields(config):
+        print(f"warning: {text}", file=sys.stderr, flush=True)
     return config
 
 

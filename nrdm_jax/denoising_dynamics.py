@@ -23,24 +23,36 @@ QUALITATIVE = (
 # t at which the gates are shown, as shares of the training times; f has a pole where alpha is 0.
 SHARES = np.linspace(0.02, 0.98, 25)
 READOUTS = 51  # numbers of blocks after which the trunk is read, at most
+HELD = 2**30  # bytes of a device for the trunks of all blocks
+NO_READOUT = {
+    "unet": "the trunk of unet changes its width and size between levels, and its head reads the "
+    "last one only: the gates alone are shown",
+}
 
 
 def view(config, workdir: str, out: pathlib.Path, *, examples: int, signals: lifecycle.Signals):
     """Writes dynamics.png and dynamics.json into `out`; returns what is in the latter.
 
-    `examples` of the held-out data are denoised; 0, or a network whose trunk changes its width
-    (unet): the gates only.
+    `examples` of the held-out data are denoised; 0, or a network of `NO_READOUT`: the gates only.
 
     Raises:
-      ValueError: there is no checkpoint, or it does not fit the config.
+      ValueError: there is no checkpoint, or it does not fit the config; or the weights give no
+        finite numbers.
       DataError: the data are absent.
     """
     parts = build.run(config)
     ema = read_ema(workdir, parts.abstract_state.ema)
     found = gates(config, ema, parts.path)
     signals.check()
-    if examples and config.model.name != "unet":
+    if config.model.name in NO_READOUT:
+        found["note"] += f"; {NO_READOUT[config.model.name]}"
+    elif examples:
         found |= denoising(parts, ema, examples, signals)
+        if not np.all(np.isfinite(found["x0_error"])):
+            raise ValueError(
+                f"the weights in {workdir} give outputs that are not finite; with "
+                "model.name=continuous, raise model.tolerance, or use --examples=0"
+            )
     out.mkdir(parents=True, exist_ok=True)
     (out / "dynamics.json").write_text(json.dumps(found, allow_nan=False) + "\n")
     charts.dynamics_chart(out / "dynamics.png", found)
@@ -59,7 +71,7 @@ def gates(config, params: Any, path: Path) -> dict:
         "note": QUALITATIVE,
         "path": path.name,
         "variant": config.model.variant,
-        "units": net.units,
+        "units": sum(blocks * len(names) for _, blocks, names in net.layout),
         "t": np.asarray(t).tolist(),
         "half_g_squared": np.asarray(g2 / 2).tolist(),
         "minus_f": np.asarray(-f).tolist(),
@@ -72,8 +84,12 @@ def gates(config, params: Any, path: Path) -> dict:
 def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.Signals) -> dict:
     """Mean squared error of the x0 that the head reads from the trunk after some numbers of blocks,
     at each of `evaluate.log_snr`, (levels, readouts), over held-out examples."""
-    config = parts.config
-    blocks = build.network(config).blocks
+    config = parts.config.copy_and_resolve_references()
+    net = build.network(config)
+    blocks, devices = net.blocks, parts.mesh.size
+    held = blocks * net.trunk_size * 4
+    per_device = max(1, min(config.evaluate.batch_size // devices, HELD // held))
+    config.evaluate.batch_size = devices * per_device
     after = tuple(sorted({round(i) for i in np.linspace(0, blocks, min(READOUTS, blocks + 1))}))
     apply = build.readouts(config, parts.mesh, after)
     sums = build.level_sums(config, apply, parts.path, parts.mesh)

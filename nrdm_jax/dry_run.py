@@ -27,7 +27,8 @@ def describe(config) -> dict:
         )
     total = trees.count(state.params)
     step_flops = build.flops_per_step(parts)
-    print(f"\nparameters: {total:,}")
+    net = build.network(config)
+    print(f"\n{net.depth_in_words()}\nparameters: {total:,}")
     print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
     before = time.monotonic()
     dtype = jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
@@ -41,6 +42,7 @@ def describe(config) -> dict:
     )
     return {
         "parameters": total,
+        "units": net.units,
         "flops_per_step": step_flops,
         "devices": parts.mesh.size,
         "argument_bytes": memory.argument_size_in_bytes,

@@ -20,7 +20,7 @@ from nrdm_jax.sampling import generate, writers
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import hooks, loop
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
-from nrdm_jax.training.state import TrainState
+from nrdm_jax.training.state import TrainState, save_items, state_of
 
 
 def train(
@@ -70,6 +70,7 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
     with ledger.account("compile"):
         before = time.monotonic()
         train_step = build.compiled_step(parts, records.dtype)
+        print(build.network(config).depth_in_words(), flush=True)
         print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
         if config.optim.sensitivity_penalty:
             print(
@@ -90,11 +91,13 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
         seen = records_seen + (step - first_step) * config.train.batch_size
         return _meta(config, records, step, seen)
 
-    save = hooks.Save(checkpoints, meta)
+    save = hooks.Save(checkpoints, meta, saved=first_step or None)
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
+    probe = _probe(parts, workdir, writer, progress, ledger)
     happenings: list[loop.Hook] = [
         non_finite,
+        *probe,
         *_reports(parts, evaluation, workdir, writer, progress, ledger),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         profile,
@@ -115,6 +118,8 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
         checkpoints.wait()
     finally:
         profile.close()
+        for hook in probe:
+            hook.close()
         progress.close()
         writer.close()
     if step < last_step:
@@ -133,25 +138,24 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
     }
 
 
+def _probe(parts, workdir, writer, progress, ledger) -> list[hooks.SensitivityLog]:
+    """The record of the units' sensitivity, where it is asked for."""
+    log, last_step = parts.config.log, parts.config.train.steps
+    if not log.sensitivity_every:
+        return []
+    return [
+        hooks.SensitivityLog(
+            workdir, writer, progress, ledger, every=log.sensitivity_every, last_step=last_step
+        )
+    ]
+
+
 def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.Hook]:
     """What tells of the run: step lines, held-out losses, sample grids."""
     config = parts.config
     last_step = config.train.steps
     grid = hooks.SampleGrid(_draw(parts), workdir, progress)
-    probe = []
-    if config.log.sensitivity_every:
-        probe = [
-            hooks.SensitivityLog(
-                workdir,
-                writer,
-                progress,
-                ledger,
-                every=config.log.sensitivity_every,
-                last_step=last_step,
-            )
-        ]
     return [
-        *probe,
         hooks.StepLog(
             writer,
             progress,
@@ -198,8 +202,8 @@ def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple
                 f"the checkpoint was trained on data {meta['data']}, and data.name="
                 f"{config.data.name} is now {records.fingerprint}; use another workdir"
             )
-        wanted = hooks.save_items(parts.abstract_state)
-        state = hooks.state_of(checkpoints.restore(latest, wanted))
+        wanted = save_items(parts.abstract_state)
+        state = state_of(checkpoints.restore(latest, wanted))
         print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
         return state, int(meta["records_seen"])
     state = parts.fresh_state()

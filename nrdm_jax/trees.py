@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def path_of(keys) -> str:
@@ -23,3 +24,17 @@ def leaves_with_path(tree) -> list[tuple[str, Any]]:
 def count(tree) -> int:
     """Number of elements of all leaves; works on shapes as on arrays."""
     return sum(int(leaf.size) for leaf in jax.tree.leaves(tree))
+
+
+def drawn_zeros(tree, key, std: float = 0.02):
+    """The tree, its floating leaves that are all zero drawn from N(0, std^2): where gates and heads
+    start at zero every gradient within the stack is 0, and a comparison would be of 0 with 0."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        std * jax.random.normal(k, leaf.shape, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.any(leaf))
+        else leaf
+        for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)

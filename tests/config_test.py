@@ -107,18 +107,22 @@ def test_early_refusals_are_those_of_the_algebra(path, prediction):
         ("mesh.data", 0, "positive number or -1"),
         ("mesh.fsdp", 7, "multiple of 7"),
         ("evaluate.log_snr", (), "tuple of numbers"),
+        ("seed", 2**32, r"below 2\^32"),
+        ("train.steps", 10.5, "like its default, 1000"),
+        ("model.depth", True, "like its default, 8"),
+        ("model.beta", 1, "like its default, True"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_field_and_the_fix(field, value, says):
     c = configuration.default()
-    group, name = field.split(".")
+    *group, name = field.split(".")
     if field == "mesh.fsdp":
         c.mesh.data = 1
     with c.ignore_type():
-        c[group][name] = value
+        (c[group[0]] if group else c)[name] = value
     with pytest.raises(ValueError, match=says) as error:
         configuration.validate(c)
-    assert field in str(error.value) or group in str(error.value)
+    assert field in str(error.value) or group[0] in str(error.value)
 
 
 UNET = {"model.name": "unet", "model.patch": (1,)}
@@ -144,6 +148,9 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ({"optim.sensitivity_penalty": 0.1, "model.memory": "sqrt"}, "gradient of a gradient"),
         (REVERSIBLE | {"optim.sensitivity_penalty": 0.1}, "gradient of a gradient"),
         ({"optim.sensitivity_penalty": 0.1, "optim.sensitivity_examples": 65}, "give fewer"),
+        ({"optim.sensitivity_penalty": 0.1, "model.name": "continuous"}, "solver of model.name"),
+        ({"model.label_dropout": 0.0, "sample.guidance": 2.0}, "sample.guidance is 2.0"),
+        ({"model.mlp_ratio": 0.001}, "leaves no hidden channel"),
         (
             {"model.modulation": "none", "model.variant": "resnet"},
             "nothing else tells the network the time",
@@ -158,6 +165,11 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         (UNET | {"model.channel_factors": (1, 2, 2, 2, 2, 2, 2)}, "cannot be halved 6 times"),
         (UNET | {"model.channel_factors": (1, 0)}, "model.channel_factors"),
         (UNET | {"model.attention_at": (9,)}, r"the levels' sizes are \[32, 16, 8\]"),
+        (
+            UNET
+            | {"data.shape": (8, 32, 32, 3), "model.patch": (1, 2, 2), "model.attention_at": (32,)},
+            r"the levels' sizes are \[16, 8, 4\]",
+        ),
         (UNET | {"model.gate_condition": "cond_shared"}, "levels of unet differ in width"),
         (UNET | {"model.mlp": "swiglu"}, "which unet does not have"),
         (UNET | {"model.size": "S"}, "a size of dit"),
@@ -194,6 +206,37 @@ def test_what_goes_together_is_let_through(changes):
     configuration.validate(c)
     init, _ = build.model(c)  # what is let through can be built
     assert jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
+
+
+def test_fields_that_nothing_reads_are_told():
+    c = configuration.default()
+    assert configuration.idle_fields(c) == []
+    c.model.variant, c.model.alpha_start, c.model.knots = "rezero", "one", 3
+    assert configuration.idle_fields(c) == [
+        "model.alpha_start='one' is not read with model.variant='rezero'",
+        "model.knots=3 is not read with model.name='dit'",
+    ]
+    c.model.variant, c.model.name = "gated", "continuous"
+    assert configuration.idle_fields(c) == []
+
+
+@pytest.mark.parametrize("variant", unit.VARIANTS)
+def test_gates_that_are_as_asked_for_are_those_of_the_variants_that_say_so(variant):
+    """What `idle_fields` tells of gates is what the units do."""
+    asked = unit.Gates(8, shape="scalar", condition="cond_shared", alpha_start=0.5, beta_start=0.25)
+    made = unit.gate_makers(variant, asked)
+    as_asked = bool(made) and all(
+        (g.args[0], g.args[1]) == ("scalar", "cond_shared") for g in made.values()
+    )
+    assert as_asked == (variant in configuration.GATED_VARIANTS)
+    c = configuration.default()
+    c.model.variant = variant
+    for field, value, start in (("alpha_start", "0.5", 0.5), ("beta_start", "0.25", 0.25)):
+        c.model[field] = value
+        idle = any(f"model.{field}=" in text for text in configuration.idle_fields(c))
+        gate = made.get(field.split("_")[0])
+        assert idle == (gate is None or gate.args[2] != start), (variant, field)
+        c.model[field] = "auto"
 
 
 def test_a_file_cannot_add_or_remove_a_field():

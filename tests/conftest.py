@@ -17,8 +17,9 @@ import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
 from nrdm_jax import config as configuration  # noqa: E402
+from nrdm_jax import trees  # noqa: E402
 from nrdm_jax.config import default  # noqa: E402
-from nrdm_jax.models import dit, stack  # noqa: E402
+from nrdm_jax.models import probe, stack  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -47,23 +48,9 @@ def tiny_config():
     return c
 
 
-def randomised_zeros(tree, key, std: float = 0.02):
-    """Leaves that are all zero, drawn from N(0, std^2): at a zero start every gradient within the
-    stack is 0, and a comparison would be of 0 with 0."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        std * jax.random.normal(k, leaf.shape, leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.any(leaf))
-        else leaf
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
-
-
 @pytest.fixture(scope="session")
 def fill_zeros():
-    return randomised_zeros
+    return trees.drawn_zeros
 
 
 def _unrolled(body, carry, xs):
@@ -82,8 +69,9 @@ def unrolled_scan():
 
 @contextlib.contextmanager
 def _explicit_inputs(zeros):
-    """Within it, a network called with taps is a plain loop over its units, to whose inputs the
-    zeros are added, one (streams, B, N, D) each: their gradient is dL/dz by plain autodiff."""
+    """Within it, a network called with taps is a plain loop over its units, to whose inputs (and
+    the last one's output) the zeros are added, one (streams, B, *S, D) each: their gradient is
+    dL/dz by plain autodiff."""
     inputs = iter(zeros)
 
     def tap(streams, dummy):
@@ -91,7 +79,7 @@ def _explicit_inputs(zeros):
         return tuple(z + here[i] for i, z in enumerate(streams))
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (stack, dit):
+        for module in (stack, probe):
             patch.setattr(module, "tap", tap)
         patch.setattr(jax.lax, "scan", _unrolled)
         yield

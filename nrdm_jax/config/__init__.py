@@ -5,9 +5,11 @@ under two seconds.
 """
 
 from nrdm_jax.config.checks import validate
+from nrdm_jax.config.idle import idle_fields
 from nrdm_jax.config.tree import (
     ADDITIVE_VARIANTS,
     CHOICES,
+    GATED_VARIANTS,
     MESH_AXES,
     default,
     difference,
@@ -20,10 +22,12 @@ from nrdm_jax.config.tree import (
 __all__ = [
     "ADDITIVE_VARIANTS",
     "CHOICES",
+    "GATED_VARIANTS",
     "MESH_AXES",
     "default",
     "difference",
     "from_dict",
+    "idle_fields",
     "of_file",
     "patch_of",
     "to_dict",

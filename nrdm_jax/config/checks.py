@@ -45,11 +45,22 @@ def _check_keys(config) -> None:
                 walk(want, have, field + ".")
             elif want is not None and have is None:
                 raise ValueError(f"{field} must not be None; its default is {want!r}")
+            elif want is not None and not _of_type(have, type(want)):
+                raise ValueError(f"{field} is {have!r}; give one like its default, {want!r}")
         for key in reference:
             if key not in given:
                 raise ValueError(f"{path}{key} is missing; start from nrdm_jax.config.default()")
 
     walk(default(), config, "")
+
+
+def _of_type(value, wanted: type) -> bool:
+    """Whole numbers are floats, too; truth values are no numbers. `start` fields are text or a
+    number."""
+    if isinstance(value, bool) or wanted is bool:
+        return isinstance(value, bool) and wanted is bool
+    allowed = {float: (float, int), str: (str, int, float)}.get(wanted, wanted)
+    return isinstance(value, allowed)
 
 
 def _check_numbers(c) -> None:
@@ -79,6 +90,13 @@ def _check_numbers(c) -> None:
     for field in ("model.label_dropout", "optim.b1", "optim.b2"):
         value = get(c, field)
         require(0 <= value < 1, field, f"is {value}", "give a number in [0, 1)")
+    require(c.seed < 2**32, "seed", f"is {c.seed}", "give a number below 2^32")
+    require(
+        c.model.label_dropout > 0 or c.sample.guidance == 1,
+        "sample.guidance",
+        f"is {c.sample.guidance}, away from a null class that model.label_dropout=0 never trains",
+        "set it to 1, or train with label dropout",
+    )
     require(
         c.train.batch_size % c.train.micro_batches == 0,
         "train.micro_batches",

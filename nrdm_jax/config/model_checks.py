@@ -1,7 +1,7 @@
 """Which choices of the model go together, and with the data's shape."""
 
 from nrdm_jax.config.conditions import is_int, nearest_divisor, parses_as_number, require
-from nrdm_jax.config.tree import ADDITIVE_VARIANTS, hint, patch_of
+from nrdm_jax.config.tree import ADDITIVE_VARIANTS, GATED_VARIANTS, hint, patch_of
 
 
 def check_model(c) -> None:
@@ -34,6 +34,12 @@ def check_model(c) -> None:
             f"is {m.width}, too small for positions on {axes} axes",
             f"give at least {2 * axes}",
         )
+    require(
+        int(m.mlp_ratio * m.width) >= 1,
+        "model.mlp_ratio",
+        f"is {m.mlp_ratio}, which leaves no hidden channel of model.width={m.width}",
+        f"give at least {1 / m.width:.2g}",
+    )
     require(
         isinstance(m.patch, tuple) and len(m.patch) > 0 and all(map(is_int, m.patch)),
         "model.patch",
@@ -95,7 +101,7 @@ def check_stack(c) -> None:
             "give an even number",
         )
     if m.positions == "rotary" and m.size is None:
-        turned = 1 if m.attention == "joint" and axes == 1 else axes
+        turned = axes if m.attention == "joint" else max(axes - 1, 1)
         require(
             m.width // m.heads >= 2 * turned,
             "model.heads",
@@ -158,7 +164,8 @@ def _check_unet(c) -> None:
             f"has {len(factors)} levels, and {grid} patches cannot be halved {halvings} times",
             "give fewer levels, or another model.patch",
         )
-    sizes = [max(c.data.shape[:-1]) // patch_of(c)[0] // 2**i for i in range(len(factors))]
+    longest = max(n // p for n, p in zip(c.data.shape, patch_of(c), strict=False))
+    sizes = [longest // 2**i for i in range(len(factors))]
     for size in m.attention_at:
         require(
             size in sizes,
@@ -227,6 +234,13 @@ def check_memory(c) -> None:
             "choose none or remat",
         )
         require(
+            m.name != "continuous",
+            "optim.sensitivity_penalty",
+            "needs the gradient of a gradient, which the solver of model.name=continuous does not "
+            "have",
+            "set it to 0, or choose model.name=dit",
+        )
+        require(
             c.optim.sensitivity_examples <= c.train.batch_size,
             "optim.sensitivity_examples",
             f"is {c.optim.sensitivity_examples}, more than train.batch_size={c.train.batch_size}",
@@ -235,4 +249,4 @@ def check_memory(c) -> None:
 
 
 def _gates_see_the_condition(m) -> bool:
-    return m.variant in ("gated", "adaln", "input_scale") and m.gate_condition != "static"
+    return m.variant in GATED_VARIANTS and m.gate_condition != "static"

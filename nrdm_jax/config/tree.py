@@ -15,6 +15,8 @@ from ml_collections.config_dict import placeholder
 MESH_AXES = ("data", "fsdp")
 # Of model.variant, those whose units are z + something (models.unit.VARIANTS).
 ADDITIVE_VARIANTS = ("gated", "adaln", "resnet", "rezero", "layerscale")
+# Those whose gates are of the shape and condition that were asked for.
+GATED_VARIANTS = ("gated", "adaln", "input_scale")
 
 CHOICES = {
     "model.name": ("dit", "uvit", "unet", "continuous"),

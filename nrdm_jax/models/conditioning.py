@@ -12,7 +12,8 @@ from nrdm_jax.signatures import Array
 class Condition:
     """Attributes:
     e_BD: e(c) = SiLU(c) of the sum c of all embeddings, float32.
-    shared: projections that all units of a stack have in common, by name: (B, D) each.
+    shared: projections that all units of a stack have in common, by name: (B, D), or (B, 1) for
+      scalar gates.
     text_BTE: states of a text encoder, for cross-attention.
     text_mask_BT: True where a text token is no padding.
     """
@@ -62,19 +63,21 @@ class LabelEmbedding(nn.Module):
 
 
 class SharedProjections(nn.Module):
-    """e (B, D) -> {name: (B, D)}, zero at start: one kernel for the whole stack.
+    """e (B, D) -> {name: (B, width)}, zero at start: one kernel for the whole stack.
 
     A kernel for each unit costs D^2; in a stack of a thousand blocks that is most of the network.
+
+    Attributes:
+      widths: (name, width) of each.
     """
 
-    names: tuple[str, ...]
+    widths: tuple[tuple[str, int], ...]
 
     @nn.compact
     def __call__(self, e_BD: Array) -> dict[str, Array]:
-        width = e_BD.shape[-1]
         return {
             name: nn.Dense(width, use_bias=False, kernel_init=nn.initializers.zeros, name=name)(
                 e_BD
             )
-            for name in self.names
+            for name, width in self.widths
         }

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.dit import DiT
-from nrdm_jax.models.probe import Streams, health, tap
+from nrdm_jax.models.probe import Streams, tapped
 from nrdm_jax.models.stack import Block, Passed, stacked
 from nrdm_jax.models.unit import Gates
 from nrdm_jax.signatures import Array
@@ -32,10 +32,12 @@ class ContinuousDiT(DiT):
       depth: length of the integral, in blocks.
       knots: blocks of weights, evenly over the depth and interpolated linearly between; 1: the same
         everywhere.
-      solver: a key of `SOLVERS`; euler takes `depth` steps, the others choose theirs.
+      solver: a key of `SOLVERS`; euler takes `depth` steps, the others choose theirs, by the error
+        of the whole batch, so that what else is in it changes a result within the tolerance.
       tolerance: of a step, relative and absolute.
-      adjoint: `backpropagation` through the solver, exact for the steps that were taken, memory
-        O(sqrt(steps)) by recursive checkpoints; or `ode`, the adjoint equation solved backwards,
+      adjoint: `backpropagation` through the solver, exact for the steps that were taken, by
+        recursive checkpoints, sqrt(2 * steps) trunks of the most steps that it may take (euler:
+        `depth`; others: 4,096, so 90 trunks); or `ode`, the adjoint equation solved backwards,
         memory O(1), exact in the limit of small tolerances (arXiv 1806.07366, section 2).
     """
 
@@ -68,16 +70,13 @@ class ContinuousDiT(DiT):
         taps: Array | None,
         keep: bool,
     ) -> Passed:
-        seen = None
-        if taps is not None:
-            streams = tap(streams, taps[0])
-            seen = health(streams, self.prefix)[None]
         flow = Flow(
             self._block(grid), self.knots, self.depth, self.solver, self.tolerance, self.adjoint,
             name="stack",
         )  # fmt: skip
         z_SBND = flow(streams[0], condition, keep)
-        return Passed((z_SBND[-1],), seen, z_SBND if keep else None)
+        streams, seen = tapped((z_SBND[-1],), None if taps is None else taps[1:], self.prefix)
+        return Passed(streams, seen, z_SBND if keep else None)
 
 
 class Flow(nn.Module):
@@ -136,7 +135,7 @@ class Flow(nn.Module):
             ),
             stepsize_controller=steps,
             adjoint=adjoint,
-            max_steps=MAX_STEPS,
+            max_steps=self.depth if fixed else MAX_STEPS,
             throw=False,
         )
         solved = solution.result == diffrax.RESULTS.successful

@@ -61,22 +61,22 @@ def native(u: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def sum_of_products(u: Array, kernel: Array, stride: int = 1) -> Array:
-    """The same as a matrix product for each tap of the window.
+    """The same as a matrix product for each tap of the window, added up in float32.
 
     In a loop, XLA's CPU backend has no fast form of a convolution's derivative: there this is more
     than ten times as fast (benchmarks/convolution.py).
     """
     window = kernel.shape[:-2]
     sizes = [(n - k) // stride + 1 for n, k in zip(u.shape[1:-1], window, strict=True)]
-    total = jnp.zeros((u.shape[0], *sizes, kernel.shape[-1]), u.dtype)
+    total = jnp.zeros((u.shape[0], *sizes, kernel.shape[-1]), jnp.float32)
     for tap in itertools.product(*map(range, window)):
         start = (0, *tap, 0)
         last = (i + stride * (n - 1) + 1 for i, n in zip(tap, sizes, strict=True))
         seen = lax.slice(
             u, start, (u.shape[0], *last, u.shape[-1]), (1, *(stride,) * len(sizes), 1)
         )
-        total = total + seen @ kernel[tap]
-    return total
+        total = total + jnp.matmul(seen, kernel[tap], preferred_element_type=jnp.float32)
+    return total.astype(u.dtype)
 
 
 def _same(size: int, stride: int) -> tuple[int, int]:

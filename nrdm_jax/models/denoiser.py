@@ -11,15 +11,18 @@ from nrdm_jax.models.conditioning import (
     SharedProjections,
     TimeEmbedding,
 )
+from nrdm_jax.models.patches import grid_of
 from nrdm_jax.models.unit import VARIANTS, Gates
+from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
 
 
 class Denoiser(nn.Module):
     """(x (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> (B, *S, C), or 2C channels.
 
-    With `taps` (units + 1,) also the health (units + 1, 2) of the trunk at every unit's input and
-    at the stack's end; the gradient with respect to the taps is |dL/dz_i|^2 there (see `probe`).
+    With `taps` (units + 1,) also the health (units + 1, 2) of the trunk z_i at the stack's start
+    and behind every unit, where the next unit, and a skip if there is one, reads it; the gradient
+    with respect to the taps is |dL/dz_i|^2 (see `probe`).
 
     Attributes:
       shape: (*S, C) of one example.
@@ -67,10 +70,24 @@ class Denoiser(nn.Module):
         """Residual units of the whole network."""
         return sum(blocks * len(names) for _, blocks, names in self.layout)
 
+    def depth_in_words(self) -> str:
+        """`2,000 residual units: stack 1,000 x (attention, mlp)`."""
+        units = sum(blocks * len(names) for _, blocks, names in self.layout)
+        stacks = ", ".join(
+            f"{stack} {blocks:,} x ({', '.join(names)})" for stack, blocks, names in self.layout
+        )
+        return f"{units:,} residual units: {stacks}"
+
     @property
     def blocks(self) -> int:
         """After how many blocks the trunk can be read, at most."""
         return sum(blocks for _, blocks, _ in self.layout)
+
+    @property
+    def trunk_size(self) -> int:
+        """Numbers of the trunk of an example, at the stack's start."""
+        grid = grid_of(self.shape, self.patch_sides)
+        return (math.prod(grid) + self.prefix) * self.width
 
     @property
     def prefix(self) -> int:
@@ -111,19 +128,21 @@ class Denoiser(nn.Module):
     @nn.compact
     def embed(self, t_B: Array, label_B: Array) -> tuple[Condition, Array, Array]:
         """The condition, and the embeddings of time and class that it is made of, (B, D) each."""
-        time_BD = TimeEmbedding(self.width, name="time")(t_B)
+        # Laid out as the trunk is, or every device would embed and project the whole batch.
+        time_BD = TimeEmbedding(self.width, name="time")(constrain(t_B, "activation_batch"))
         class_BD = LabelEmbedding(self.num_classes, self.width, name="label")(label_B)
-        e_BD = jax.nn.silu(time_BD + class_BD)
-        names = self._shared_names()
-        shared = SharedProjections(names, name="shared")(e_BD) if names else {}
+        e_BD = constrain(jax.nn.silu(time_BD + class_BD), "activation_batch", None)
+        widths = self._shared_widths()
+        shared = SharedProjections(widths, name="shared")(e_BD) if widths else {}
         return Condition(e_BD, shared), time_BD, class_BD
 
-    def _shared_names(self) -> tuple[str, ...]:
-        """Which projections of the condition the stack has in common."""
+    def _shared_widths(self) -> tuple[tuple[str, int], ...]:
+        """Which projections of the condition the stack has in common, and their channels."""
         gates = VARIANTS[self.variant].gates(self.gates)
-        names = []
+        widths = []
         if gates.condition == "cond_shared":
-            names += [name for name in ("alpha", "beta") if getattr(gates, name)]
+            width = self.width if gates.shape == "channel" else 1
+            widths += [(name, width) for name in ("alpha", "beta") if getattr(gates, name)]
         if self.modulation == "shared":
-            names += ["shift", "scale"]
-        return tuple(names)
+            widths += [("shift", self.width), ("scale", self.width)]
+        return tuple(widths)

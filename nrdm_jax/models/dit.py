@@ -1,13 +1,13 @@
 """DiT: a flow-shaped stack of gated residual units over N-D patches (arXiv 2212.09748).
 
 Image, video and volume are shapes of one network. adaLN-Zero DiT is the setting `gated`, alpha =
-cond and zero at start, beta off; Latte (arXiv 2401.03048) is that on (T, H, W) with factorised
-attention.
+cond, zero at start and not bounded, beta off; Latte (arXiv 2401.03048) is that on (T, H, W) with
+factorised attention.
 """
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,8 @@ from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.norms import AdaptiveNorm
 from nrdm_jax.models.patches import grid_of, patchify, unpatchify
 from nrdm_jax.models.positions import sincos
-from nrdm_jax.models.probe import Streams, health, tap
-from nrdm_jax.models.stack import Block, Passed, Stack, merged
+from nrdm_jax.models.probe import Streams, tapped
+from nrdm_jax.models.stack import Block, Passed, Stack, merged, mirrored
 from nrdm_jax.models.unit import ResidualUnit
 from nrdm_jax.signatures import Array
 
@@ -56,8 +56,10 @@ class DiT(Denoiser):
 
     @property
     def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
-        blocks = self.depth if self.attention == "joint" else self.depth // 2
-        return (("stack", blocks, self.unit_names),)
+        pairs = self.attention == "factorised"
+        if pairs and self.depth % 2:
+            raise ValueError(f"depth is {self.depth}, and factorised blocks come in pairs")
+        return (("stack", self.depth // 2 if pairs else self.depth, self.unit_names),)
 
     @property
     def unit_names(self) -> tuple[str, ...]:
@@ -93,20 +95,18 @@ class DiT(Denoiser):
         if self.text_width:
             condition = dataclasses.replace(condition, text_BTE=text, text_mask_BT=text_mask)
 
-        keep = after is not None
-        passed = self._trunk((z_BND,) * self.streams, grid, condition, taps, keep)
+        streams, first = tapped((z_BND,) * self.streams, taps, self.prefix)
+        passed = self._trunk(streams, grid, condition, taps, keep=after is not None)
         if after is not None:
             assert passed.kept is not None, f"memory mode {self.memory} keeps no trunk"
             trunks = jnp.concatenate([z_BND[None], passed.kept])[np.asarray(after)]
-            repeated = jax.tree.map(lambda c: jnp.concatenate([c] * len(after)), condition)
-            y = self._head(trunks.reshape(-1, *z_BND.shape[1:]), repeated, grid)
-            return y.reshape(len(after), -1, *y.shape[1:])
-        streams, seen = passed.streams, passed.health
-        if taps is not None and seen is not None:
-            streams = tap(streams, taps[-1])
-            seen = jnp.concatenate([seen, health(streams, self.prefix)[None]])
-        y = self._head(merged(streams), condition, grid)
-        return y if taps is None else (y, seen)
+            # One batch for the head, examples first, so that each device keeps what it has.
+            several = trunks.swapaxes(0, 1).reshape(-1, *z_BND.shape[1:])
+            repeated = jax.tree.map(lambda c: jnp.repeat(c, len(after), axis=0), condition)
+            y = self._head(several, repeated, grid)
+            return y.reshape(-1, len(after), *y.shape[1:]).swapaxes(0, 1)
+        y = self._head(merged(passed.streams), condition, grid)
+        return y if first is None else (y, jnp.concatenate([first, cast(Array, passed.health)]))
 
     def _head(self, z_BND: Array, condition: Condition, grid: tuple[int, ...]) -> Array:
         modulation = "none" if self.modulation == "none" else "per_unit"
@@ -123,10 +123,10 @@ class DiT(Denoiser):
         taps: Array | None,
         keep: bool,
     ) -> Passed:
-        """The whole stack; its health is (units, 2)."""
+        """The whole stack; its health, behind every unit, is (units, 2)."""
         ((name, depth, _),) = self.layout
         if taps is not None:
-            taps = taps[:-1].reshape(depth, -1)
+            taps = taps[1:].reshape(depth, -1)
         stack = Stack(
             self._block(grid), depth, self.memory, self.remat_policy, keep, name=name
         )  # fmt: skip
@@ -168,11 +168,3 @@ class DiT(Denoiser):
             skip,
             self.prefix,
         )
-
-
-def mirrored(units, skip: str, prefix: int = 0) -> Block:
-    """The block of these units; with a skip, `inside` or `project`, the one that reads it."""
-    if skip == "inside":
-        (name, first), *rest = units
-        units = [(name, functools.partial(first, reads_skip=True)), *rest]
-    return Block(tuple(units), skip == "project", prefix, parent=None)

@@ -1,5 +1,9 @@
-"""What can be seen of a stack from outside: the sensitivity of the loss to every unit's input, and
-the health of the trunk there.
+"""What can be seen of a stack from outside: the sensitivity of the loss to the trunk z_i between
+units, and the health of the trunk there.
+
+z_0 goes into the first unit, z_i comes out of the i-th. All that reads z_i, the next unit, the skip
+of a U-shaped stack, the change of width between its levels, reads it behind its tap, so that s_i is
+dL/dz_i whole.
 
 Both come out of the ordinary forward and backward pass: nothing is computed twice, and the memory
 is a few numbers a unit.
@@ -47,3 +51,13 @@ def health(streams: Streams, prefix: int = 0) -> Array:
         mean = token_mean(z)
         squares.append(jnp.stack([jnp.mean(mean**2), jnp.mean((z - mean) ** 2)]))
     return jnp.mean(jnp.stack(squares), axis=0)
+
+
+def tapped(
+    streams: Streams, taps: Array | None, prefix: int = 0
+) -> tuple[Streams, Array | None]:  # fmt: skip
+    """The streams behind the first of `taps`, and their health (1, 2); without taps, None."""
+    if taps is None:
+        return streams, None
+    streams = tap(streams, taps[0])
+    return streams, health(streams, prefix)[None]

@@ -33,21 +33,22 @@ def scan(units: Units, prefix: int, params: Any, streams: Streams, condition: Co
       params: {unit: params}, every leaf with the leading axis of the blocks.
       streams: (x1, x2).
       condition: common to all blocks.
-      taps: (L, units of a block), dummies: their gradient is |s|^2 at each unit's input, see
+      taps: (L, units of a block), dummies: their gradient is |s|^2 at each unit's output, see
         `probe.tap`; None for no probe.
 
     Returns:
-      The streams after the last block, and the health at each unit's input, (L, units, 2), or None.
+      The streams after the last block, and the health at each unit's output, (L, units, 2), or
+      None.
     """
 
     def body(streams, x):
         block, taps = x
         seen = []
         for name, unit in units:
-            if taps is not None:
-                seen.append(health(streams, prefix))
             a, b = streams
             streams = (b, unit(block[name], a, b, condition))
+            if taps is not None:
+                seen.append(health(streams, prefix))
         return streams, jnp.stack(seen) if seen else None
 
     return jax.lax.scan(body, streams, (params, taps))
@@ -81,6 +82,7 @@ def _backward(units, prefix, kept, cotangents):
         for name, unit in reversed(units):
             b, y = streams
             s_b, s_y = s
+            squares.append(sum(jnp.sum(jnp.square(part)) for part in s))
 
             def delta(p, u, c, unit=unit):
                 return unit(p, jnp.zeros_like(u), u, with_smooth(c))
@@ -89,7 +91,6 @@ def _backward(units, prefix, kept, cotangents):
             gradients[name], from_delta, from_condition = pull_back(s_y)
             streams, s = (y - value, b), (s_y, s_b + from_delta)
             condition_cotangent = jax.tree.map(jnp.add, condition_cotangent, from_condition)
-            squares.append(sum(jnp.sum(jnp.square(part)) for part in s))
         out = (gradients, None if taps is None else jnp.stack(squares[::-1]))
         return (streams, s, condition_cotangent), out
 

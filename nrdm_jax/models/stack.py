@@ -4,6 +4,7 @@ The program, and so its compile time, does not grow with depth. What the backwar
 choice of a memory mode; how many streams the trunk has belongs to the model.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from nrdm_jax.models import memory, reversible
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.probe import Streams, health, tap
-from nrdm_jax.models.unit import ResidualUnit
+from nrdm_jax.models.unit import VARIANTS, ResidualUnit
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
 
@@ -46,8 +47,8 @@ def _keep_first_half(key, shape, dtype=jnp.float32):
 class Block(nn.Module):
     """(streams, condition, taps (units,), skip) -> (streams, health (units, 2) or None).
 
-    Each unit takes the streams (a, b) to (b, unit(a; b)): it writes the one and reads the other. A
-    single stream is both.
+    Taps and health are those of each unit's output. Each unit takes the streams (a, b) to
+    (b, unit(a; b)): it writes the one and reads the other. A single stream is both.
 
     Attributes:
       units: (name, function that makes the unit), in their order. (A module among the attributes
@@ -76,12 +77,21 @@ class Block(nn.Module):
             )  # fmt: skip
         seen = []
         for i, (name, unit) in enumerate(self.units):
+            new = unit(name=name)(streams[0], streams[-1], condition, skip)
+            streams = (*streams[1:], new)
+            # Behind the unit: what reads the trunk there, the next unit or a skip, reads the tap.
             if taps is not None:
                 streams = tap(streams, taps[i])
                 seen.append(health(streams, self.prefix))
-            new = unit(name=name)(streams[0], streams[-1], condition, skip)
-            streams = (*streams[1:], new)
         return streams, jnp.stack(seen) if seen else None
+
+
+def mirrored(units, skip: str, prefix: int = 0) -> Block:
+    """The block of these units; with a skip, `inside` or `project`, the one that reads it."""
+    if skip == "inside":
+        (name, first), *rest = units
+        units = [(name, functools.partial(first, reads_skip=True)), *rest]
+    return Block(tuple(units), skip == "project", prefix, parent=None)
 
 
 def stacked(
@@ -109,7 +119,11 @@ class Stack(nn.Module):
       depth: number of blocks, L.
       memory: `reversible`, or a mode of `memory.scan`.
       remat_policy: a key of `memory.POLICIES`.
-      keep: return the trunk after each block; `reversible` has none to return.
+      keep: return the trunk after each block.
+
+    Raises:
+      ValueError: the memory mode is reversible and the stack is not: it has one stream, keeps the
+        trunk, reads skips, or its units are not additive. As `memory.scan` for the others.
     """
 
     block: Block
@@ -131,6 +145,7 @@ class Stack(nn.Module):
         skip = None if skips is None else skips[0]
         params = self.param("blocks", stacked(block, self.depth, streams, condition, skip))
         if self.memory == "reversible":
+            self._check_reversible(block, streams, skips)
             units = tuple((name, _pure(unit(parent=None))) for name, unit in block.units)
             streams, seen = reversible.scan(units, block.prefix, params, streams, condition, taps)
             return Passed(streams, seen, None)
@@ -145,6 +160,19 @@ class Stack(nn.Module):
             body, streams, (params, taps, skips), self.memory, self.remat_policy
         )
         return Passed(streams, seen, kept)
+
+    def _check_reversible(self, block: Block, streams: Streams, skips: Array | None) -> None:
+        units = [unit(parent=None) for _, unit in block.units]
+        for refused, reason in (
+            (len(streams) != 2, "a unit of one stream cannot be inverted"),
+            (self.keep or skips is not None, "the trunk between blocks must be kept"),
+            (
+                not all(VARIANTS[unit.variant].additive for unit in units),
+                f"units of variant {units[0].variant} are not z + something",
+            ),
+        ):
+            if refused:
+                raise ValueError(f"memory is reversible, but {reason}")
 
 
 def _laid_out(z: Array) -> Array:

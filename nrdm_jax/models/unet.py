@@ -16,11 +16,10 @@ from nrdm_jax.models.blocks import SelfAttention
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.convolution import Convolution
 from nrdm_jax.models.denoiser import Denoiser
-from nrdm_jax.models.dit import mirrored
 from nrdm_jax.models.norms import AdaptiveNorm
 from nrdm_jax.models.patches import grid_of, patchify, unpatchify
-from nrdm_jax.models.probe import Streams, health, tap
-from nrdm_jax.models.stack import Block, Stack
+from nrdm_jax.models.probe import tapped
+from nrdm_jax.models.stack import Block, Stack, mirrored
 from nrdm_jax.models.unit import ResidualUnit
 from nrdm_jax.signatures import Array
 
@@ -92,22 +91,21 @@ class UNet(Denoiser):
         y = patchify(x.astype(jnp.float32), self.patch_sides)
         z = Convolution(self._channels(0), name="patch_embed")(y.reshape(y.shape[0], *grid, -1))
 
-        streams, seen = self._trunk(z, condition, taps)
-        if taps is not None and seen is not None:
-            streams = tap(streams, taps[-1])
-            seen = jnp.concatenate([seen, health(streams)[None]])
-        z = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="final_norm")(streams[0], condition))
+        (z,), first = tapped((z,), taps)
+        z, seen = self._trunk(z, condition, taps)
+        z = jax.nn.silu(AdaptiveNorm("none", GROUPS, name="final_norm")(z, condition))
         zeros = nn.initializers.zeros
         y = Convolution(self.patch_features, kernel_init=zeros, name="final")(z)
         y = unpatchify(y.reshape(y.shape[0], -1, y.shape[-1]), grid, self.patch_sides)
-        return y if taps is None else (y, seen)
+        return y if first is None else (y, jnp.concatenate([first, *seen]))
 
     def _trunk(
         self, z: Array, condition: Condition, taps: Array | None
-    ) -> tuple[Streams, Array | None]:
-        """All levels, down and up: (streams, health (units, 2) where there are taps)."""
+    ) -> tuple[Array, list[Array]]:
+        """All levels, down and up: (z, health behind every unit (units of a stack, 2), a stack
+        each, where there are taps)."""
         last = len(self.channel_factors) - 1
-        seen, used = [], 0
+        seen, used = [], 1
 
         def run(block: Block, depth: int, name: str, z: Array, skips: Array | None = None):
             nonlocal used
@@ -135,7 +133,7 @@ class UNet(Denoiser):
                 size = (z.shape[0], *(2 * n for n in z.shape[1:-1]), z.shape[-1])
                 z = jax.image.resize(z, size, "nearest")
                 z = Convolution(self._channels(level - 1), name=f"grow_{level}")(z)
-        return (z,), jnp.concatenate(seen) if seen else None
+        return z, seen
 
     def _channels(self, level: int) -> int:
         return self.width * self.channel_factors[level]

@@ -117,7 +117,8 @@ def token_mean(z: Array, prefix: int = 0) -> Array:
 
 
 def gated(z, u, branch, alpha, beta, gates):
-    """z + (alpha * F(u) + beta) (arXiv 2406.13215); beta off and alpha(c) zero: adaLN-Zero."""
+    """z + (alpha * F(u) + beta) (arXiv 2406.13215); with alpha(c) zero at start and not bounded,
+    and beta off: adaLN-Zero."""
     delta = alpha * branch(u)
     return z + (delta if beta is None else delta + beta)
 
@@ -245,7 +246,7 @@ class Gate(nn.Module):
             )
             projected = condition.e_BD @ kernel
         else:
-            projected = condition.shared[str(self.name)][..., :features]
+            projected = condition.shared[str(self.name)]
         gate = self.offset + self.scale * (projected + bias[None, :])
         return gate.reshape(gate.shape[0], *(1,) * (z.ndim - 2), features)
 
@@ -300,7 +301,7 @@ class ResidualUnit(nn.Module):
             if skip is not None and self.reads_skip:
                 u = jnp.concatenate([u, skip], axis=-1)
             # Named for the memory mode that keeps branches, see `memory.POLICIES`.
-            return checkpoint_name(self.branch(u, condition).astype(jnp.float32), "branch")
+            return checkpoint_name(self.branch(u, condition), "branch").astype(jnp.float32)
 
         join = VARIANTS[self.variant].join
         return join(z, u, branch, gate.get("alpha"), gate.get("beta"), self.gates)

@@ -49,7 +49,7 @@ class UViT(DiT):
             return Stack(block, depth, self.memory, self.remat_policy, keep, name=name)
 
         def part(first: int, last: int) -> Array | None:
-            return None if taps is None else taps[:-1].reshape(self.depth, -1)[first:last]
+            return None if taps is None else taps[1:].reshape(self.depth, -1)[first:last]
 
         down = stack(plain, half, "down", keep=True)(streams, condition, part(0, half))
         parts = [down]

@@ -1,31 +1,35 @@
-"""Pictures of a run's figures, drawn from its metrics.jsonl, so that a resumed run goes on in the
-same picture."""
+"""Pictures of a run's figures."""
 
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+# What is known of every unit, by its name in metrics.jsonl.
+OF_UNITS = {
+    "profile": "sensitivity |dL/dz_i|, log10",
+    "token_mean_share": "token-mean share |Jz|/|Pz|, log10",
+    "trunk_rms": "RMS of the trunk, log10",
+}
+COLUMNS = 400  # records in a heat map, at most: more are narrower than a pixel
 
-def sensitivity_chart(path: pathlib.Path, rows: list[dict]) -> None:
+
+def sensitivity_chart(
+    path: pathlib.Path, steps: Sequence[int], records: Mapping[str, Sequence[np.ndarray]]
+) -> None:
     """Heat maps of depth by step: |dL/dz_i|, the token-mean share and the trunk's RMS.
 
     Args:
       path: of the PNG, which appears whole or not at all.
-      rows: of metrics.jsonl; those without a profile are passed over.
+      steps: of the records, at least one.
+      records: {name in `OF_UNITS`: (units + 1,) a step}.
     """
-    rows = [row for row in rows if "profile" in row]
-    if not rows:
-        return
-    panels = {
-        "profile": "sensitivity |dL/dz_i|, log10",
-        "token_mean_share": "token-mean share |Jz|/|Pz|, log10",
-        "trunk_rms": "RMS of the trunk, log10",
-    }
-    steps = [row["step"] for row in rows]
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), COLUMNS)).round().astype(int))
+    steps = [steps[i] for i in shown]
     figure = _figure(15, 4)
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        table = np.asarray([row[name] for row in rows], np.float64).T
+    for axes, (name, title) in zip(figure.subplots(1, 3), OF_UNITS.items(), strict=True):
+        table = np.asarray([records[name][i] for i in shown], np.float64).T
         with np.errstate(divide="ignore"):
             table = np.ma.masked_invalid(np.log10(table))
         image = axes.imshow(table, aspect="auto", origin="lower", interpolation="nearest")

@@ -13,24 +13,7 @@ from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.signatures import Metrics, Params
 from nrdm_jax.training import charts, sensitivity
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics, step_line
-from nrdm_jax.training.state import TrainState
-
-
-def save_items(state: TrainState) -> dict:
-    """The state as the items of a checkpoint."""
-    return {
-        "params": state.params,
-        "ema": state.ema,
-        "opt": state.opt,
-        "loop": {"step": state.step, "key": state.key},
-    }
-
-
-def state_of(items: dict) -> TrainState:
-    """The inverse of `save_items`."""
-    return TrainState(
-        items["loop"]["step"], items["loop"]["key"], items["params"], items["ema"], items["opt"]
-    )
+from nrdm_jax.training.state import TrainState, save_items
 
 
 class StopOnNonFinite:
@@ -148,12 +131,14 @@ class Every:
 
 class SensitivityLog:
     """Every `every` steps and at the last one: the sensitivity of each unit, the trunk's RMS and
-    token-mean share there, to the metrics files and workdir/sensitivity.png; an alarm on a jump.
+    token-mean share there, to the metrics files and, now and then and at the end,
+    workdir/sensitivity.png; an alarm on a jump.
 
     The step has measured them anyway: nothing is compiled for it.
     """
 
     RECORDS_A_CHART = 10
+    DIGITS = 5
 
     def __init__(
         self,
@@ -167,10 +152,22 @@ class SensitivityLog:
     ):
         self._workdir, self._writer, self._progress = workdir, writer, progress
         self._ledger, self._every, self._last_step = ledger, every, last_step
-        self._alarm = sensitivity.Alarm()
+        # Of this run so far, whichever processes did it.
+        self._steps: list[int] = []
+        self._records: dict[str, list[np.ndarray]] = {name: [] for name in charts.OF_UNITS}
         for row in read_metrics(workdir):
             if "profile" in row:
-                self._alarm.check(*map(np.asarray, (row["profile"], row["health"])))
+                self._remember(row["step"], row)
+        self._charted = len(self._steps)
+        self._alarm = sensitivity.Alarm()
+        for record in zip(*(self._records[n][-self._alarm.records :] for n in charts.OF_UNITS),
+                          strict=True):  # fmt: skip
+            self._alarm.check(*record)
+
+    def _remember(self, step: int, row: dict) -> None:
+        self._steps.append(step)
+        for name, records in self._records.items():
+            records.append(np.asarray(row[name], np.float32))
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
         if step % self._every and step != self._last_step:
@@ -180,31 +177,48 @@ class SensitivityLog:
             self._report(step, profile, health)
 
     def _report(self, step: int, profile: np.ndarray, health: np.ndarray) -> None:
-        share = sensitivity.token_mean_share(health)
+        share, rms = sensitivity.token_mean_share(health), sensitivity.trunk_rms(health)
+        of_units = dict(zip(charts.OF_UNITS, (profile, share, rms), strict=True))
+        self._remember(step, of_units)
+        alarms = self._alarm.check(profile, share, rms)
         self._writer.write(
             step,
             {
                 "sensitivity_slope": sensitivity.slope(profile),
                 "token_mean_share_max": float(share.max()),
-                "profile": profile.tolist(),
-                "health": health.tolist(),
-                "token_mean_share": share.tolist(),
-                "trunk_rms": sensitivity.trunk_rms(health).tolist(),
+                "trunk_rms_max": float(rms.max()),
+                "sensitivity_alarms": len(alarms),
+                **({"alarms": alarms} if alarms else {}),
+                **{name: _rounded(values, self.DIGITS) for name, values in of_units.items()},
             },
         )
-        for text in self._alarm.check(profile, health):
+        for text in alarms:
             self._progress.line(f"step={step} WARNING: {text}")
-        if step % (self.RECORDS_A_CHART * self._every) == 0 or step == self._last_step:
-            rows = read_metrics(self._workdir)
-            charts.sensitivity_chart(self._workdir / "sensitivity.png", rows)
+        if len(self._steps) - self._charted >= self.RECORDS_A_CHART or step == self._last_step:
+            self._chart()
+
+    def _chart(self) -> None:
+        self._charted = len(self._steps)
+        charts.sensitivity_chart(self._workdir / "sensitivity.png", self._steps, self._records)
+
+    def close(self) -> None:
+        """Draws what is not in the chart yet, as when the run ends before its last step."""
+        if self._charted < len(self._steps):
+            self._chart()
+
+
+def _rounded(values: np.ndarray, digits: int) -> list[float]:
+    return [float(f"{x:.{digits}g}") for x in values]
 
 
 class Save:
-    """Writes a checkpoint; `step` twice is written once."""
+    """Writes a checkpoint; `step` twice is written once, and so is `saved`, the step that the run
+    was restored from."""
 
-    def __init__(self, checkpoints: Checkpoints, meta: Callable[[int], dict]):
-        self._checkpoints, self._meta = checkpoints, meta
-        self.saved: int | None = None
+    def __init__(
+        self, checkpoints: Checkpoints, meta: Callable[[int], dict], saved: int | None = None
+    ):
+        self._checkpoints, self._meta, self.saved = checkpoints, meta, saved
 
     def __call__(self, step: int, state: TrainState) -> None:
         if step != self.saved:

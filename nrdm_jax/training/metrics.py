@@ -44,18 +44,18 @@ class MetricsWriter:
     Args:
       workdir: an existing directory.
       first_step: steps done at the start of this process. What a killed process logged beyond it is
-        removed: those steps will be done, and logged, again.
+        removed: those steps will be done, and logged, again. At 0 that is everything.
     """
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
-            kept = [row for row in read_metrics(workdir) if row["step"] <= first_step]
+            kept = [row for row in read_metrics(workdir) if 0 < first_step >= row["step"]]
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(_line(row) for row in kept))
             os.replace(partial, self._path)
         self._events = _summary_writer()(
-            str(workdir), purge_step=first_step + 1 if first_step else None
+            str(workdir), purge_step=first_step + 1 if first_step else 0
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -68,7 +68,8 @@ def token_mean_share(health: np.ndarray) -> np.ndarray:
 
 def slope(profile: np.ndarray) -> float:
     """Of log10 |s_i| over depth, from the first unit (0) to the last (1): 0 where the sensitivity
-    travels unchanged, positive where it decays on its way to the input. NaN where |s| is 0."""
+    travels unchanged, positive where it decays on its way to the input. NaN where |s| is 0, which
+    it is below about 1e-19, the root of what float32 can hold."""
     if not np.all(profile > 0):
         return float("nan")
     depth = np.linspace(0.0, 1.0, len(profile))
@@ -76,40 +77,65 @@ def slope(profile: np.ndarray) -> float:
 
 
 class Alarm:
-    """Tells of a jump: of the largest token-mean share, or of the profile's slope, against the
-    median of the last records.
+    """Tells of jumps against the median of the last records, at any unit: the token-mean share
+    where it is above 1, the trunk's RMS, the profile's slope; and of a sensitivity that vanishes.
 
     Attributes:
-      records: how many are remembered; there is no alarm before three.
-      share_factor: growth of the share that is a jump.
+      records: how many are remembered; there is no alarm of a jump before three.
+      share_factor, rms_factor: growth that is a jump.
       slope_change: change of the slope that is one, in decades over the depth.
     """
 
-    def __init__(self, records: int = 9, share_factor: float = 2.0, slope_change: float = 1.0):
-        self.records, self.share_factor, self.slope_change = records, share_factor, slope_change
-        self._shares: list[float] = []
+    def __init__(
+        self,
+        records: int = 9,
+        share_factor: float = 2.0,
+        rms_factor: float = 4.0,
+        slope_change: float = 1.0,
+    ):
+        self.records, self.slope_change = records, slope_change
+        self.share_factor, self.rms_factor = share_factor, rms_factor
+        self._shares: list[np.ndarray] = []
+        self._rms: list[np.ndarray] = []
         self._slopes: list[float] = []
+        self._vanished = False
 
-    def check(self, profile: np.ndarray, health: np.ndarray) -> list[str]:
-        """Remembers a record and returns what is wrong with it, in words."""
-        share, incline = float(token_mean_share(health).max()), slope(profile)
-        unit = int(token_mean_share(health).argmax())
+    def check(self, profile: np.ndarray, share: np.ndarray, rms: np.ndarray) -> list[str]:
+        """Remembers a record, (units + 1,) each, and returns what is wrong with it, in words."""
+        if not all(np.all(np.isfinite(x)) for x in (profile, share, rms)):
+            return ["sensitivity or trunk is not finite"]  # nothing to be remembered
         wrong = []
-        if len(self._shares) >= 3:
-            usual = float(np.median(self._shares))
-            if share > self.share_factor * usual:
-                wrong.append(
-                    f"token-mean share {share:.3g} at unit {unit}, {share / usual:.1f} times its "
-                    "median: the tokens become alike"
-                )
-        if len(self._slopes) >= 3:
-            usual = float(np.median(self._slopes))
-            if abs(incline - usual) > self.slope_change:
-                wrong.append(
-                    f"slope of the sensitivity {incline:.2f} decades over the depth, "
-                    f"its median {usual:.2f}"
-                )
+        gone, before = profile[-1] > 0 and not np.all(profile > 0), self._vanished
+        if gone and not before:
+            last = int(np.flatnonzero(profile == 0).max())
+            wrong.append(f"sensitivity vanishes: it is 0 up to unit {last} of {len(profile) - 1}")
+        self._vanished = gone
+        usual = _median(self._shares)
+        if usual is not None and np.any(told := (share > self.share_factor * usual) & (share > 1)):
+            unit = int(np.argmax(np.where(told, share / np.maximum(usual, TINY), 0)))
+            wrong.append(
+                f"token-mean share {share[unit]:.3g} at unit {unit}, its median {usual[unit]:.3g}: "
+                "the tokens become alike"
+            )
+        usual = _median(self._rms)
+        if usual is not None and np.any(rms > self.rms_factor * usual):
+            unit = int(np.argmax(rms / np.maximum(usual, TINY)))
+            wrong.append(f"RMS of the trunk {rms[unit]:.3g} at unit {unit}, its median "
+                         f"{usual[unit]:.3g}")  # fmt: skip
+        incline = slope(profile)
+        median = _median(self._slopes)
+        if median is not None and abs(incline - median) > self.slope_change:
+            wrong.append(
+                f"slope of the sensitivity {incline:.2f} decades over the depth, "
+                f"its median {median:.2f}"
+            )
         self._shares = [*self._shares, share][-self.records :]
+        self._rms = [*self._rms, rms][-self.records :]
         if np.isfinite(incline):
             self._slopes = [*self._slopes, incline][-self.records :]
         return wrong
+
+
+def _median(records: list):
+    """Over the records; None while they are fewer than three."""
+    return np.median(np.stack(records), axis=0) if len(records) >= 3 else None

@@ -58,3 +58,20 @@ def create_sharded(
     shapes = jax.eval_shape(fresh)
     shardings = partition.shardings(shapes, mesh)
     return partition.abstract(shapes, shardings), jax.jit(fresh, out_shardings=shardings)
+
+
+def save_items(state: TrainState) -> dict:
+    """The state as the items of a checkpoint."""
+    return {
+        "params": state.params,
+        "ema": state.ema,
+        "opt": state.opt,
+        "loop": {"step": state.step, "key": state.key},
+    }
+
+
+def state_of(items: dict) -> TrainState:
+    """The inverse of `save_items`."""
+    return TrainState(
+        items["loop"]["step"], items["loop"]["key"], items["params"], items["ema"], items["opt"]
+    )

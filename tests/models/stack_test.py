@@ -73,6 +73,78 @@ def test_the_variants_that_can_be_inverted_are_those_the_config_allows():
     assert additive == ADDITIVE_VARIANTS
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"streams": 1}, "a unit of one stream cannot be inverted"),
+        ({"streams": 2, "variant": "mv_split"}, "units of variant mv_split are not z"),
+        ({"streams": 2, "variant": "input_scale"}, "units of variant input_scale are not z"),
+    ],
+)
+def test_what_cannot_be_inverted_is_refused_without_a_config_too(changes, reason):
+    with pytest.raises(ValueError, match=reason):
+        model(memory="reversible", **changes).init(jax.random.key(0), *ARGUMENTS)
+    with pytest.raises(ValueError, match="trunk between blocks must be kept"):
+        net = model(memory="reversible", streams=2)
+        variables = net.init(jax.random.key(0), *ARGUMENTS)
+        net.apply(variables, *ARGUMENTS, after=(1,))
+
+
+@pytest.mark.parametrize(
+    ("streams", "mode", "policy"),
+    [(1, "remat", "branches"), (1, "sqrt", "nothing"), (2, "reversible", "nothing")],
+)
+def test_text_is_a_third_unit_in_every_memory_mode(streams, mode, policy, fill_zeros):
+    text = jax.random.normal(jax.random.key(5), (4, 3, 7))
+    mask = jnp.arange(3)[None, :] < jnp.asarray([[1], [2], [3], [0]])
+
+    def gradient(**changes):
+        net = model(streams=streams, text_width=7, depth=3, **changes)
+        variables = fill_zeros(
+            model(streams=streams, text_width=7, depth=3).init(
+                jax.random.key(1), *ARGUMENTS, text=text, text_mask=mask
+            ),
+            jax.random.key(2),
+        )
+        assert net.unit_names == ("attention", "cross_attention", "mlp") and net.units == 9
+
+        def loss(variables, taps, text):
+            y, health = net.apply(variables, *ARGUMENTS, taps, text=text, text_mask=mask)
+            return jnp.mean((y - X) ** 2), health
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(
+            variables, jnp.zeros(net.units + 1), text
+        )
+
+    plain, health = gradient()
+    other, other_health = gradient(memory=mode, remat_policy=policy)
+    assert relative_difference(other, plain) < 2e-6
+    np.testing.assert_allclose(other_health, health, rtol=1e-5)
+    of_text = np.asarray(plain[2])
+    assert np.all(of_text[~np.asarray(mask)] == 0) and np.all(of_text[np.asarray(mask)] != 0)
+
+
+def test_scalar_gates_share_a_column_and_no_more():
+    net = model(gate_condition="cond_shared", gate_shape="scalar")
+    shared = jax.eval_shape(net.init, jax.random.key(0), *ARGUMENTS)["params"]["shared"]
+    assert {name: x["kernel"].shape for name, x in shared.items()} == {
+        "alpha": (16, 1), "beta": (16, 1)
+    }  # fmt: skip
+
+
+def test_what_branches_keep_is_of_the_branches_type():
+    def kept(dtype):
+        net = model(memory="remat", remat_policy="branches", branch_dtype=dtype)
+        shapes = jax.eval_shape(net.init, jax.random.key(0), *ARGUMENTS)
+        vjp = jax.eval_shape(lambda v: jax.vjp(lambda v: net.apply(v, *ARGUMENTS), v)[1], shapes)
+        # (L, B, N, D): of each block its input and the outputs of its two branches
+        each = [x.dtype.name for x in jax.tree.leaves(vjp) if x.shape == (DEPTH, 4, 16, 16)]
+        return sorted(each)
+
+    assert kept("float32").count("float32") == 3
+    assert kept("bfloat16") == ["bfloat16", "bfloat16", "float32"]
+
+
 def test_memory_of_the_modes():
     def temporaries(**changes):
         net = model(depth=36, **changes)

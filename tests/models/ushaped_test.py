@@ -73,6 +73,35 @@ def test_every_parameter_and_unit_matters_and_has_a_sharding(name, skip, fill_ze
         partition.logical_axes(f"params/{path}", leaf.ndim)
 
 
+def trunks(model, batch=2):
+    """Shapes (1, B, *S, D) of z_0 and of what comes out of every unit."""
+    if isinstance(model, UViT):
+        return [(1, batch, 16, 16)] * (model.units + 1)
+    wide, deep = (1, batch, 8, 8, 8), (1, batch, 4, 4, 16)
+    return [wide] * 3 + [deep] * 10 + [wide] * 2
+
+
+@pytest.mark.parametrize("memory", ["none", "sqrt"])
+@pytest.mark.parametrize("skip", ["inside", "project"])
+@pytest.mark.parametrize("build", [uvit, unet])
+def test_profile_is_plain_autodiff_with_explicit_inputs(
+    build, skip, memory, fill_zeros, explicit_inputs
+):
+    """What flows back through the skips is part of it."""
+    model, args = build(skip=skip), arguments()
+    variables = fill_zeros(jax.jit(model.init)(jax.random.key(1), *args), jax.random.key(2))
+    (_, squares), _ = gradient(build(skip=skip, memory=memory), variables, args)
+
+    def loss(zeros):
+        with explicit_inputs(zeros):
+            y, _ = model.apply(variables, *args, jnp.zeros(model.units + 1))
+        return jnp.mean((y - args[0]) ** 2)
+
+    explicit = jax.jit(jax.grad(loss))([jnp.zeros(shape) for shape in trunks(model)])
+    expected = jnp.stack([jnp.sum(g**2) for g in explicit])
+    np.testing.assert_allclose(squares, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("memory", ["remat", "sqrt"])
 @pytest.mark.parametrize("build", [uvit, unet])
 def test_memory_modes_change_no_gradient(build, memory, fill_zeros):
@@ -81,6 +110,21 @@ def test_memory_modes_change_no_gradient(build, memory, fill_zeros):
     plain, other = (gradient(build(memory=m), variables, args)[0][0] for m in ("none", memory))
     a, b = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(g)]) for g in (other, plain))
     assert float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) < 2e-6
+
+
+@pytest.mark.parametrize("build", [uvit, unet])
+def test_memory_modes_keep_less(build):
+    args = arguments(batch=32)
+
+    def temporaries(memory):
+        model = build(depth=16, memory=memory)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+        gradient = jax.jit(jax.grad(lambda v: jnp.mean(model.apply(v, *args) ** 2)))
+        return gradient.lower(shapes).compile().memory_analysis().temp_size_in_bytes
+
+    none, remat, sqrt = map(temporaries, ("none", "remat", "sqrt"))
+    # The skips stay, so that what sqrt saves beside remat is what lies between them.
+    assert max(remat, sqrt) < none / 2
 
 
 def test_with_the_skip_projected_the_start_is_the_flow_shaped_stack():
@@ -134,6 +178,16 @@ def test_levels_scan():
         return len(jax.jit(f).lower(shapes).as_text().splitlines())
 
     assert lines(2) == lines(9)
+
+
+def test_halves_scan():
+    def lines(depth):
+        model = uvit(depth=depth)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments())
+        f = jax.grad(lambda v: jnp.sum(model.apply(v, *arguments()) ** 2))
+        return len(jax.jit(f).lower(shapes).as_text().splitlines())
+
+    assert lines(5) == lines(41)
 
 
 def test_unet_counts_its_units():

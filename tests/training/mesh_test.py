@@ -14,7 +14,7 @@ from nrdm_jax.sharding.mesh import check_batch, make_mesh
 STEPS = 20
 
 
-def losses_on(config, devices, fill_zeros, monkeypatch, **mesh):
+def losses_on(config, devices, fill_zeros, monkeypatch, steps=STEPS, **mesh):
     some = jax.devices()[:devices]
     monkeypatch.setattr(jax, "devices", lambda *_: some)
     for axis, size in mesh.items():
@@ -35,7 +35,7 @@ def losses_on(config, devices, fill_zeros, monkeypatch, **mesh):
     step = build.compiled_step(parts, np.dtype("uint8"))
     source = synthetic(tuple(config.data.shape), config.data.num_classes, "train")
     losses = []
-    for batch, _ in zip(build.train_loader(config, source, parts.mesh).iterate(0), range(STEPS)):  # noqa: B905
+    for batch, _ in zip(build.train_loader(config, source, parts.mesh).iterate(0), range(steps)):  # noqa: B905
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     return np.asarray(losses), state
@@ -66,6 +66,37 @@ def test_eight_devices_give_the_losses_of_one(
     kernel = state.params["stack"]["blocks"]["mlp"]["branch"]["hidden"]["kernel"]
     local = kernel.addressable_shards[0].data.shape
     assert local == (2, 32 // mesh["fsdp"], 128)  # fsdp really divides the weights
+
+
+STACKS = {
+    "uvit": {"name": "uvit", "depth": 3, "memory": "sqrt"},
+    "unet": {"name": "unet", "patch": (1,), "channel_factors": (1, 2), "attention_at": (4,),
+             "skip": "project", "memory": "remat"},
+    "latte": {"attention": "factorised", "positions": "rotary", "mlp": "swiglu", "qk_norm": True,
+              "patch": (2,)},
+    "reversible": {"streams": 2, "memory": "reversible", "branch_dtype": "bfloat16",
+                   "gate_condition": "cond_shared", "modulation": "shared"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_eight_devices_give_what_one_gives_for_every_stack(
+    tiny_config, fill_zeros, monkeypatch, stack
+):
+    c = tiny_config
+    c.model.width = 16
+    for name, value in STACKS[stack].items():
+        c.model[name] = value
+    found = []
+    for devices, mesh in ((1, {"data": 1, "fsdp": 1}), (8, {"data": 2, "fsdp": 4})):
+        c.train.micro_batches = 2 if devices == 8 else 1
+        with monkeypatch.context() as patch:
+            losses, state = losses_on(c, devices, fill_zeros, patch, steps=4, **mesh)
+        found.append(losses)
+    half = c.model.branch_dtype == "bfloat16"
+    np.testing.assert_allclose(*found, rtol=1e-3 if half else 1e-5)
+    assert len(set(found[0])) == 4 and np.all(np.isfinite(found[0]))
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(state.params))
 
 
 def test_compiled_step_refuses_what_would_be_a_second_compile(tiny_config):

@@ -1,5 +1,7 @@
 """Residual sensitivity: the step's profile, the figures made of it, the alarm and the penalty."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ from PIL import Image
 
 from nrdm_jax import build
 from nrdm_jax.training import charts, sensitivity
+from nrdm_jax.training.hooks import SensitivityLog
+from nrdm_jax.training.metrics import Ledger, MetricsWriter
 
 
 @pytest.mark.parametrize(
@@ -77,9 +81,10 @@ def test_share_and_rms_are_those_of_health():
     assert share[0] == pytest.approx(4 / 3) and share[1] > 1e5
 
 
-def even(units=5, share=1.0, decades=0.0):
-    health = np.ones((units, 2)) * [share**2, 1.0]
-    return np.geomspace(10.0**-decades, 1.0, units), health
+def even(units=5, share=1.0, decades=0.0, rms=1.0):
+    """Profile, shares and RMS of a stack whose units are all alike."""
+    profile = np.geomspace(10.0**-decades, 1.0, units)
+    return profile, np.full(units, share), np.full(units, rms)
 
 
 def test_alarm_tells_a_jump_from_drift_and_noise():
@@ -88,12 +93,50 @@ def test_alarm_tells_a_jump_from_drift_and_noise():
     assert not alarm.check(*even(share=5.0)) and not alarm.check(*even(share=0.5))
     alarm = sensitivity.Alarm()
     for i in range(40):
-        assert not alarm.check(*even(share=1.05**i, decades=0.05 * i))
-    usual = 1.05**35
-    (text,) = alarm.check(*even(share=usual * 2.5, decades=0.05 * 40))
+        assert not alarm.check(*even(share=1.05**i, decades=0.05 * i, rms=1.2**i))
+    usual = dict(share=1.05**35, decades=0.05 * 40, rms=1.2**35)
+    (text,) = alarm.check(*even(**usual | {"share": 2.5 * 1.05**35}))
     assert "token-mean share" in text and "unit 0" in text
-    (text,) = alarm.check(*even(share=usual, decades=4.0))
+    (text,) = alarm.check(*even(**usual | {"decades": 4.0}))
     assert "slope of the sensitivity" in text
+    (text,) = alarm.check(*even(**usual | {"rms": 5 * 1.2**35}))
+    assert "RMS of the trunk" in text
+
+
+def test_alarm_looks_at_every_unit():
+    share = np.asarray([9.0, 0.2, 0.2, 0.2, 0.2])
+    alarm = sensitivity.Alarm()
+    for _ in range(4):
+        assert not alarm.check(*even()[:1], share, *even()[2:])
+    # far below that of unit 0, and still the tokens have become alike there
+    (text,) = alarm.check(*even()[:1], np.where(np.arange(5) == 3, 4.0, share), *even()[2:])
+    assert "at unit 3, its median 0.2" in text
+    # tokens that are all different are no danger, however their share has grown
+    assert not alarm.check(*even()[:1], np.where(np.arange(5) == 3, 0.7, share), *even()[2:])
+
+
+def test_alarm_tells_once_that_the_sensitivity_vanishes():
+    profile, share, rms = even()
+    gone = np.where(np.arange(5) < 3, 0.0, profile)
+    alarm = sensitivity.Alarm()
+    assert not alarm.check(np.zeros(5), share, rms)  # a head of zeros, as at the start
+    assert not alarm.check(profile, share, rms)
+    (text,) = alarm.check(gone, share, rms)
+    assert "vanishes: it is 0 up to unit 2 of 4" in text
+    assert not alarm.check(gone, share, rms)
+    assert not alarm.check(profile, share, rms)
+    assert alarm.check(gone, share, rms)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_alarm_is_not_blinded_by_what_is_not_finite(which):
+    alarm = sensitivity.Alarm()
+    for _ in range(4):
+        alarm.check(*even())
+    broken = list(even())
+    broken[which] = broken[which] * np.nan
+    assert alarm.check(*broken) == ["sensitivity or trunk is not finite"]
+    assert alarm.check(*even(share=100.0))
 
 
 def test_alarm_forgets_what_a_jump_left_behind():
@@ -102,23 +145,61 @@ def test_alarm_forgets_what_a_jump_left_behind():
     assert told == [False, False, False, True, True, False, False]
 
 
+class Lines:
+    def __init__(self):
+        self.said = []
+
+    def line(self, text):
+        self.said.append(text)
+
+
+def log_of(workdir, first_step, lines):
+    writer = MetricsWriter(workdir, first_step)
+    return SensitivityLog(workdir, writer, lines, Ledger(), every=5, last_step=1000)
+
+
+def metrics_of(share):
+    health = jnp.ones((4, 2)) * jnp.asarray([share**2, 1.0])[None]
+    return {"profile": jnp.geomspace(0.1, 1.0, 4), "health": health}
+
+
+def test_log_writes_warns_and_goes_on_after_a_kill(tmp_path):
+    lines = Lines()
+    log = log_of(tmp_path, 0, lines)
+    for step in range(1, 21):
+        log(step, None, metrics_of(1.0), 0.0)
+    # Killed here; another process goes on from step 20, and knows what was usual before.
+    log = log_of(tmp_path, 20, lines)
+    assert lines.said == []
+    log(25, None, metrics_of(5.0), 0.0)
+    (said,) = lines.said
+    assert said.startswith("step=25 WARNING: token-mean share 5 at unit 0")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20, 25]
+    assert [row["sensitivity_alarms"] for row in rows] == [0, 0, 0, 0, 1]
+    assert "alarms" not in rows[0] and "token-mean share 5" in rows[-1]["alarms"][0]
+    np.testing.assert_allclose(rows[-1]["token_mean_share"], np.full(4, 5.0), rtol=1e-4)
+    np.testing.assert_allclose(rows[-1]["trunk_rms"], np.full(4, 26**0.5), rtol=1e-4)
+    # Fewer records than make a chart: it is drawn when the run ends.
+    assert not (tmp_path / "sensitivity.png").exists()
+    log.close()
+    assert (tmp_path / "sensitivity.png").exists()
+
+
 def test_chart_shows_depth_against_steps(tmp_path):
-    rows = []
-    for step in (10, 20, 30):
-        profile, health = even(units=6, share=1.0 + step, decades=1.0)
-        rows.append({
-            "step": step, "profile": profile.tolist(), "health": health.tolist(),
-            "token_mean_share": sensitivity.token_mean_share(health).tolist(),
-            "trunk_rms": sensitivity.trunk_rms(health).tolist(),
-        })  # fmt: skip
-    rows.insert(1, {"step": 15, "loss": 1.0})
-    charts.sensitivity_chart(tmp_path / "chart.png", rows)
-    picture = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB"))
+    def drawn(name, profiles):
+        shares = [np.full(6, 1.0 + step) for step in (10, 20, 30)]
+        charts.sensitivity_chart(
+            tmp_path / name, [10, 20, 30],
+            {"profile": profiles, "token_mean_share": shares, "trunk_rms": shares},
+        )  # fmt: skip
+        return np.asarray(Image.open(tmp_path / name).convert("RGB"))
+
+    profile = np.geomspace(0.1, 1.0, 6)
+    picture = drawn("chart.png", [profile] * 3)
     assert picture.shape[0] > 200 and picture.shape[1] > picture.shape[0]
     # Another profile is another picture.
-    rows[0]["profile"] = rows[0]["profile"][::-1]
-    charts.sensitivity_chart(tmp_path / "other.png", rows)
-    assert (picture != np.asarray(Image.open(tmp_path / "other.png").convert("RGB"))).any()
+    assert (picture != drawn("other.png", [profile[::-1], profile, profile])).any()
 
 
 def penalised(config, factor, fill_zeros, steps):

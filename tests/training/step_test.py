@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from nrdm_jax import build, trees
-from nrdm_jax.training import ema, flops, optimizer
+from nrdm_jax.training import ema, flops, metrics, optimizer
 from nrdm_jax.training.state import TrainState
 from nrdm_jax.training.step import make_train_step
 
@@ -107,6 +107,34 @@ def test_beta_moves_ten_times_slower_when_bounded(bound, ratio):
     updates, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
     np.testing.assert_allclose(updates["alpha"]["bias"], -0.5, rtol=1e-5)
     np.testing.assert_allclose(updates["beta"]["bias"], -0.5 * ratio, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("variant", "slow"), [("gated", True), ("mv_split", False)])
+def test_rate_of_beta_is_that_of_its_variant_shared_kernels_included(tiny_config, variant, slow):
+    tiny_config.model.variant, tiny_config.model.gate_condition = variant, "cond_shared"
+    parts = build.run(tiny_config)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), parts.abstract_state.params)
+    _, adam = build.optimizing(tiny_config)
+    updates, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
+    rates = {
+        path: float(jnp.abs(u).max()) / tiny_config.optim.learning_rate
+        for path, u in trees.leaves_with_path(updates)
+    }
+    betas = {path for path in rates if "beta/" in path}
+    assert ("shared/beta/kernel" in betas) == (variant == "gated") and betas
+    for path, rate in rates.items():
+        assert rate == pytest.approx(0.1 if slow and path in betas else 1.0, rel=1e-3), path
+
+
+def test_metrics_of_a_run_that_begins_again_are_its_own(tmp_path):
+    for value in (float("nan"), 2.0):
+        writer = metrics.MetricsWriter(tmp_path, 0)
+        writer.write(0, {"heldout_loss": value, "profile": [1.0, value]})
+        writer.close()
+        text = (tmp_path / "metrics.jsonl").read_text()
+        assert text.count("\n") == 1 and "NaN" not in text
+        (row,) = metrics.read_metrics(tmp_path)
+        np.testing.assert_equal(row["profile"], [1.0, value])
 
 
 def test_schedules():

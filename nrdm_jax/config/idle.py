@@ -1,0 +1,61 @@
+"""Fields that were set and that nothing reads, because of another field: told, not refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nrdm_jax.config.conditions import get
+from nrdm_jax.config.tree import GATED_VARIANTS, default
+
+
+def _gated(c) -> bool:
+    return c.model.variant in GATED_VARIANTS
+
+
+def _named(*names: str) -> Callable[[Any], bool]:
+    return lambda c: c.model.name in names
+
+
+# field -> (whether it is read, what decides that)
+READ: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.gate_shape": (_gated, "model.variant"),
+    "model.gate_condition": (_gated, "model.variant"),
+    "model.alpha_start": (lambda c: c.model.variant in ("gated", "adaln"), "model.variant"),
+    "model.alpha_bound": (lambda c: c.model.variant == "gated", "model.variant"),
+    "model.beta": (_gated, "model.variant"),
+    "model.beta_bound": (lambda c: _gated(c) and c.model.beta, "model.variant"),
+    "model.beta_start": (
+        lambda c: (_gated(c) and c.model.beta) or c.model.variant == "mv_split",
+        "model.variant",
+    ),
+    "model.skip": (_named("uvit", "unet"), "model.name"),
+    "model.channel_factors": (_named("unet"), "model.name"),
+    "model.attention_at": (_named("unet"), "model.name"),
+    "model.mlp_ratio": (lambda c: c.model.name != "unet", "model.name"),
+    "model.knots": (_named("continuous"), "model.name"),
+    "model.solver": (_named("continuous"), "model.name"),
+    "model.adjoint": (_named("continuous"), "model.name"),
+    "model.tolerance": (
+        lambda c: c.model.name == "continuous" and c.model.solver != "euler",
+        "model.solver",
+    ),
+    "model.depth": (lambda c: c.model.size is None, "model.size"),
+    "model.width": (lambda c: c.model.size is None, "model.size"),
+    "model.heads": (lambda c: c.model.size is None, "model.size"),
+    "optim.sensitivity_examples": (
+        lambda c: c.optim.sensitivity_penalty > 0,
+        "optim.sensitivity_penalty",
+    ),
+    "diffusion.logit_mean": (lambda c: c.diffusion.times == "logit_normal", "diffusion.times"),
+    "diffusion.logit_std": (lambda c: c.diffusion.times == "logit_normal", "diffusion.times"),
+    "log.profile_steps": (lambda c: c.log.profile_start > 0, "log.profile_start"),
+}
+
+
+def idle_fields(config) -> list[str]:
+    """`FIELD=VALUE is not read with OTHER=VALUE`, for each that is not at its default."""
+    reference = default()
+    return [
+        f"{field}={get(config, field)!r} is not read with {other}={get(config, other)!r}"
+        for field, (read, other) in READ.items()
+        if get(config, field) != get(reference, field) and not read(config)
+    ]
