@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMOKE = "--config=configs/openmoji32.py:smoke"
@@ -26,7 +27,7 @@ def start(entry, *arguments, **environment):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -213,3 +214,30 @@ finally:
     assert done.stdout.strip().splitlines()[-1] == "[]"
     assert (tmp_path / "w" / "samples" / "step_2" / "grid.png").exists()
     assert list((tmp_path / "w" / "profile").rglob("*.xplane.pb"))
+
+
+SMOKES = ("openmoji32_uvit", "openmoji32_unet", "moving_emoji", "volume_smoke", "depth_1000")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKES)
+def test_the_other_stacks_and_data_train_draw_and_score(name, tmp_path):
+    code, out, err = run("job", f"--config=configs/{name}.py:smoke", f"--workdir={tmp_path / 'w'}")
+    assert code == 0, err
+    found = result(out)
+    assert found["heldout_loss_last"] < found["heldout_loss_first"] and found["ratio"] > 0
+    assert pathlib.Path(found["grid"]).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moving_emoji", "volume_smoke"])
+def test_clips_and_solids_are_learnt_beyond_the_best_linear_denoiser(name, tmp_path):
+    code, out, err = run(
+        "job", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'w'}", "--at_most=1"
+    )
+    assert code == 0, err
+    assert result(out)["ratio"] < 1
+    drawn = tmp_path / "w" / "samples" / "final"
+    with Image.open(drawn / "grid.gif") as clip:
+        assert clip.n_frames in (8, 16)
+    assert (drawn / "slices.png").stat().st_size > 1_000

@@ -58,7 +58,7 @@ class MetricsWriter:
             str(workdir), purge_step=first_step + 1 if first_step else 0
         )
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(_line({"step": step, **values}))
         for name, value in values.items():

@@ -17,7 +17,7 @@ NETS = {
     "shared": DiT((8, 8, 3), 2, 3, gate_condition="cond_shared", **SETTINGS),
     "static": DiT((8, 8, 3), 2, 3, gate_condition="static", gate_shape="scalar", **SETTINGS),
     "uvit": UViT((8, 8, 3), 2, 5, **SETTINGS),
-    "unet": UNet((8, 8, 3), 1, 2, channel_factors=(1, 2), attention_at=(4,), **SETTINGS),
+    "unet": UNet((8, 8, 3), 1, 1, channel_factors=(1, 2), attention_at=(4,), **SETTINGS),
 }
 
 

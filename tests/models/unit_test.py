@@ -1,3 +1,5 @@
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,14 +34,14 @@ def built(variant="gated", **gates):
 @pytest.mark.parametrize("shape", ["channel", "scalar"])
 @pytest.mark.parametrize("condition", ["static", "cond", "cond_shared"])
 def test_start_values(condition, shape):
-    unit, variables = built(condition=condition, shape=shape)
-    out = unit.apply(variables, Z, Z, CONDITION)
-    shared = condition == "cond_shared"
     size = 8 if shape == "channel" else 1
-    alpha = (
-        SHARED["alpha"][:, None, :size] / 4 if shared else (0.25 if condition == "static" else 0.0)
-    )
-    beta = SHARED["beta"][:, None, :size] / 16 if shared else 0.0
+    projected = {name: x[:, :size] for name, x in SHARED.items()}
+    told = dataclasses.replace(CONDITION, shared=projected)
+    unit = ResidualUnit(Double(parent=None), Gates(units=16, condition=condition, shape=shape))
+    out, _ = unit.init_with_output(jax.random.key(2), Z, Z, told)
+    shared = condition == "cond_shared"
+    alpha = projected["alpha"][:, None] / 4 if shared else 0.25 * (condition == "static")
+    beta = projected["beta"][:, None] / 16 if shared else 0.0
     np.testing.assert_allclose(out, Z + alpha * 2 * Z + beta, rtol=1e-5, atol=1e-6)
 
 

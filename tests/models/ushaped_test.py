@@ -1,5 +1,7 @@
 """U-ViT and U-Net: skips, levels, taps."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sharding import partition
+
+pytestmark = pytest.mark.xdist_group("ushaped")  # one worker, so that gradients are shared
 
 SHAPE = (8, 8, 3)
 
@@ -43,23 +47,31 @@ def drawn(tree):
     return jax.tree.map(lambda x: jax.random.normal(jax.random.key(9), x.shape), tree)
 
 
-def gradient(model, variables, args):
-    def loss(variables, taps):
-        y, health = model.apply(variables, *args, taps)
-        return jnp.mean((y - args[0]) ** 2), health
+@pytest.fixture(scope="module")
+def gradient_of(fill_zeros):
+    """(model, variables, ((of the params, of the taps), health)) of a network of `MODELS` whose
+    every parameter matters."""
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(
-        variables, jnp.zeros(model.units + 1)
-    )
+    @functools.cache
+    def of(name, skip="inside", memory="none"):
+        model = MODELS[name](skip=skip, memory=memory)
+        args = arguments(model.shape)
+        variables = fill_zeros(jax.jit(model.init)(jax.random.key(1), *args), jax.random.key(2))
+
+        def loss(variables, taps):
+            y, health = model.apply(variables, *args, taps)
+            return jnp.mean((y - args[0]) ** 2), health
+
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+        return model, variables, gradient(variables, jnp.zeros(model.units + 1))
+
+    return of
 
 
 @pytest.mark.parametrize("skip", ["inside", "project"])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_parameter_and_unit_matters_and_has_a_sharding(name, skip, fill_zeros):
-    model = MODELS[name](skip=skip)
-    args = arguments(model.shape)
-    variables = fill_zeros(jax.jit(model.init)(jax.random.key(1), *args), jax.random.key(2))
-    (of_params, squares), health = gradient(model, variables, args)
+def test_every_parameter_and_unit_matters_and_has_a_sharding(name, skip, gradient_of):
+    model, variables, ((of_params, squares), health) = gradient_of(name, skip)
     useless = [
         path
         for path, g in trees.leaves_with_path(of_params)
@@ -81,16 +93,12 @@ def trunks(model, batch=2):
     return [wide] * 3 + [deep] * 10 + [wide] * 2
 
 
-@pytest.mark.parametrize("memory", ["none", "sqrt"])
 @pytest.mark.parametrize("skip", ["inside", "project"])
-@pytest.mark.parametrize("build", [uvit, unet])
-def test_profile_is_plain_autodiff_with_explicit_inputs(
-    build, skip, memory, fill_zeros, explicit_inputs
-):
+@pytest.mark.parametrize("name", ["uvit", "unet"])
+def test_profile_is_plain_autodiff_with_explicit_inputs(name, skip, gradient_of, explicit_inputs):
     """What flows back through the skips is part of it."""
-    model, args = build(skip=skip), arguments()
-    variables = fill_zeros(jax.jit(model.init)(jax.random.key(1), *args), jax.random.key(2))
-    (_, squares), _ = gradient(build(skip=skip, memory=memory), variables, args)
+    model, variables, ((_, squares), _) = gradient_of(name, skip)
+    args = arguments()
 
     def loss(zeros):
         with explicit_inputs(zeros):
@@ -103,21 +111,21 @@ def test_profile_is_plain_autodiff_with_explicit_inputs(
 
 
 @pytest.mark.parametrize("memory", ["remat", "sqrt"])
-@pytest.mark.parametrize("build", [uvit, unet])
-def test_memory_modes_change_no_gradient(build, memory, fill_zeros):
-    args = arguments()
-    variables = fill_zeros(jax.jit(build().init)(jax.random.key(1), *args), jax.random.key(2))
-    plain, other = (gradient(build(memory=m), variables, args)[0][0] for m in ("none", memory))
+@pytest.mark.parametrize("name", ["uvit", "unet"])
+def test_memory_modes_change_no_gradient(name, memory, gradient_of):
+    (plain, squares), health = gradient_of(name)[2]
+    (other, other_squares), other_health = gradient_of(name, memory=memory)[2]
     a, b = (jnp.concatenate([x.ravel() for x in jax.tree.leaves(g)]) for g in (other, plain))
     assert float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) < 2e-6
+    np.testing.assert_allclose(other_squares, squares, rtol=1e-5)
+    np.testing.assert_allclose(other_health, health, rtol=1e-5)
 
 
-@pytest.mark.parametrize("build", [uvit, unet])
-def test_memory_modes_keep_less(build):
+def test_memory_modes_keep_less():
     args = arguments(batch=32)
 
     def temporaries(memory):
-        model = build(depth=16, memory=memory)
+        model = uvit(depth=16, memory=memory)
         shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
         gradient = jax.jit(jax.grad(lambda v: jnp.mean(model.apply(v, *args) ** 2)))
         return gradient.lower(shapes).compile().memory_analysis().temp_size_in_bytes

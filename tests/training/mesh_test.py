@@ -79,7 +79,10 @@ STACKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    "stack", ["reversible", *(pytest.param(s, marks=pytest.mark.slow) for s in STACKS
+                              if s != "reversible")],
+)  # fmt: skip
 def test_eight_devices_give_what_one_gives_for_every_stack(
     tiny_config, fill_zeros, monkeypatch, stack
 ):
