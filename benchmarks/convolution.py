@@ -7,14 +7,10 @@ seconds and the median ratio. Exits 1 where ours is not the faster one.
 """
 
 import statistics
-import time
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
 from benchmarks import measuring
-from nrdm_jax.models.convolution import native, sum_of_products
 from nrdm_jax.processes import lifecycle
 
 
@@ -23,29 +19,27 @@ def define_flags() -> None:
 
 
 def gradient_of_a_stack(convolve):
+    """A function that computes it and waits for it."""
+    import jax
+    import jax.numpy as jnp
+
     def loss(u, kernels):
         def unit(z, kernel):
             return z + convolve(jnp.pad(z, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel), None
 
         return jnp.mean(jax.lax.scan(unit, u, kernels)[0] ** 2)
 
-    return jax.jit(jax.grad(loss, argnums=(0, 1)))
-
-
-def seconds(f, *arguments) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(f(*arguments))
-    return time.perf_counter() - start
+    u = jax.random.normal(jax.random.key(0), (8, 32, 32, 32))
+    kernels = jax.random.normal(jax.random.key(1), (4, 3, 3, 32, 32)) * 0.05
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    return lambda: jax.block_until_ready(gradient(u, kernels))
 
 
 def run() -> int:
-    u = jax.random.normal(jax.random.key(0), (8, 32, 32, 32))
-    kernels = jax.random.normal(jax.random.key(1), (4, 3, 3, 32, 32)) * 0.05
+    from nrdm_jax.models.convolution import native, sum_of_products
+
     ours, xla = gradient_of_a_stack(sum_of_products), gradient_of_a_stack(native)
-    for f in (ours, xla):
-        seconds(f, u, kernels)  # compiles
-    both = [(seconds(ours, u, kernels), seconds(xla, u, kernels))
-            for _ in range(flags.FLAGS.pairs)]  # fmt: skip
+    both = measuring.paired_seconds(ours, xla, flags.FLAGS.pairs)
     ratio = statistics.median(b / a for a, b in both)
     print(f"ours {statistics.median(a for a, _ in both):.3f} s, "
           f"XLA's {statistics.median(b for _, b in both):.3f} s")  # fmt: skip

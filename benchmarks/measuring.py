@@ -5,7 +5,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from absl import flags
 
@@ -26,6 +27,25 @@ def require(*packages: str, extra: str) -> None:
             f"{', '.join(missing)} not installed; "
             f"bash launch/local.sh --setup-only --extras={extra}",
         )
+
+
+def paired_seconds(
+    one: Callable[[], object], other: Callable[[], object], pairs: int
+) -> list[tuple[float, float]]:  # fmt: skip
+    """Seconds of one and of the other, in alternated pairs, printed as they come. Each turn is an
+    untimed step and a timed one: a step that comes after another program's is slower than one after
+    its like."""
+    found = []
+    for pair in range(pairs):
+        seconds = {}
+        for i, step in ((1, other), (0, one)) if pair % 2 else ((0, one), (1, other)):
+            step()
+            before = time.perf_counter()
+            step()
+            seconds[i] = time.perf_counter() - before
+        found.append((seconds[0], seconds[1]))
+        print(f"pair {pair}: {seconds[0]:.3f} s, {seconds[1]:.3f} s", flush=True)
+    return found
 
 
 def placed_batch(parts) -> dict:

@@ -13,7 +13,6 @@ the median over pairs. Exits 1 below --at_least.
 """
 
 import statistics
-import time
 
 from absl import flags
 
@@ -103,26 +102,14 @@ def run() -> int:
     theirs, their_parameters = torch_step(f.batch_size)
     ours, our_parameters = our_step(f.batch_size, f.micro_batches, f.memory)
     print(f"parameters: ours {our_parameters:,}, torch {their_parameters:,}", flush=True)
-    seconds: dict[str, list[float]] = {"ours": [], "torch": []}
-    for pair in range(f.pairs):
-        order = [("ours", ours), ("torch", theirs)]
-        for name, step in order if pair % 2 == 0 else reversed(order):
-            step()
-            before = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - before)
-        ratio = seconds["torch"][-1] / seconds["ours"][-1]
-        print(
-            f"pair {pair}: ours {seconds['ours'][-1]:.2f} s, torch {seconds['torch'][-1]:.2f} s, "
-            f"ratio {ratio:.3f}",
-            flush=True,
-        )
-    ratios = [t / o for o, t in zip(seconds["ours"], seconds["torch"], strict=True)]
+    seconds = measuring.paired_seconds(ours, theirs, f.pairs)
+    ratios = [theirs / ours for ours, theirs in seconds]
+    ours_seconds, their_seconds = (statistics.median(s) for s in zip(*seconds, strict=True))
     result = {
         "ratio": round(statistics.median(ratios), 3),
         "ratio_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "ours_images_per_second": round(f.batch_size / statistics.median(seconds["ours"]), 2),
-        "torch_images_per_second": round(f.batch_size / statistics.median(seconds["torch"]), 2),
+        "ours_images_per_second": round(f.batch_size / ours_seconds, 2),
+        "torch_images_per_second": round(f.batch_size / their_seconds, 2),
         "pairs": f.pairs,
     }
     measuring.print_result(result)

@@ -10,7 +10,6 @@ or profile above 1.03.
 """
 
 import statistics
-import time
 
 from absl import flags
 
@@ -25,7 +24,7 @@ def define_flags() -> None:
 
 
 def stepper(batch_size: int, variant: str, probe: bool):
-    """A function that does one step, waits for it, and returns its seconds."""
+    """A function that does one step and waits for it."""
     import jax
     import numpy as np
 
@@ -42,29 +41,17 @@ def stepper(batch_size: int, variant: str, probe: bool):
     step = build.compiled_step(parts, np.dtype("float32"))
     batch = measuring.placed_batch(parts)
 
-    def run() -> float:
+    def run() -> None:
         nonlocal state
-        before = time.perf_counter()
         state, _ = step(state, batch)
         jax.block_until_ready(state)
-        return time.perf_counter() - before
 
     return run
 
 
 def ratios(one, other, pairs: int) -> list[float]:
-    """Seconds of `one` over those of `other`; each turn is an untimed step and a timed one."""
-    found = []
-    for pair in range(pairs):
-        seconds = {}
-        for name, step in (
-            [("one", one), ("other", other)] if pair % 2 else [("other", other), ("one", one)]
-        ):
-            step()
-            seconds[name] = step()
-        found.append(seconds["one"] / seconds["other"])
-        print(f"pair {pair}: {seconds['one']:.3f} s / {seconds['other']:.3f} s", flush=True)
-    return found
+    """Seconds of `one` over those of `other`."""
+    return [a / b for a, b in measuring.paired_seconds(one, other, pairs)]
 
 
 def median_and_interval(values: list[float]) -> tuple[float, list[float]]:

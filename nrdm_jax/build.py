@@ -1,5 +1,5 @@
-"""From a config to parts: the only reader of config fields, and the only place where models meet
-diffusion and data. Every part takes plain arguments."""
+"""From a config to parts, where models meet diffusion and data. Every part takes plain arguments;
+what stands above reads no more of the config than when and where to call them."""
 
 import dataclasses
 import functools
@@ -41,7 +41,6 @@ class Run:
     Attributes:
       config: validated.
       mesh: over all devices.
-      init: key -> params.
       apply: (params, x_t, t, label) -> output.
       path: of the diffusion.
       schedule: step -> learning rate.
@@ -52,7 +51,6 @@ class Run:
 
     config: Any
     mesh: Mesh
-    init: Callable[[Array], Params]
     apply: objectives.ApplyFn
     path: Path
     schedule: optax.Schedule
@@ -84,7 +82,7 @@ def run(config) -> Run:
         penalty_examples=config.optim.sensitivity_examples,
     )
     state, fresh = create_sharded(init, adamw, config.seed, mesh)
-    return Run(config, mesh, init, apply, path, rate, _on(mesh, train_step), state, fresh)
+    return Run(config, mesh, apply, path, rate, _on(mesh, train_step), state, fresh)
 
 
 NETWORKS: dict[str, type[Denoiser]] = {

@@ -5,7 +5,6 @@ permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes
 resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
 """
 
-import collections
 from collections.abc import Iterator
 
 import grain
@@ -98,11 +97,10 @@ class Loader:
         if self._sharding is None:
             yield from batches
             return
-        ahead: collections.deque = collections.deque()
+        # The step is dispatched before the next batch is asked for, so that its transfer runs
+        # beside it.
         for batch in batches:
-            ahead.append(to_devices(batch, self._sharding))
-            if len(ahead) > 1:
-                yield ahead.popleft()
+            yield to_devices(batch, self._sharding)
 
 
 def to_devices(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:
