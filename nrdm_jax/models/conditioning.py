@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
 
 
@@ -40,8 +41,13 @@ class TimeEmbedding(nn.Module):
         angle = 1000.0 * t_B.astype(jnp.float32)[:, None] * omega[None, :]
         features = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
         init = nn.initializers.normal(0.02)
-        hidden = nn.Dense(self.width, kernel_init=init, name="hidden")(features)
-        return nn.Dense(self.width, kernel_init=init, name="out")(jax.nn.silu(hidden))
+        # Laid out as the trunk is: devices then gather kernels, and not everybody's features.
+        hidden = nn.Dense(self.width, kernel_init=init, name="hidden")(_of_examples(features))
+        return nn.Dense(self.width, kernel_init=init, name="out")(jax.nn.silu(_of_examples(hidden)))
+
+
+def _of_examples(x_BD: Array) -> Array:
+    return constrain(x_BD, "activation_batch", None)
 
 
 class LabelEmbedding(nn.Module):

@@ -1,5 +1,7 @@
 """Eight devices give what one gives."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +110,21 @@ def test_compiled_step_refuses_what_would_be_a_second_compile(tiny_config):
     wrong = {"x": jnp.zeros((16, 8, 8, 3), jnp.float32), "label": jnp.zeros(16, jnp.int32)}
     with pytest.raises(TypeError, match=r"uint8|float32"):
         step(parts.fresh_state(), wrong)
+
+
+def test_no_collective_moves_what_belongs_to_examples(tiny_config):
+    """Under fsdp devices gather weights: traffic does not grow with the batch."""
+    c = tiny_config
+    c.model.width, c.train.batch_size = 16, 136  # a number of nothing else
+    c.mesh.data, c.mesh.fsdp = 1, 8
+    program = build.compiled_step(build.run(c), np.dtype("uint8")).as_text()
+    collectives = [
+        line for line in program.splitlines()
+        if re.search(r" (all-gather|all-reduce|all-to-all|reduce-scatter)(-start)?\(", line)
+    ]  # fmt: skip
+    assert len(collectives) > 10
+    moved = [line for line in collectives if re.search(r"\[(\d+,)*136[,\]]", line.split("(%")[0])]
+    assert moved == []
 
 
 def test_golden_shardings(tiny_config):
