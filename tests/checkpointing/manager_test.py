@@ -5,7 +5,7 @@ import pytest
 
 from nrdm_jax import build
 from nrdm_jax.checkpointing.manager import Checkpoints
-from nrdm_jax.training.hooks import save_items, state_of
+from nrdm_jax.training.state import save_items, state_of
 
 
 @pytest.fixture
