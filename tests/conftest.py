@@ -55,11 +55,12 @@ def fill_zeros():
     return trees.drawn_zeros
 
 
-def _unrolled(body, carry, xs):
-    ys = []
-    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+def _unrolled(body, carry, xs, reverse=False):
+    ys, places = [], range(jax.tree.leaves(xs)[0].shape[0])
+    for i in reversed(places) if reverse else places:
         carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
         ys.append(y)
+    ys = ys[::-1] if reverse else ys
     return carry, jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 

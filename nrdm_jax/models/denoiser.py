@@ -70,6 +70,10 @@ class Denoiser(nn.Module):
         """Residual units of the whole network."""
         return sum(blocks * len(names) for _, blocks, names in self.layout)
 
+    def backwards(self, stack: str) -> bool:
+        """Whether its blocks run from the last to the first, as those do that read skips."""
+        return False
+
     def depth_in_words(self) -> str:
         """`2,000 residual units: stack 1,000 x (attention, mlp)`."""
         units = sum(blocks * len(names) for _, blocks, names in self.layout)

@@ -35,6 +35,8 @@ def gate_values(
         for stack, _, units in net.layout:
             blocks = params[stack]["blocks"]
             each = [_over_channels(gate, blocks[unit][name], condition) for unit in units]
+            if net.backwards(stack):
+                each = jax.tree.map(lambda x: x[::-1], each)
             # (L, units of a block, B) -> (L * units of a block, B)
             stacks.append(
                 jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, x[0].shape[-1]), *each)

@@ -35,8 +35,15 @@ POLICIES = {
 _INPUT = "block_input"
 
 
-def scan(body: Body, carry: Any, xs: Any, mode: str = "none", policy: str = "nothing"):
-    """`jax.lax.scan(body, carry, xs)` in a memory mode.
+def scan(
+    body: Body,
+    carry: Any,
+    xs: Any,
+    mode: str = "none",
+    policy: str = "nothing",
+    reverse: bool = False,
+):
+    """`jax.lax.scan(body, carry, xs, reverse=reverse)` in a memory mode.
 
     Args:
       body: one block.
@@ -44,21 +51,22 @@ def scan(body: Body, carry: Any, xs: Any, mode: str = "none", policy: str = "not
       xs: a tree whose every leaf has the leading axis of the blocks.
       mode: none, remat, sqrt or offload.
       policy: a key of `POLICIES`, for remat.
+      reverse: from the last x to the first.
 
     Raises:
       ValueError: the policy keeps no more than `nothing` for this body, or all that `none` does; or
         the platform has no host memory apart from its own.
     """
     if mode == "none":
-        return jax.lax.scan(body, carry, xs)
+        return jax.lax.scan(body, carry, xs, reverse=reverse)
     if mode == "remat":
         _check_policy(body, carry, xs, policy)
-        return jax.lax.scan(_checkpoint(body, POLICIES[policy]), carry, xs)
+        return jax.lax.scan(_checkpoint(body, POLICIES[policy]), carry, xs, reverse=reverse)
     if mode == "sqrt":
-        return _two_level_scan(_checkpoint(body, POLICIES["nothing"]), carry, xs)
+        return _two_level_scan(_checkpoint(body, POLICIES["nothing"]), carry, xs, reverse)
     if mode == "offload":
         check_offload(jax.default_backend())
-        return jax.lax.scan(_offloaded(body), carry, xs)
+        return jax.lax.scan(_offloaded(body), carry, xs, reverse=reverse)
     raise ValueError(f"unknown memory mode {mode!r}")
 
 
@@ -91,25 +99,37 @@ def _offloaded(body: Body) -> Body:
     return _checkpoint(named, policy)
 
 
-def _two_level_scan(body: Body, carry: Any, xs: Any):
+def _two_level_scan(body: Body, carry: Any, xs: Any, reverse: bool):
     """Groups of about sqrt(L) blocks: only the groups' inputs are kept, and while one group goes
     backwards, its blocks' inputs."""
     length = jax.tree.leaves(xs)[0].shape[0]
     root = math.isqrt(length)
     inner = min(range(root, 2 * root), key=lambda size: length % size)
     grouped = length // inner * inner
-    group = _checkpoint(lambda c, x: jax.lax.scan(body, c, x), POLICIES["nothing"])
+    group = _checkpoint(lambda c, x: jax.lax.scan(body, c, x, reverse=reverse), POLICIES["nothing"])
 
     def head(x):
         x = x if grouped == length else x[:grouped]
         return x.reshape(grouped // inner, inner, *x.shape[1:])
 
-    carry, ys = jax.lax.scan(group, carry, jax.tree.map(head, xs))
-    ys = jax.tree.map(lambda y: y.reshape(grouped, *y.shape[2:]), ys)
-    if grouped < length:
-        carry, rest = jax.lax.scan(body, carry, jax.tree.map(lambda x: x[grouped:], xs))
-        ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, rest)
-    return carry, ys
+    def groups(carry):
+        carry, ys = jax.lax.scan(group, carry, jax.tree.map(head, xs), reverse=reverse)
+        return carry, jax.tree.map(lambda y: y.reshape(grouped, *y.shape[2:]), ys)
+
+    def rest(carry):
+        return jax.lax.scan(
+            body, carry, jax.tree.map(lambda x: x[grouped:], xs), reverse=reverse
+        )  # fmt: skip
+
+    if grouped == length:
+        return groups(carry)
+    if reverse:
+        carry, last = rest(carry)
+        carry, ys = groups(carry)
+    else:
+        carry, ys = groups(carry)
+        carry, last = rest(carry)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), ys, last)
 
 
 def _check_policy(body: Body, carry: Any, xs: Any, policy: str) -> None:

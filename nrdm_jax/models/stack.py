@@ -112,7 +112,10 @@ def stacked(
 class Stack(nn.Module):
     """(streams, condition, taps, skips) -> Passed. Parameters: those of one block, stacked.
 
-    Taps are (L, units of a block), see `probe.tap`; skips (L, B, *S, D), the block's own first.
+    Taps are (L, units of a block), see `probe.tap`, in the order of depth, as all that comes out.
+    Skips are (L, B, *S, D), in the order of the stack that they come from. Blocks that read them
+    run from the last to the first: each lies beside its partner, and no skip is held twice, in one
+    order and in the other.
 
     Attributes:
       block: unbound.
@@ -156,9 +159,14 @@ class Stack(nn.Module):
             streams, seen = block.apply({"params": params}, streams, condition, taps, skip)
             return streams, (seen, merged(streams) if self.keep else None)
 
+        backwards = skips is not None
+        if backwards and taps is not None:
+            taps = taps[::-1]
         streams, (seen, kept) = memory.scan(
-            body, streams, (params, taps, skips), self.memory, self.remat_policy
+            body, streams, (params, taps, skips), self.memory, self.remat_policy, backwards
         )
+        if backwards:
+            seen, kept = jax.tree.map(lambda y: y[::-1], (seen, kept))
         return Passed(streams, seen, kept)
 
     def _check_reversible(self, block: Block, streams: Streams, skips: Array | None) -> None:

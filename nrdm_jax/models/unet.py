@@ -70,6 +70,9 @@ class UNet(Denoiser):
     attention_at: tuple[int, ...] = (8,)
     skip: str = "inside"
 
+    def backwards(self, stack: str) -> bool:
+        return stack.startswith("up_")
+
     @property
     def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
         levels = range(len(self.channel_factors))
@@ -128,7 +131,7 @@ class UNet(Denoiser):
         z, _ = run(self._level_block(last, attends=True), 1, "middle", z)
         for level in reversed(range(last + 1)):
             block = self._level_block(level, skip=self.skip)
-            z, _ = run(block, self.depth, f"up_{level}", z, kept[level][::-1])
+            z, _ = run(block, self.depth, f"up_{level}", z, kept[level])
             if level:
                 size = (z.shape[0], *(2 * n for n in z.shape[1:-1]), z.shape[-1])
                 z = jax.image.resize(z, size, "nearest")

@@ -28,6 +28,9 @@ class UViT(DiT):
 
     skip: str = "inside"
 
+    def backwards(self, stack: str) -> bool:
+        return stack == "up"
+
     @property
     def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
         half, middle = self.depth // 2, self.depth % 2
@@ -59,7 +62,7 @@ class UViT(DiT):
         assert down.kept is not None
         up = stack(mirrored, half, "up")
         parts.append(up(
-            parts[-1].streams, condition, part(half + middle, self.depth), down.kept[::-1]
+            parts[-1].streams, condition, part(half + middle, self.depth), down.kept
         ))  # fmt: skip
         health = jax.tree.map(
             lambda *rows: jnp.concatenate([r.reshape(-1, 2) for r in rows]),

@@ -160,8 +160,9 @@ def test_memory_of_the_modes():
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 12, 13, 36, 37])
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mode", ["none", "remat", "sqrt"])
-def test_scan_is_the_loop(mode, length):
+def test_scan_is_the_loop(mode, reverse, length, unrolled_scan):
     xs = {"a": jnp.linspace(0.5, 1.5, length), "b": jnp.arange(float(length))}
 
     def body(carry, x):
@@ -169,13 +170,11 @@ def test_scan_is_the_loop(mode, length):
         z = jnp.sin(z) * x["a"] + x["b"]
         return (z,), z[0]
 
-    carry, ys = (jnp.linspace(-1, 1, 3),), []
-    for i in range(length):
-        carry, y = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
-        ys.append(y)
-    out, kept = memory.scan(body, (jnp.linspace(-1, 1, 3),), xs, mode)
-    np.testing.assert_allclose(out[0], carry[0], rtol=1e-6)
-    np.testing.assert_allclose(kept, jnp.stack(ys), rtol=1e-6)
+    start = (jnp.linspace(-1, 1, 3),)
+    expected = unrolled_scan(body, start, xs, reverse=reverse)
+    found = memory.scan(body, start, xs, mode, reverse=reverse)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def _matrix_body(carry, x):
