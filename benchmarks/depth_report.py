@@ -16,7 +16,7 @@ DOCS = pathlib.Path("docs/depth")
 # Those that are compared in full lines; forms of gated and of mv_split in broken ones.
 STYLES = {
     structure: {
-        "color": f"C{i % 10}",
+        "color": f"C{i}" if i < 10 else "black",
         "linestyle": "-" if structure in depth_runs.COMPARED else "--",
     }
     for i, structure in enumerate(depth_runs.STRUCTURES)
@@ -148,7 +148,7 @@ def section(results: list[dict], depth: int) -> str:
     units = 2 * depth
     return (
         f"## {depth:,} blocks, {units:,} units\n\n{table(lines)}\n\n"
-        f"![{depth} blocks: losses, profile and token-mean share](depth_{depth}.png)\n"
+        f"![{depth} blocks: losses, profile, token-mean share and trunk](depth_{depth}.png)\n"
     )
 
 
@@ -168,34 +168,42 @@ def loss_cell(runs: list[dict]) -> str:
     return text.strip()
 
 
+OVER_DEPTH = {
+    "profile": "sensitivity |dL/dz_i|",
+    "token_mean_share": "token-mean share |Jz|/|Pz|",
+    "trunk_rms": "RMS of the trunk",
+}
+
+
 def chart(results: list[dict], depth: int, path: pathlib.Path) -> None:
-    """Losses against steps at each rate; profile and token-mean share over depth at rate one."""
+    """Losses against steps at each rate; what is over depth, at the end, at rate one."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(20, 4), layout="constrained")
-    panels = figure.subplots(1, 5)
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    above, below = figure.subplots(2, 3)
+    shown = {}
     for r in results:
         if r["depth"] != depth or r["seed"]:
             continue
-        structure = r["structure"]
-        style = STYLES[structure]
-        axes = panels[list(depth_runs.RATES).index(r["rate"])]
+        style = STYLES[r["structure"]]
+        axes = above[list(depth_runs.RATES).index(r["rate"])]
         steps, losses = np.asarray(r["loss"], float).T
         axes.plot(steps, smooth(losses), **style, alpha=0.4, linewidth=1)
-        axes.plot(*np.asarray(r["heldout_loss"], float).T, **style, label=structure)
+        (shown[r["structure"]],) = axes.plot(*np.asarray(r["heldout_loss"], float).T, **style)
         if r["rate"] == "one" and r["profile"]:
-            for panel, key in ((panels[3], "profile"), (panels[4], "token_mean_share")):
+            for panel, key in zip(below, OVER_DEPTH, strict=True):
                 values = np.asarray(r[key][-1], float)
-                places = np.linspace(0, r["units"], len(values))
-                panel.plot(places, values, **style, label=structure)
-    for axes, rate in zip(panels, depth_runs.RATES, strict=False):
+                panel.plot(np.linspace(0, r["units"], len(values)), values, **style)
+    for axes, rate in zip(above, depth_runs.RATES, strict=True):
         axes.set(title=f"loss (faint) and held-out loss, {rate}", xlabel="step", yscale="log")
-    panels[3].set(title="sensitivity |dL/dz_i| at the end, one", xlabel="unit", yscale="log")
-    panels[4].set(title="token-mean share at the end, one", xlabel="unit", yscale="log")
-    for axes in panels:
-        if axes.lines:
-            axes.legend(fontsize=6)
-    figure.suptitle(f"{depth:,} blocks")
+    for axes, title in zip(below, OVER_DEPTH.values(), strict=True):
+        axes.set(title=f"{title}, at the end, one", xlabel="unit", yscale="log")
+    for axes in (*above, *below):
+        if not axes.lines:
+            axes.set_axis_off()
+    named = [s for s in depth_runs.STRUCTURES if s in shown]
+    figure.legend([shown[s] for s in named], named, loc="outside lower center", ncols=6)
+    figure.suptitle(f"{depth:,} blocks, {2 * depth:,} units")
     figure.savefig(path, dpi=80)
 
 

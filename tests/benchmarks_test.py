@@ -87,7 +87,7 @@ def test_the_report_tells_losses_jumps_and_what_is_missing(tmp_path, monkeypatch
                 "last_step": 50, "loss": [[10, 1.0], [50, 0.5]],
                 "heldout_loss": [[0, 1.0], [50, 0.5 + 0.1 * seed]], "slope": [0.1],
                 "token_mean_share_max": [1.0], "profile": [[1.0, 2.0]],
-                "token_mean_share": [[1.0, 1.0]], "probed_at": [50],
+                "token_mean_share": [[1.0, 1.0]], "trunk_rms": [[1.0, 1.0]], "probed_at": [50],
             }  # fmt: skip
             if structure == "rezero":  # ended before its first probe
                 result |= {"finished": False, "last_step": 34, "probed_at": [], "slope": []}
