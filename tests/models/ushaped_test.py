@@ -186,24 +186,15 @@ def test_no_skip_is_turned_round():
     assert "stablehlo.reverse" not in gradient.lower(shapes).as_text()
 
 
-def test_levels_scan():
+@pytest.mark.parametrize(("build", "depths"), [(unet, (2, 9)), (uvit, (5, 41))])
+def test_levels_and_halves_scan(build, depths):
     def lines(depth):
-        model = unet(depth=depth)
+        model = build(depth=depth)
         shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments())
         f = jax.grad(lambda v: jnp.sum(model.apply(v, *arguments()) ** 2))
         return len(jax.jit(f).lower(shapes).as_text().splitlines())
 
-    assert lines(2) == lines(9)
-
-
-def test_halves_scan():
-    def lines(depth):
-        model = uvit(depth=depth)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments())
-        f = jax.grad(lambda v: jnp.sum(model.apply(v, *arguments()) ** 2))
-        return len(jax.jit(f).lower(shapes).as_text().splitlines())
-
-    assert lines(5) == lines(41)
+    assert len(set(map(lines, depths))) == 1
 
 
 def test_unet_counts_its_units():
