@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import depth_runs, measuring
 from nrdm_jax.processes import lifecycle
+from nrdm_jax.training.charts import OF_UNITS
 from nrdm_jax.training.metrics import nans
 
 DOCS = pathlib.Path("docs/depth")
@@ -168,13 +169,6 @@ def loss_cell(runs: list[dict]) -> str:
     return text.strip()
 
 
-OVER_DEPTH = {
-    "profile": "sensitivity |dL/dz_i|",
-    "token_mean_share": "token-mean share |Jz|/|Pz|",
-    "trunk_rms": "RMS of the trunk",
-}
-
-
 def chart(results: list[dict], depth: int, path: pathlib.Path) -> None:
     """Losses against steps at each rate; what is over depth, at the end, at rate one."""
     from matplotlib.figure import Figure
@@ -191,12 +185,12 @@ def chart(results: list[dict], depth: int, path: pathlib.Path) -> None:
         axes.plot(steps, smooth(losses), **style, alpha=0.4, linewidth=1)
         (shown[r["structure"]],) = axes.plot(*np.asarray(r["heldout_loss"], float).T, **style)
         if r["rate"] == "one" and r["profile"]:
-            for panel, key in zip(below, OVER_DEPTH, strict=True):
+            for panel, key in zip(below, OF_UNITS, strict=True):
                 values = np.asarray(r[key][-1], float)
                 panel.plot(np.linspace(0, r["units"], len(values)), values, **style)
     for axes, rate in zip(above, depth_runs.RATES, strict=True):
         axes.set(title=f"loss (faint) and held-out loss, {rate}", xlabel="step", yscale="log")
-    for axes, title in zip(below, OVER_DEPTH.values(), strict=True):
+    for axes, title in zip(below, OF_UNITS.values(), strict=True):
         axes.set(title=f"{title}, at the end, one", xlabel="unit", yscale="log")
     for axes in (*above, *below):
         if not axes.lines:

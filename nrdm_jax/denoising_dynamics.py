@@ -71,7 +71,7 @@ def gates(config, params: Any, path: Path) -> dict:
         "note": QUALITATIVE,
         "path": path.name,
         "variant": config.model.variant,
-        "units": sum(blocks * len(names) for _, blocks, names in net.layout),
+        "units": net.scanned_units,
         "t": np.asarray(t).tolist(),
         "half_g_squared": np.asarray(g2 / 2).tolist(),
         "minus_f": np.asarray(-f).tolist(),

@@ -42,7 +42,7 @@ def describe(config) -> dict:
     )
     return {
         "parameters": total,
-        "units": net.units,
+        "units": net.scanned_units,
         "flops_per_step": step_flops,
         "devices": parts.mesh.size,
         "argument_bytes": memory.argument_size_in_bytes,

@@ -66,9 +66,14 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     @property
-    def units(self) -> int:
-        """Residual units of the whole network."""
+    def scanned_units(self) -> int:
+        """Residual units that have weights."""
         return sum(blocks * len(names) for _, blocks, names in self.layout)
+
+    @property
+    def units(self) -> int:
+        """Residual units of the whole network, as the probe counts them."""
+        return self.scanned_units
 
     def backwards(self, stack: str) -> bool:
         """Whether its blocks run from the last to the first, as those do that read skips."""
@@ -76,11 +81,10 @@ class Denoiser(nn.Module):
 
     def depth_in_words(self) -> str:
         """`2,000 residual units: stack 1,000 x (attention, mlp)`."""
-        units = sum(blocks * len(names) for _, blocks, names in self.layout)
         stacks = ", ".join(
             f"{stack} {blocks:,} x ({', '.join(names)})" for stack, blocks, names in self.layout
         )
-        return f"{units:,} residual units: {stacks}"
+        return f"{self.scanned_units:,} residual units: {stacks}"
 
     @property
     def blocks(self) -> int:

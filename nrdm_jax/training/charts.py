@@ -8,9 +8,9 @@ import numpy as np
 
 # What is known of every unit, by its name in metrics.jsonl.
 OF_UNITS = {
-    "profile": "sensitivity |dL/dz_i|, log10",
-    "token_mean_share": "token-mean share |Jz|/|Pz|, log10",
-    "trunk_rms": "RMS of the trunk, log10",
+    "profile": "sensitivity |dL/dz_i|",
+    "token_mean_share": "token-mean share |Jz|/|Pz|",
+    "trunk_rms": "RMS of the trunk",
 }
 COLUMNS = 400  # records in a heat map, at most: more are narrower than a pixel
 
@@ -35,7 +35,7 @@ def sensitivity_chart(
         image = axes.imshow(table, aspect="auto", origin="lower", interpolation="nearest")
         places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 6)).round().astype(int))
         axes.set_xticks(places, [str(steps[i]) for i in places])
-        axes.set(title=title, xlabel="step", ylabel="unit (0: input)")
+        axes.set(title=f"{title}, log10", xlabel="step", ylabel="unit (0: input)")
         figure.colorbar(image, ax=axes)
     _save(figure, path)
 
