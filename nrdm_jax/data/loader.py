@@ -5,7 +5,7 @@ permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes
 resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source
+from nrdm_jax.sharding.mesh import rows_here
 
 _ROUNDS = 4  # of grain's index shuffle, a Feistel-like cipher: O(1) memory for any N
 _FOREVER = 1 << 40  # batches
@@ -37,13 +38,14 @@ class Loader:
 
     Args:
       source: of the records.
-      batch_size: over all processes; each reads only its own contiguous part.
+      batch_size: over all processes.
       seed: of the order and the flips.
       flip: mirror the last spatial axis of half of the records.
       threads: that read and decode batches.
       prefetch: batches made ahead, and of those, two put on the devices.
       sharding: of the global batch; None yields numpy arrays.
-      process_index, process_count: of this process.
+      rows: of the batch that this process reads; by default those that its devices hold, without
+        a sharding all.
 
     Raises:
       DataError: fewer records than a batch.
@@ -59,8 +61,7 @@ class Loader:
         threads: int = 1,
         prefetch: int = 2,
         sharding: jax.sharding.Sharding | None = None,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
     ):
         if len(source) < batch_size:
             raise DataError(
@@ -69,13 +70,11 @@ class Loader:
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._flip, self._threads, self._prefetch = flip, threads, prefetch
         self._sharding = sharding
-        local = batch_size // process_count
-        self._offset, self._local = process_index * local, local
+        self._rows = rows_here(sharding, batch_size) if rows is None else rows
 
     def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
-        """This process's part of the batch that begins with record number `records_seen`."""
-        first = records_seen + self._offset
-        records = range(first, first + self._local)
+        """This process's rows of the batch that begins with record number `records_seen`."""
+        records = [records_seen + int(row) for row in self._rows]
         count, seed = len(self._source), self._seed
         x, label = self._source.gather(np.asarray([record_index(r, count, seed) for r in records]))
         if self._flip:
@@ -100,15 +99,24 @@ class Loader:
         # The step is dispatched before the next batch is asked for, so that its transfer runs
         # beside it.
         for batch in batches:
-            yield to_devices(batch, self._sharding)
+            yield to_devices(batch, self._sharding, self._rows, self._batch_size)
 
 
-def to_devices(batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding) -> dict:
-    """Each process's part of a batch as one global array a field."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+def to_devices(
+    batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding, rows: Sequence[int], size: int
+) -> dict:
+    """Each process's rows of a batch of this size as one global array a field."""
+    numbers = np.asarray(rows)
+
+    def whole(value: np.ndarray) -> jax.Array:
+        def part(index):
+            first, last, _ = index[0].indices(size)
+            start = np.searchsorted(numbers, first)
+            return value[start : start + last - first]
+
+        return jax.make_array_from_callback((size, *value.shape[1:]), sharding, part)
+
+    return {name: whole(value) for name, value in batch.items()}
 
 
 def in_order(
@@ -117,8 +125,6 @@ def in_order(
     sharding: jax.sharding.Sharding | None = None,
     *,
     limit: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[dict]:
     """Every record once, in the source's order: batches {"x", "label", "mask" (B,) bool}.
 
@@ -129,9 +135,9 @@ def in_order(
     chosen = np.arange(total)
     if 0 < limit < total:
         chosen = (np.arange(limit) * total) // limit
-    local = batch_size // process_count
+    rows = rows_here(sharding, batch_size)
     for start in range(0, len(chosen), batch_size):
-        numbers = start + process_index * local + np.arange(local)
+        numbers = start + np.asarray(rows)
         x, label = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
         batch = {"x": x, "label": label, "mask": numbers < len(chosen)}
-        yield to_devices(batch, sharding) if sharding is not None else batch
+        yield batch if sharding is None else to_devices(batch, sharding, rows, batch_size)

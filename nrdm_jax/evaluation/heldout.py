@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from nrdm_jax.signatures import Array
@@ -35,7 +36,7 @@ def heldout_losses(
         sums = level_sums(params, batch["x"], batch["label"], batch["mask"], seeds)
         loss += np.asarray(sums[0], np.float64)
         error += np.asarray(sums[1], np.float64)
-        count += int(np.sum(batch["mask"]))
+        count += int(jnp.sum(batch["mask"]))  # over all processes
         position += size
     values = {
         "heldout_loss": float(loss.mean() / count),

@@ -4,6 +4,7 @@ Imports no jax: `--help` and every configuration error must answer in under two 
 """
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -14,8 +15,11 @@ from collections.abc import Callable, Iterator
 
 from absl import flags, logging
 
-from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
+
+# One of them is there on a machine with NVIDIA's GPUs, the second under Windows.
+NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu")
 
 
 def cache_dir() -> pathlib.Path:
@@ -33,6 +37,10 @@ def prepare_environment() -> None:
     """Settles where caches go, before jax is imported; what the user has set stays."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+    # A compiler for GPUs that is installed (the extra gpu-aot) takes itself for a GPU's driver.
+    compiler = importlib.util.find_spec("jax_cuda13_plugin")
+    if compiler and not any(map(os.path.exists, NVIDIA_DEVICES)):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # XLA's and TensorStore's notes on CPU features would bury our own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -43,7 +51,9 @@ def launch(main: Callable[[], int | None], summary: str | None) -> None:
     ValueError is a user's error (exit code 2, no traceback) and so is an exception of our own that
     has an `exit_code`; anything else is a defect, and shows its traceback.
     """
-    sys.exit(_run(main, summary or "", sys.argv))
+    code = _run(main, summary or "", sys.argv)
+    distributed.leave(code)
+    sys.exit(code)
 
 
 def _run(main: Callable[[], int | None], summary: str, argv: list[str]) -> int:
@@ -103,13 +113,16 @@ def _flag_message(error: Exception, argv: list[str]) -> str:
 
 
 class Signals:
-    """SIGTERM and SIGINT become a request that long loops poll; a second one leaves at once."""
+    """SIGTERM and SIGINT become a request that long loops poll; a second one leaves at once. Of
+    several processes, jax has SIGTERM, and all stop at one step."""
 
     def __init__(self):
         self.received: str | None = None
 
-    @property
-    def stop_requested(self) -> bool:
+    def stop_requested(self, step: int) -> bool:
+        """Whether to stop at this step."""
+        if distributed.active() and distributed.preempted(step):
+            self.received = "SIGTERM"
         return self.received is not None
 
     def check(self) -> None:
@@ -129,7 +142,8 @@ class Signals:
                 f"{self.received} received, stopping after this step", file=sys.stderr, flush=True
             )
 
-        old = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+        numbers = () if distributed.active() else (signal.SIGTERM, signal.SIGINT)
+        old = {n: signal.signal(n, handler) for n in numbers}
         try:
             yield self
         finally:

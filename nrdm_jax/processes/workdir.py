@@ -1,18 +1,20 @@
-"""The directory of a run: claimed by one process at a time, and bound to one config."""
+"""The directory of a run: claimed by one job at a time, and bound to one config."""
 
 import fcntl
 import json
 import os
 import pathlib
 import sys
+from typing import IO
 
-from nrdm_jax.config import difference
-from nrdm_jax.processes import exit_codes
+from nrdm_jax.config import default, difference, to_dict
+from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
 
 class Workdir:
-    """Claims `path`, making it if need be; holds the claim until `release` or the process's end.
+    """Claims `path`, making it if need be; holds the claim until `release` or the process's end. Of
+    several processes the writer does it, and the others wait until it is done.
 
     Args:
       path: of the run.
@@ -26,7 +28,13 @@ class Workdir:
 
     def __init__(self, path: str, config: dict, environment: dict, *, allow_change: bool):
         self.path = pathlib.Path(path)
-        made = not self.path.exists()
+        self._lock: IO | None = None
+        if distributed.is_writer():
+            self._claim(config, environment, allow_change)
+        distributed.meet("workdir")
+
+    def _claim(self, config: dict, environment: dict, allow_change: bool) -> None:
+        path, made = self.path, not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
@@ -67,7 +75,8 @@ class Workdir:
         os.replace(partial, stored_at)
 
     def release(self) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
@@ -79,7 +88,8 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
     """
     if not (path / "config.json").exists():
         return []
-    lines = difference(read_config(path), config)
+    # A field that is newer than the run has its default there.
+    lines = difference(_over(to_dict(default()), read_config(path)), config)
     if lines and not allowed:
         listed = "\n".join("  " + line for line in lines)
         raise ValueError(
@@ -87,6 +97,17 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
             "give --allow_config_change to go on with the new one, or another --workdir"
         )
     return lines
+
+
+def _over(defaults: dict, stored: dict) -> dict:
+    """The stored values, over the defaults of fields that are not there."""
+    merged = dict(defaults)
+    for key, value in stored.items():
+        known = merged.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            value = _over(known, value)
+        merged[key] = value
+    return merged
 
 
 def read_config(path: pathlib.Path) -> dict:

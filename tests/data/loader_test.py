@@ -39,9 +39,8 @@ def test_seed_decides_the_order():
 def test_processes_read_disjoint_parts_of_the_same_batch(processes):
     whole = Loader(counting(10), batch_size=8, seed=1, flip=True).batch_at(16)
     parts = [
-        Loader(counting(10), batch_size=8, seed=1, flip=True, process_index=i,
-               process_count=processes).batch_at(16)
-        for i in range(processes)
+        Loader(counting(10), batch_size=8, seed=1, flip=True, rows=rows).batch_at(16)
+        for rows in np.split(np.arange(8), processes)
     ]  # fmt: skip
     for name in ("x", "label"):
         np.testing.assert_array_equal(whole[name], np.concatenate([p[name] for p in parts]))

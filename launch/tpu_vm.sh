@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# bash launch/tpu_vm.sh [--dry_run] NAME ZONE GENERATION CONFIG WORKDIR [FLAGS…]
+# Trains on all workers of a Cloud TPU VM slice that exists, from ~/nrdm_jax there (git clone, then bash
+# launch/local.sh --setup-only --extras=tpu). WORKDIR is what all workers see: a bucket, mounted. A job that was
+# preempted and saved (75) is started again. Processes find each other by the TPU's own metadata.
+set -euo pipefail
+
+dry_run=false
+if [ "${1:-}" = --dry_run ]; then
+  dry_run=true
+  shift
+fi
+if [ $# -lt 5 ]; then
+  echo "error: bash launch/tpu_vm.sh [--dry_run] NAME ZONE GENERATION CONFIG WORKDIR [FLAGS…]" >&2
+  exit 2
+fi
+# shellcheck source=launch/accelerator_flags.sh
+source "$(dirname "${BASH_SOURCE[0]}")/accelerator_flags.sh"
+accelerator_flags "$3"
+printf -v job '%q ' .venv/bin/python -m nrdm_jax.train --config="$4" --workdir="$5" "${@:6}"
+command=(gcloud compute tpus tpu-vm ssh "$1" --zone="$2" --worker=all
+  --command="cd nrdm_jax && LIBTPU_INIT_ARGS='$LIBTPU_INIT_ARGS' $job")
+if $dry_run; then
+  printf '%q ' "${command[@]}"
+  echo
+  exit 0
+fi
+while true; do
+  code=0
+  "${command[@]}" || code=$?
+  [ "$code" -eq 75 ] || exit "$code"
+  echo "preempted and saved: starting again"
+  sleep 30
+done

@@ -1,0 +1,149 @@
+"""Several processes as one job: how they find each other, who writes, and how they leave.
+
+Imports jax only when there are several: a process alone never pays for it.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes.exit_codes import Stop
+
+_active = False
+
+
+def cluster() -> str | None:
+    """The name of the cluster whose environment says that this process is one of several: jax finds
+    the others there by itself."""
+    environment = os.environ
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    for name, several in (
+        # Of the step that srun makes: a script of sbatch by itself is no step, and alone.
+        ("slurm", int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1),
+        ("ompi", int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1),
+        ("cloud_tpu", len(hosts) > 1 or int(environment.get("MEGASCALE_NUM_SLICES", 1)) > 1),
+    ):
+        if several:
+            return name
+    return None
+
+
+def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+    """Joins the other processes, named by the arguments or found by the cluster; alone does
+    nothing. From then on only process 0 prints.
+
+    Args:
+      coordinator: HOST:PORT at which process 0 listens.
+      num_processes, process_id: how many there are, and which this one is.
+
+    Raises:
+      ValueError: only some of the arguments are given, or they contradict each other.
+      Stop: the others cannot be reached (exit code 71).
+    """
+    global _active
+    given = (bool(coordinator), num_processes > 0, process_id >= 0)
+    if any(given) and not all(given):
+        raise ValueError("--coordinator, --num_processes and --process_id go together; give all")
+    if all(given) and process_id >= num_processes:
+        raise ValueError(f"--process_id is {process_id}; give 0 to {num_processes - 1}")
+    if num_processes == 1 or not (any(given) or cluster()):
+        return
+    import jax
+
+    settings: dict = {"heartbeat_timeout_seconds": 30}
+    if any(given):
+        # No detection: it would give each process one GPU of the host.
+        settings |= {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process_id,
+            "cluster_detection_method": "deactivate",
+        }
+        host = coordinator.rsplit(":", 1)[0]
+        if host in ("127.0.0.1", "localhost"):
+            settings["coordinator_bind_address"] = coordinator
+    elif cluster() == "slurm" and os.environ.get("SLURM_NTASKS_PER_NODE") == "1":
+        settings["local_device_ids"] = _gpus_of_node()
+    try:
+        jax.distributed.initialize(**settings)
+    except RuntimeError as error:
+        raise Stop(
+            exit_codes.PEER_LOST, f"the other processes cannot be reached: {error}"
+        ) from error
+    _active = True
+    if num_processes and jax.process_count() != num_processes:
+        raise ValueError(
+            f"--num_processes is {num_processes}, but jax counts {jax.process_count()}"
+        )
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process's end
+
+
+def _gpus_of_node() -> list[int] | None:
+    """All GPUs of a node that has one process: jax would take the first one only."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("SLURM_STEP_GPUS", "")
+    count = len(visible.split(",")) if visible else int(os.environ.get("SLURM_GPUS_ON_NODE", 0))
+    return list(range(count)) or None
+
+
+def active() -> bool:
+    """Whether this process is one of several."""
+    return _active
+
+
+def is_writer() -> bool:
+    """Whether files are this process's to write. All must compute what is written."""
+    if not _active:
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def meet(name: str) -> None:
+    """Returns when every process has come here, once a name; however slow one is, up to an hour.
+
+    Through the coordinator, and no collective of devices: some give up after half a minute.
+    """
+    if _active:
+        from jax._src.distributed import global_state
+
+        assert global_state.client is not None
+        global_state.client.wait_at_barrier(name, timeout_in_ms=3_600_000)
+
+
+@contextlib.contextmanager
+def writer_first(name: str) -> Iterator[None]:
+    """What is within is done by the writer, and then by the others: it finds what others need."""
+    if not is_writer():
+        meet(name)
+    yield
+    if is_writer():
+        meet(name)
+
+
+def preempted(step: int) -> bool:
+    """Whether a process got SIGTERM, and `step` is the one at which all agreed to stop."""
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.reached_preemption_sync_point(step))
+
+
+def leave(code: int) -> None:
+    """Ends the process, where it is one of several: without this, some hang at exit. Whoever ends
+    with an error does not wait for the others, who may be waiting for it."""
+    if not _active:
+        return
+    if code in (exit_codes.DONE, exit_codes.PREEMPTED):
+        import jax
+
+        try:
+            jax.distributed.shutdown()
+        except Exception as error:
+            # What had to be saved is saved; only the farewell failed.
+            print(f"warning: leaving the other processes: {error}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,117 @@
+"""What the launch scripts would run on clusters that are not here."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = "configs/nrdm_f_1000.py:v5p"
+
+
+def run(command, **environment):
+    return subprocess.run(
+        shlex.split(command), cwd=ROOT, env=dict(os.environ, **environment), text=True,
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+DRY = {
+    "slurm": (f"bash launch/slurm.sbatch h100 {CONFIG} /w --config.seed=1", {"DRY_RUN": "1"}),
+    "tpu_vm": (f"bash launch/tpu_vm.sh --dry_run pod zone v5p {CONFIG} /w --config.seed=1", {}),
+    "local": (f"bash launch/local_multiprocess.sh --dry_run --processes=3 {CONFIG} --config.seed=1",
+              {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRY)
+def test_a_dry_run_prints_the_same_train_command(name):
+    command, environment = DRY[name]
+    done = run(command, **environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace("\\", "").strip().splitlines()
+    assert len(lines) == (3 if name == "local" else 1)
+    for line in lines:
+        train = f"python -m nrdm_jax.train --config={CONFIG} --workdir="
+        assert train in line and "--config.seed=1" in line.split(train)[1]
+    if name == "local":
+        assert all(f"--process_id={i} " in line for i, line in enumerate(lines))
+    if name == "slurm":
+        assert "latency_hiding" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["slurm.sbatch", "tpu_vm.sh", "gke.sh", "local_multiprocess.sh"])
+def test_too_few_arguments_are_exit_2_with_the_usage(script):
+    done = run(f"bash launch/{script}")
+    assert done.returncode == 2 and "error:" in done.stderr
+
+
+def test_an_unknown_generation_is_exit_2():
+    done = run(f"bash launch/tpu_vm.sh --dry_run pod zone v9 {CONFIG} /w")
+    assert done.returncode == 2 and "no flags are known for v9" in done.stderr
+
+
+def test_own_flags_come_last():
+    done = run(DRY["slurm"][0], DRY_RUN="1", XLA_FLAGS="--xla_mine=true")
+    assert re.search(r"XLA_FLAGS='--xla_gpu\S+ --xla_mine=true'", done.stdout)
+
+
+@pytest.mark.parametrize(("topology", "hosts", "chips"), [("4x4x4", 16, 4), ("2x2x1", 1, 4)])
+def test_the_jobset_is_filled_in(topology, hosts, chips):
+    done = run(f"bash launch/gke.sh --dry_run --slices=2 job image v5p {topology} {CONFIG} /w "
+               "--config.seed=1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "${" not in done.stdout
+    jobset = yaml.safe_load(done.stdout)
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = jobset["spec"]["replicatedJobs"]
+    assert job["replicas"] == 2
+    spec = job["template"]["spec"]
+    assert spec["completions"] == spec["parallelism"] == hosts
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [75]
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
+    (container,) = pod["containers"]
+    assert container["name"] == rule["onExitCodes"]["containerName"]
+    assert container["command"] + container["args"] == [
+        "python", "-m", "nrdm_jax.train", f"--config={CONFIG}", "--workdir=/w", "--config.seed=1",
+    ]  # fmt: skip
+    assert container["resources"]["limits"]["google.com/tpu"] == chips
+
+
+def test_skypilot_s_file_is_whole():
+    task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    used = set(re.findall(r"\$\{?(\w+)", task["run"])) - {"coordinator"}
+    known = {"SKYPILOT_NODE_IPS", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK"}
+    assert used - known <= task["envs"].keys() and known <= used
+    assert "-m nrdm_jax.train" in task["run"]
+    assert (ROOT / task["envs"]["CONFIG"].split(":")[0]).exists()
+
+
+def test_preemption_is_told_from_failure(tmp_path):
+    """75 queues a SLURM job again; anything else does not."""
+    for code in (75, 1):
+        for name, text in (("srun", f"exit {code}"), ("scontrol", "echo $* > requeued")):
+            script = tmp_path / name
+            script.write_text(f"#!/bin/sh\n{text}\n")
+            script.chmod(0o755)
+        (tmp_path / "launch").mkdir(exist_ok=True)
+        (tmp_path / "launch" / "accelerator_flags.sh").write_text(
+            (ROOT / "launch" / "accelerator_flags.sh").read_text()
+        )
+        done = run(
+            f"bash {ROOT}/launch/slurm.sbatch h100 {CONFIG} /w", SLURM_SUBMIT_DIR=str(tmp_path),
+            SLURM_JOB_ID="7", PATH=f"{tmp_path}:{os.environ['PATH']}",
+        )  # fmt: skip
+        assert done.returncode == code
+        requeued = tmp_path / "requeued"
+        assert requeued.exists() == (code == 75)
+        if code == 75:
+            assert requeued.read_text() == "requeue 7\n"
+            requeued.unlink()
