@@ -59,5 +59,8 @@ setup(
         "torch": ["torch==2.13.0", "diffusers"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        # Compilers of machines that are not there, for nrdm_jax.compile_ahead.
+        "tpu-aot": ["libtpu==0.0.42.*"],
+        "gpu-aot": [],  # see launch/no_deps.txt
     },
 )

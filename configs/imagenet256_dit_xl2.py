@@ -5,15 +5,18 @@ alpha conditional and zero at start, beta off. 674,834,720 parameters.
 Expected result: none measured here; validated and dry-run only. (Published: FID-50K 2.27, guided.)
 Data: a TFDS data set `imagenet256_latents` (array_record) with features `latent` (32, 32, 4)
 float32 and `label`, prepared by the user in TFDS_DATA_DIR.
+Argument: `h100`, for one host of eight H100s: data parallel, optimizer state and EMA divided.
 Command: python -m nrdm_jax.train --config=configs/imagenet256_dit_xl2.py --workdir=/tmp/w --dry_run
 """
 
 from nrdm_jax import config as configuration
 
+ARGUMENTS = ("h100",)
+
 
 def get_config(arg: str = ""):
-    if arg:
-        raise ValueError(f"imagenet256_dit_xl2 has no argument {arg!r}; give none")
+    if arg not in ("", *ARGUMENTS):
+        raise ValueError(f"imagenet256_dit_xl2 has no argument {arg!r}; give none or h100")
     c = configuration.default()
     c.data.name = "tfds:imagenet256_latents"
     c.data.shape = (32, 32, 4)
@@ -37,4 +40,6 @@ def get_config(arg: str = ""):
     c.evaluate.batch_size = 256
     c.sample.guidance = 1.5
     c.log.every = 100
+    if arg == "h100":
+        c.mesh.data, c.mesh.zero1 = 8, True
     return c

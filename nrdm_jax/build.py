@@ -3,7 +3,7 @@ what stands above reads no more of the config than when and where to call them."
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
+from nrdm_jax.models.stack import Schedule
 from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.models.uvit import UViT
@@ -30,8 +31,9 @@ from nrdm_jax.sampling.generate import Generator, make_sample_fn
 from nrdm_jax.sharding import axes, rules
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh, replicated
 from nrdm_jax.signatures import Array, Params
-from nrdm_jax.training import flops, objectives, optimizer, step
-from nrdm_jax.training.state import TrainState, create_sharded
+from nrdm_jax.training import flops, objectives, step
+from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
+from nrdm_jax.training.state import TrainState, create, create_sharded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,30 +61,45 @@ class Run:
     fresh_state: Callable[[], TrainState]
 
 
-def run(config) -> Run:
-    """Raises:
-    ValueError: the mesh does not fit the devices or the batch, or a combination is refused.
+def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
+    """On these devices, by default all there are.
+
+    Raises:
+      ValueError: the mesh does not fit the devices or the batch, or a combination is refused.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices, config.mesh.slices)
+    configuration.check_parallel(_sized(config), mesh.shape)
+    if config.model.memory == "offload":
+        check_offload(mesh.devices.flat[0].platform)
     micro = config.train.batch_size // config.train.micro_batches
     check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
     path = make_path(config.diffusion.path)
     predictions.check(path, config.diffusion.prediction)
     init, apply = model(config, mesh)
-    rate, adamw = optimizing(config)
+    rate, optimizer = optimizing(config)
     train_step = step.make_train_step(
         objective(config, apply, path),
-        adamw,
+        optimizer.transform,
         batch_size=config.train.batch_size,
         micro_batches=config.train.micro_batches,
         ema_halflife_images=config.train.ema_halflife_images,
+        averaged=optimizer.averaged,
         units=network(config).units if probed(config) else 0,
         penalty=config.optim.sensitivity_penalty,
         penalty_examples=config.optim.sensitivity_examples,
     )
-    state, fresh = create_sharded(init, adamw, config.seed, mesh)
+    state, fresh = create_sharded(init, optimizer.transform, config.seed, mesh, config.mesh.zero1)
     return Run(config, mesh, apply, path, rate, _on(mesh, train_step), state, fresh)
+
+
+def _sized(config):
+    """The config with the numbers of `model.size` in their fields."""
+    sized = config.copy_and_resolve_references()
+    if config.model.size:
+        sized.model.update(DIT[config.model.size])
+        sized.model.size = None
+    return sized
 
 
 NETWORKS: dict[str, type[Denoiser]] = {
@@ -94,14 +111,8 @@ NETWORKS: dict[str, type[Denoiser]] = {
 
 
 def network(config) -> Denoiser:
-    """The module that `config.model` describes: its attributes are fields of the same name.
-
-    Raises:
-      ValueError: the platform does not have the memory mode.
-    """
+    """The module that `config.model` describes: its attributes are fields of the same name."""
     m = config.model
-    if m.memory == "offload":
-        check_offload(jax.default_backend())
     kind = NETWORKS[m.name]
     settings = {f.name: m[f.name] for f in dataclasses.fields(kind) if f.name in m}
     settings |= DIT[m.size] if m.size else {}
@@ -111,6 +122,8 @@ def network(config) -> Denoiser:
         "patch": configuration.patch_of(config),
         "num_classes": config.data.num_classes,
     }
+    if kind is DiT:
+        settings["schedule"] = Schedule(config.pipeline.micro_batches, config.pipeline.repeats)
     return kind(**settings)
 
 
@@ -172,11 +185,12 @@ def objective(config, apply: objectives.ApplyFn, path: Path):
     )
 
 
-def optimizing(config) -> tuple[optax.Schedule, optax.GradientTransformation]:
+def optimizing(config) -> tuple[optax.Schedule, Optimizer]:
     """(learning rate by step, optimizer)."""
     o = config.optim
-    rate = optimizer.schedule(o.schedule, o.learning_rate, o.warmup_steps, config.train.steps)
-    return rate, optimizer.adamw(
+    rate = schedule(o.schedule, o.learning_rate, o.warmup_steps, config.train.steps)
+    return rate, make_optimizer(
+        o.name,
         rate,
         b1=o.b1,
         b2=o.b2,
@@ -184,6 +198,9 @@ def optimizing(config) -> tuple[optax.Schedule, optax.GradientTransformation]:
         weight_decay=o.weight_decay,
         clip_norm=o.clip_norm,
         slow_beta=VARIANTS[config.model.variant].gates(network(config).gates).beta_bound,
+        gate_rate=o.gate_rate,
+        rates=o.rates,
+        no_decay=o.no_decay,
     )
 
 
@@ -204,23 +221,60 @@ def compiled_step(parts: Run, dtype):
       parts: of the run.
       dtype: of the records.
     """
+    return lowered_step(parts, dtype).compile()
+
+
+def lowered_step(parts: Run, dtype, platform: str | None = None):
+    """The train step before its compilation, for a platform: by default the one at hand."""
     state_shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
     jitted = jax.jit(
         parts.train_step,
         donate_argnums=0,
         out_shardings=(state_shardings, replicated(parts.mesh)),
     )
-    return jitted.lower(
-        parts.abstract_state, abstract_batch(parts.config, parts.mesh, dtype)
-    ).compile()
+    batch = abstract_batch(parts.config, parts.mesh, dtype)
+    return _lowered(jitted.trace(parts.abstract_state, batch), platform)
+
+
+def lowered_sampler(parts: Run, platform: str | None = None):
+    """The same of the sampler of a batch."""
+    c = parts.config
+    sampler = generator(c, parts.apply, parts.path, parts.mesh)
+    numbers = [
+        jax.ShapeDtypeStruct((sampler.batch_size,), kind, sharding=batch_sharding(parts.mesh))
+        for kind in (jnp.uint32, jnp.int32)
+    ]
+    return _lowered(sampler.jitted.trace(parts.abstract_state.ema, *numbers), platform)
+
+
+def _lowered(traced, platform: str | None):
+    return traced.lower(lowering_platforms=(platform,)) if platform else traced.lower()
+
+
+def abstract_state(config) -> TrainState:
+    """Shapes and types of the state, on no mesh."""
+    init, _ = model(config)
+    transform = optimizing(config)[1].transform
+    return jax.eval_shape(lambda: create(init, transform, config.seed))
 
 
 def flops_per_step(parts: Run) -> int:
     """Of the model, forward and backward, over a batch; 0 where the program does not say, as of a
     solver that chooses its steps."""
     size = parts.config.train.batch_size
-    one = flops.count(parts.apply, parts.abstract_state.params, *example(parts.config, 1))
+    _, apply = model(parts.config)  # on no mesh: of a whole example, and not of a device's part
+    one = flops.count(apply, parts.abstract_state.params, *example(parts.config, 1))
     return flops.FORWARD_AND_BACKWARD * one * size
+
+
+def flops_per_batch(parts: Run) -> int:
+    """Of the sampler, over a batch; evaluations of the network by guidance and of the solver
+    included. 0 as `flops_per_step`."""
+    c = parts.config
+    _, apply = model(c)
+    sampler = generator(c, apply, parts.path, parts.mesh)
+    numbers = [jax.ShapeDtypeStruct((1,), kind) for kind in (jnp.uint32, jnp.int32)]
+    return c.sample.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)
 
 
 def penalty_cost(parts: Run) -> float:
@@ -259,8 +313,6 @@ def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
         threads=config.data.threads,
         prefetch=config.data.prefetch,
         sharding=batch_sharding(mesh),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 
@@ -272,8 +324,6 @@ def heldout_batches(config, records: Source, mesh: Mesh, limit: int = 0):
         config.evaluate.batch_size,
         batch_sharding(mesh),
         limit=limit,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 

@@ -1,4 +1,4 @@
-"""`nrdm train|sample|evaluate|job`: the entries under one name."""
+"""`nrdm train|sample|evaluate|…`: the entries under one name."""
 
 import importlib
 import sys
@@ -8,6 +8,7 @@ ENTRIES = {
     "sample": "draw samples from a run",
     "evaluate": "score a run on held-out data",
     "dynamics": "show a run's gates over depth and time, and what each block denoises",
+    "compile_ahead": "compile a job for machines that need not be there: memory, collectives, time",
     "job": "train, sample and score in one command",
 }
 
@@ -18,7 +19,7 @@ def main() -> None:
         sys.argv = [f"nrdm {name}", *sys.argv[2:]]
         importlib.import_module(f"nrdm_jax.{name}").main()
     wanted_help = name in ("--help", "-h", "help")
-    lines = "\n".join(f"  {entry:10} {what}" for entry, what in ENTRIES.items())
+    lines = "\n".join(f"  {entry:13} {what}" for entry, what in ENTRIES.items())
     text = f"usage: nrdm ENTRY [FLAGS]; nrdm ENTRY --help for its flags\n{lines}"
     if not wanted_help:
         text = f"error: {name!r} is no entry\n{text}"

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from nrdm_jax import config as configuration
+from nrdm_jax.processes import distributed
 from nrdm_jax.processes.workdir import read_config
 
 
@@ -24,6 +25,20 @@ def define_config(required: bool) -> None:
 def define_workdir() -> None:
     flags.DEFINE_string("workdir", None, "directory of the run: config, checkpoints, metrics")
     flags.mark_flag_as_required("workdir")
+
+
+def define_processes() -> None:
+    """--coordinator, --num_processes, --process_id: of a job of several processes."""
+    flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 of several listens; on "
+                        "SLURM, Open MPI and Cloud TPU it is found")  # fmt: skip
+    flags.DEFINE_integer("num_processes", 0, "of the job, where the cluster does not say")
+    flags.DEFINE_integer("process_id", -1, "of this process, from 0")
+
+
+def start_processes() -> None:
+    """Joins the other processes of the job, if there are any. Raises as `distributed.start`."""
+    f = flags.FLAGS
+    distributed.start(f.coordinator, f.num_processes, f.process_id)
 
 
 def config_of_flags():

@@ -13,11 +13,13 @@ from nrdm_jax.processes import lifecycle
 def define_flags() -> None:
     command_line.define_config(required=False)
     command_line.define_workdir()
+    command_line.define_processes()
     flags.DEFINE_integer("samples", 64, "compared with the training set; 0: none", lower_bound=0)
 
 
 def run() -> None:
     config = command_line.config_of_flags()
+    command_line.start_processes()
     from nrdm_jax import scoring
 
     with lifecycle.Signals().installed() as signals:

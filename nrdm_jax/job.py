@@ -15,12 +15,14 @@ from nrdm_jax.processes import lifecycle
 def define_flags() -> None:
     command_line.define_config(required=True)
     command_line.define_workdir()
+    command_line.define_processes()
     flags.DEFINE_float("at_most", None, "fail unless heldout_loss_last <= at_most * wiener")
 
 
 def run() -> int:
     config = command_line.config_of_flags()
     before = time.monotonic()
+    command_line.start_processes()
     from nrdm_jax import scoring, training_run
     from nrdm_jax.training.metrics import read_metrics
 

@@ -14,6 +14,7 @@ from nrdm_jax.processes import lifecycle
 def define_flags() -> None:
     command_line.define_config(required=False)
     command_line.define_workdir()
+    command_line.define_processes()
     flags.DEFINE_string("seeds", "0-63", "a sample each: numbers and ranges, such as 0,3,8-11")
     flags.DEFINE_string("labels", None, "classes, repeated over the seeds; by default all in turn")
     flags.DEFINE_integer("steps", None, "of the sampler; by default the config's", lower_bound=1)
@@ -37,6 +38,7 @@ def run() -> None:
         raise ValueError(
             f"--labels: {max(labels)} is no class; give 0..{classes - 1}, or {classes} for none"
         )
+    command_line.start_processes()
     from nrdm_jax import scoring
 
     with lifecycle.Signals().installed() as signals:

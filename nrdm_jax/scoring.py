@@ -5,7 +5,6 @@ import os
 import pathlib
 import time
 
-import jax
 import numpy as np
 
 from nrdm_jax import build
@@ -13,7 +12,7 @@ from nrdm_jax import config as configuration
 from nrdm_jax.evaluation import linear_denoiser
 from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.evaluation.nearest import nearest
-from nrdm_jax.processes import lifecycle
+from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.sampling import generate, writers
 from nrdm_jax.training_run import read_ema
 
@@ -52,6 +51,8 @@ def draw(
         "weights": str(workdir),
         "config": configuration.to_dict(config),
     }
+    if not distributed.is_writer():
+        return out, x
     return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
 
 
@@ -78,7 +79,8 @@ def score(
     before = time.monotonic()
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
-    records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
+    with distributed.writer_first("score"):
+        records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
     ema = read_ema(workdir, parts.abstract_state.ema)
     batches = build.heldout_batches(config, heldout, parts.mesh)
     levels = config.evaluate.log_snr
@@ -108,7 +110,7 @@ def score(
         scores["nearest_heldout"] = float(nearest(some, training)[0].mean())
     scores["evaluate_seconds"] = round(time.monotonic() - before, 1)
     out = pathlib.Path(workdir) / "evals"
-    if os.access(workdir, os.W_OK) and jax.process_index() == 0:
+    if distributed.is_writer() and os.access(workdir, os.W_OK):
         out.mkdir(exist_ok=True)
         (out / "scores.json").write_text(json.dumps(scores, indent=2))
     return scores

@@ -17,6 +17,7 @@ from nrdm_jax.processes.workdir import changes
 def define_flags() -> None:
     command_line.define_config(required=True)
     command_line.define_workdir()
+    command_line.define_processes()
     flags.DEFINE_bool("dry_run", False, "print mesh, parameters, FLOPs and memory, and stop")
     flags.DEFINE_bool("allow_config_change", False, "go on with a config that differs")
 
@@ -29,6 +30,7 @@ def run() -> None:
         allowed=flags.FLAGS.allow_config_change or flags.FLAGS.dry_run,
     )
     # Only now: importing jax, flax, orbax and grain takes seconds.
+    command_line.start_processes()
     if flags.FLAGS.dry_run:
         from nrdm_jax import dry_run
 

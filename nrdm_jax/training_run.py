@@ -13,7 +13,7 @@ from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation.heldout import heldout_losses
-from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir
 from nrdm_jax.sampling import generate, writers
@@ -39,7 +39,8 @@ def train(
     with ledger.account("init"):
         parts = build.run(config)
         data_dir = str(lifecycle.data_dir())
-        records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
+        with distributed.writer_first("data"):
+            records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
         batches = build.train_loader(config, records, parts.mesh)
         build.level_times(config, parts.path)
         if config.checkpoint.init_from:
@@ -110,7 +111,7 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
             happenings,
             first_step=first_step,
             last_step=last_step,
-            stop_requested=lambda: signals.stop_requested,
+            stop_requested=signals.stop_requested,
         )
         non_finite.check()
         if step < last_step:
@@ -262,6 +263,8 @@ def _draw(parts: build.Run):
         labels = seeds % config.data.num_classes
         x = sampler(params, seeds, labels)
         manifest = {"seeds": seeds.tolist(), "labels": labels.tolist()}
+        if not distributed.is_writer():
+            return directory
         return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
 
     return draw

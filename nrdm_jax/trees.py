@@ -32,8 +32,8 @@ def drawn_zeros(tree, key, std: float = 0.02):
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
     drawn = [
-        std * jax.random.normal(k, leaf.shape, leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.any(leaf))
+        jnp.where(jnp.any(leaf), leaf, std * jax.random.normal(k, leaf.shape, leaf.dtype))
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
         else leaf
         for k, leaf in zip(keys, leaves, strict=True)
     ]

@@ -11,15 +11,15 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "dynamics", "job")
-ASSEMBLY = ("build", "training_run", "scoring", "denoising_dynamics", "dry_run")
+ENTRIES = ("train", "sample", "evaluate", "dynamics", "compile_ahead", "job")
+ASSEMBLY = ("build", "training_run", "scoring", "denoising_dynamics", "dry_run", "ahead")
 LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
 ALLOWED = {
     "signatures": (),
     "trees": (),
     "config": (),
     "sharding": ("signatures", "trees"),
-    "models": ("sharding.axes", "signatures", "trees"),
+    "models": ("sharding.axes", "sharding.pipeline", "signatures", "trees"),
     "data": ("sharding", "signatures", "trees"),
     "diffusion": ("signatures", "trees"),
     "checkpointing": ("signatures", "trees"),
@@ -110,7 +110,7 @@ print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 def test_flags_and_validation_import_no_jax():
     script = """
 import sys
-from nrdm_jax import train, sample, evaluate, job, cli, config
+from nrdm_jax import train, sample, evaluate, job, compile_ahead, cli, config
 config.validate(config.default())
 print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])
 """

@@ -8,8 +8,9 @@ from nrdm_jax import build
 from nrdm_jax import config as configuration
 from nrdm_jax.diffusion import predictions, schedules, times
 from nrdm_jax.diffusion.samplers import table
-from nrdm_jax.models import continuous, memory, sizes, unit
+from nrdm_jax.models import attention, continuous, memory, sizes, unit
 from nrdm_jax.sharding import mesh
+from nrdm_jax.training import optimizer
 
 CONFIGS = sorted((pathlib.Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 
@@ -49,6 +50,14 @@ def test_every_config_says_what_it_is_for_and_its_command(path):
     assert f"configs/{path.name}" in (load(path).__doc__ or "")
 
 
+def test_a_context_that_fills_may_have_a_ring():
+    c = configuration.default()
+    c.mesh.data, c.mesh.context, c.model.attention_kernel = 1, -1, "ring"
+    configuration.validate(c)
+    with pytest.raises(ValueError, match="set mesh.context, or choose xla"):
+        configuration.check_parallel(c, dict.fromkeys(configuration.MESH_AXES, 1))
+
+
 def test_choices_are_the_tables_of_the_parts():
     # config imports nothing of ours, so that the names stand there twice; here they are held equal.
     choices = configuration.CHOICES
@@ -59,6 +68,8 @@ def test_choices_are_the_tables_of_the_parts():
     assert configuration.MESH_AXES == mesh.AXES
     assert set(choices["model.name"]) == set(build.NETWORKS)
     assert set(choices["model.remat_policy"]) == set(memory.POLICIES)
+    assert set(choices["model.attention_kernel"]) == set(attention.KERNELS)
+    assert set(choices["optim.name"]) == {*optimizer.SCALES, "schedule_free"}
     assert set(choices["model.solver"]) == set(continuous.SOLVERS)
     assert set(choices["model.adjoint"]) == set(continuous.ADJOINTS)
     for name in choices["diffusion.times"]:
@@ -173,6 +184,30 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         (UNET | {"model.gate_condition": "cond_shared"}, "levels of unet differ in width"),
         (UNET | {"model.mlp": "swiglu"}, "which unet does not have"),
         (UNET | {"model.size": "S"}, "a size of dit"),
+        (UNET | {"mesh.context": 2}, "their neighbours' rows"),
+        ({"mesh.context": 2, "model.prefix_tokens": True}, "no part of the grid"),
+        ({"mesh.context": 3}, "does not divide the 256 tokens .* nearest that does is 2"),
+        ({"model.attention_kernel": "ring"}, "set mesh.context, or choose xla"),
+        (
+            {"mesh.context": 2, "model.attention_kernel": "ulysses"},
+            "whole heads, and model.heads is 3",
+        ),
+        (
+            {"mesh.context": 2, "model.attention_kernel": "ring", "model.attention": "factorised"},
+            "each group of tokens whole",
+        ),
+        ({"mesh.tensor": 2}, "model.heads is 3, not divisible by mesh.tensor=2"),
+        ({"mesh.stage": 2, "model.name": "uvit"}, "travel through all stages"),
+        ({"mesh.stage": 2, "model.name": "continuous"}, "one block of weights"),
+        (REVERSIBLE | {"mesh.stage": 2}, "outputs are on other devices"),
+        ({"mesh.stage": 3}, "8 scanned blocks are not divisible"),
+        (
+            {"mesh.stage": 4, "pipeline.repeats": 2, "pipeline.micro_batches": 2},
+            "fewer than mesh.s",
+        ),
+        ({"mesh.stage": 2, "pipeline.micro_batches": 3}, "not divisible by 3 micro-batches"),
+        ({"optim.rates": (("(", 2.0),)}, "pairs of a regular expression and a factor"),
+        ({"optim.name": "schedule_free", "optim.schedule": "cosine"}, "rate that does not fall"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_with_the_reason(changes, says):

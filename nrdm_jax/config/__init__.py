@@ -6,6 +6,7 @@ under two seconds.
 
 from nrdm_jax.config.checks import validate
 from nrdm_jax.config.idle import idle_fields
+from nrdm_jax.config.mesh_checks import check_parallel
 from nrdm_jax.config.tree import (
     ADDITIVE_VARIANTS,
     CHOICES,
@@ -24,6 +25,7 @@ __all__ = [
     "CHOICES",
     "GATED_VARIANTS",
     "MESH_AXES",
+    "check_parallel",
     "default",
     "difference",
     "from_dict",

@@ -1,12 +1,14 @@
 """What can be seen to be wrong with a config before a device is touched or a directory made."""
 
 import math
+import re
 
 import ml_collections
 
 from nrdm_jax.config.conditions import get, is_number, nearest_divisor, require
+from nrdm_jax.config.mesh_checks import check_mesh
 from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
-from nrdm_jax.config.tree import CHOICES, MESH_AXES, default, hint
+from nrdm_jax.config.tree import CHOICES, default, hint
 
 
 def validate(config) -> None:
@@ -27,7 +29,8 @@ def validate(config) -> None:
     check_stack(config)
     check_memory(config)
     _check_diffusion(config)
-    _check_mesh(config)
+    _check_optimizer(config)
+    check_mesh(config)
 
 
 def _check_keys(config) -> None:
@@ -68,11 +71,11 @@ def _check_numbers(c) -> None:
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
         "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
-        "log.profile_steps model.streams optim.sensitivity_examples model.knots",
+        "log.profile_steps model.streams optim.sensitivity_examples model.knots pipeline.repeats",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
-        "log.sensitivity_every optim.sensitivity_penalty "
-        "data.in_memory_gib",
+        "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
+        "pipeline.micro_batches",
     }
     for low, fields in at_least.items():
         for field in fields.split():
@@ -83,8 +86,11 @@ def _check_numbers(c) -> None:
                 f"is {value}",
                 f"give a number of at least {low}",
             )
-    for field in ("optim.learning_rate", "optim.eps", "train.ema_halflife_images", "data.scale",
-                  "model.mlp_ratio", "model.tolerance", "diffusion.logit_std"):  # fmt: skip
+    positive = (
+        "optim.learning_rate optim.gate_rate optim.eps train.ema_halflife_images data.scale "
+        "model.mlp_ratio model.tolerance diffusion.logit_std"
+    )
+    for field in positive.split():
         value = get(c, field)
         require(math.isfinite(value) and value > 0, field, f"is {value}", "give a positive number")
     for field in ("model.label_dropout", "optim.b1", "optim.b2"):
@@ -118,6 +124,45 @@ def _check_numbers(c) -> None:
     )
 
 
+def _check_optimizer(c) -> None:
+    o = c.optim
+    for row in o.rates:
+        require(
+            isinstance(row, tuple | list)
+            and len(row) == 2
+            and _is_pattern(row[0])
+            and is_number(row[1])
+            and row[1] >= 0,
+            "optim.rates",
+            f"has {row!r}",
+            "give pairs of a regular expression and a factor",
+        )
+    for pattern in o.no_decay:
+        require(
+            _is_pattern(pattern), "optim.no_decay", f"has {pattern!r}", "give regular expressions"
+        )
+    require(
+        o.name != "schedule_free" or o.schedule == "constant",
+        "optim.schedule",
+        f"is {o.schedule}, and optim.name=schedule_free needs a rate that does not fall",
+        "choose constant",
+    )
+    require(
+        o.name != "schedule_free" or o.b1 > 0,
+        "optim.b1",
+        "is 0, the share of the mean in the weights of optim.name=schedule_free",
+        "give 0.9",
+    )
+
+
+def _is_pattern(text) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, TypeError):
+        return False
+    return True
+
+
 def _check_diffusion(c) -> None:
     d = c.diffusion
     # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
@@ -126,21 +171,4 @@ def _check_diffusion(c) -> None:
         "diffusion.prediction",
         "is eps, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
         "choose velocity, v or x0, or diffusion.path=ddpm_linear",
-    )
-
-
-def _check_mesh(c) -> None:
-    sizes = [c.mesh[axis] for axis in MESH_AXES]
-    for axis, size in zip(MESH_AXES, sizes, strict=True):
-        require(
-            size == -1 or size >= 1, f"mesh.{axis}", f"is {size}", "give a positive number or -1"
-        )
-    require(sizes.count(-1) <= 1, "mesh", "has more than one -1", "let one axis only fill")
-    known = math.prod(s for s in sizes if s != -1)
-    micro = c.train.batch_size // c.train.micro_batches
-    require(
-        micro % known == 0,
-        "train.batch_size",
-        f"gives micro-batches of {micro}, not divisible by the {known} devices of mesh={sizes}",
-        f"make it a multiple of {known * c.train.micro_batches}",
     )

@@ -41,6 +41,8 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.depth": (lambda c: c.model.size is None, "model.size"),
     "model.width": (lambda c: c.model.size is None, "model.size"),
     "model.heads": (lambda c: c.model.size is None, "model.size"),
+    "pipeline.micro_batches": (lambda c: c.mesh.stage != 1, "mesh.stage"),
+    "pipeline.repeats": (lambda c: c.mesh.stage != 1, "mesh.stage"),
     "optim.sensitivity_examples": (
         lambda c: c.optim.sensitivity_penalty > 0,
         "optim.sensitivity_penalty",

@@ -12,7 +12,7 @@ import runpy
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-MESH_AXES = ("data", "fsdp")
+MESH_AXES = ("data", "stage", "fsdp", "context", "tensor")
 # Of model.variant, those whose units are z + something (models.unit.VARIANTS).
 ADDITIVE_VARIANTS = ("gated", "adaln", "resnet", "rezero", "layerscale")
 # Those whose gates are of the shape and condition that were asked for.
@@ -34,6 +34,7 @@ CHOICES = {
     "model.gate_condition": ("cond", "cond_shared", "static"),
     "model.modulation": ("per_unit", "shared", "none"),
     "model.attention": ("joint", "factorised"),
+    "model.attention_kernel": ("xla", "blockwise", "ring", "ulysses"),
     "model.positions": ("sincos", "rotary"),
     "model.mlp": ("gelu", "swiglu"),
     "model.skip": ("inside", "project"),
@@ -45,6 +46,7 @@ CHOICES = {
     "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0"),
     "diffusion.times": ("uniform", "logit_normal"),
+    "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
     "sample.sampler": ("euler", "heun", "ddim"),
 }
@@ -80,6 +82,8 @@ def default() -> ml_collections.ConfigDict:
     c.model.mlp_ratio = 4.0
     c.model.qk_norm = False  # RMSNorm on queries and keys
     c.model.attention = "joint"  # joint | factorised: within frames and across them, taking turns
+    # xla | blockwise | ring, ulysses (with mesh.context): how attention is computed
+    c.model.attention_kernel = "xla"
     c.model.positions = "sincos"  # sincos | rotary
     c.model.skip = "inside"  # inside | project: how uvit and unet read the way down
     c.model.channel_factors = (1, 2, 2)  # unet: channels of each level over model.width
@@ -116,7 +120,11 @@ def default() -> ml_collections.ConfigDict:
     c.diffusion.logit_std = 1.0
 
     c.optim = ml_collections.ConfigDict()
+    c.optim.name = "adamw"  # adamw | lion | adafactor | muon | schedule_free
     c.optim.learning_rate = 1e-4
+    c.optim.gate_rate = 1.0  # factor of the learning rate of all gates
+    c.optim.rates = ()  # ((pattern in a parameter's path, factor of its learning rate), ...)
+    c.optim.no_decay = ()  # (pattern, ...): not decayed, beside gates, norms, biases, embeddings
     c.optim.schedule = "constant"  # constant | cosine, after the warm-up
     c.optim.warmup_steps = 0
     c.optim.b1 = 0.9
@@ -134,8 +142,20 @@ def default() -> ml_collections.ConfigDict:
     c.train.ema_halflife_images = 500_000.0  # examples after which a weight counts half
 
     c.mesh = ml_collections.ConfigDict()
-    c.mesh.data = -1  # devices along each axis; -1: all that are left
+    # Devices along each axis; -1: all that are left. See sharding/mesh.py.
+    c.mesh.data = -1
+    c.mesh.stage = 1
     c.mesh.fsdp = 1
+    c.mesh.context = 1
+    c.mesh.tensor = 1
+    # Of several slices, joined by a slow network, so many along each axis; the sizes above are then
+    # those of one slice.
+    c.mesh.slices = ml_collections.ConfigDict(dict.fromkeys(MESH_AXES, 1))
+    c.mesh.zero1 = False  # the optimizer's state and the EMA are divided over data as well
+
+    c.pipeline = ml_collections.ConfigDict()  # with mesh.stage > 1
+    c.pipeline.micro_batches = 0  # into which a batch is cut; 0: as many as there are stages
+    c.pipeline.repeats = 1  # times that a micro-batch goes round all stages
 
     c.checkpoint = ml_collections.ConfigDict()
     c.checkpoint.every = 1000  # steps

@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.models.attention import attend
+from nrdm_jax.models.attention import KERNELS, attend
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.norms import AdaptiveNorm, rms_norm
 from nrdm_jax.models.positions import rotary, rotate
+from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
+
+# Logical axes of an array, see `sharding.axes`.
+Axes = tuple[str | None, ...]
 
 
 def xavier(gain: float = 1.0):
@@ -33,6 +37,7 @@ class Attention(nn.Module):
       qk_norm: RMSNorm with a learnt scale on queries and keys, over a head's channels (Dehghani et
         al., arXiv 2302.05442).
       dtype: compute type; the softmax is float32.
+      kernel: of self-attention, a key of `attention.KERNELS`.
     """
 
     width: int
@@ -41,6 +46,7 @@ class Attention(nn.Module):
     gain: float = 1.0
     qk_norm: bool = False
     dtype: Any = jnp.float32
+    kernel: str = "xla"
 
     def normed(self, u: Array, condition: Condition) -> Array:
         return AdaptiveNorm(self.modulation, name="norm")(u, condition).astype(self.dtype)
@@ -48,34 +54,46 @@ class Attention(nn.Module):
     def attention(
         self,
         y_BNE: Array,
-        source_BMG: Array,
+        source_BMG: Array | None = None,
         mask_BM: Array | None = None,
         angles: np.ndarray | None = None,
     ) -> Array:
-        """-> (B, N, width). `angles`: places to rotate queries and keys by, see `rotate`."""
-        head_width = self.width // self.heads
+        """-> (B, N, width). Without a source among the tokens y themselves, which may then be
+        groups (B, G, N, E), whole on a device, of which mesh axes divide G and not N.
 
-        def project(name: str, x: Array, gain: float) -> Array:
+        `angles`: places to rotate queries and keys by, see `rotate`.
+        """
+        head_width = self.width // self.heads
+        # Of queries, keys and values: mesh axes divide the heads, and tokens or groups of them.
+        own: Axes = ("activation_batch", "activation_heads", "activation_length", None)
+        if y_BNE.ndim > 3:
+            own = ("activation_batch", "activation_length", "activation_heads", None, None)
+        foreign: Axes = ("activation_batch", "activation_heads", None, None)
+
+        def project(name: str, x: Array, gain: float, laid_out: Axes) -> Array:
             init = nn.initializers.variance_scaling(
                 gain**2, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2)
             )
             kernel = self.param(f"{name}_kernel", init, (x.shape[-1], self.heads, head_width))
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (self.heads, head_width))
-            out = jnp.einsum("bnd,dhk->bhnk", x, kernel.astype(self.dtype))
-            return out + bias.astype(self.dtype)[None, :, None, :]
+            out = jnp.einsum("...nd,dhk->...hnk", x, kernel.astype(self.dtype))
+            out = out + bias.astype(self.dtype).reshape(*(1,) * (out.ndim - 3), self.heads, 1, -1)
+            return constrain(out, *laid_out)
 
         def normed(name: str, x: Array) -> Array:
             scale = self.param(f"{name}_scale", nn.initializers.ones, (head_width,))
-            return (rms_norm(x) * scale[None, None, None, :]).astype(self.dtype)
+            return (rms_norm(x) * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
-        q = project("query", y_BNE, 1.0)
-        k = project("key", source_BMG, 1.0)
-        v = project("value", source_BMG, self.gain)
+        read_BMG, theirs = (y_BNE, own) if source_BMG is None else (source_BMG, foreign)
+        q = project("query", y_BNE, 1.0, own)
+        k = project("key", read_BMG, 1.0, theirs)
+        v = project("value", read_BMG, self.gain, theirs)
         if self.qk_norm:
             q, k = normed("query", q), normed("key", k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        out_BHNK = attend(q, k, v, mask_BM)
+        own_tokens = source_BMG is None
+        out_BHNK = KERNELS[self.kernel](q, k, v) if own_tokens else attend(q, k, v, mask_BM)
         kernel_HKD = self.param(
             "out_kernel",
             nn.initializers.variance_scaling(
@@ -84,10 +102,9 @@ class Attention(nn.Module):
             (self.heads, head_width, self.width),
         )
         bias_D = self.param("out_bias", nn.initializers.zeros, (self.width,))
-        return (
-            jnp.einsum("bhnk,hkd->bnd", out_BHNK, kernel_HKD.astype(self.dtype))
-            + bias_D.astype(self.dtype)[None, None, :]
-        )
+        return jnp.einsum(
+            "...hnk,hkd->...nd", out_BHNK, kernel_HKD.astype(self.dtype)
+        ) + bias_D.astype(self.dtype).reshape((1,) * (y_BNE.ndim - 1) + (-1,))
 
 
 class SelfAttention(Attention):
@@ -112,12 +129,13 @@ class SelfAttention(Attention):
         along = tuple(self.grid[a] for a in self.axes) if self.axes else self.grid
         angles = rotary(along, self.width // self.heads) if self.rotary else None
         if not self.axes:
-            return self.attention(y, y, angles=angles).reshape(*u.shape[:-1], self.width)
+            return self.attention(y, angles=angles).reshape(*u.shape[:-1], self.width)
         others = tuple(a for a in range(len(self.grid)) if a not in self.axes)
         order = (0, *(1 + a for a in others), *(1 + a for a in self.axes), len(self.grid) + 1)
         y = y.reshape(y.shape[0], *self.grid, y.shape[-1]).transpose(order)
-        groups = y.reshape(-1, math.prod(along), y.shape[-1])
-        out = self.attention(groups, groups, angles=angles).reshape(*y.shape[:-1], self.width)
+        groups = y.reshape(y.shape[0], -1, math.prod(along), y.shape[-1])
+        groups = constrain(groups, "activation_batch", "activation_length", None, None)
+        out = self.attention(groups, angles=angles).reshape(*y.shape[:-1], self.width)
         back = sorted(range(len(order)), key=order.__getitem__)
         return out.transpose(back).reshape(*u.shape[:-1], self.width)
 
@@ -167,4 +185,6 @@ class Mlp(nn.Module):
             a = jax.nn.silu(a) * linear(hidden, "linear")(y)
         else:
             a = jax.nn.gelu(a, approximate=True)
+        length = ("activation_length", *(None,) * (a.ndim - 3))
+        a = constrain(a, "activation_batch", *length, "activation_mlp")
         return linear(self.width, "out")(a)

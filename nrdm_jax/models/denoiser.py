@@ -35,6 +35,7 @@ class Denoiser(nn.Module):
         `unit.Gates`.
       modulation: `per_unit`, `shared` or `none`, see `norms.AdaptiveNorm`.
       qk_norm: see `blocks.Attention`.
+      attention_kernel: of self-attention, a key of `attention.KERNELS`.
       branch_dtype: compute type of the branches; trunk, gates and norms stay float32.
       memory, remat_policy: see `stack.Stack`.
     """
@@ -56,6 +57,7 @@ class Denoiser(nn.Module):
     beta_bound: bool = True
     modulation: str = "per_unit"
     qk_norm: bool = False
+    attention_kernel: str = "xla"
     branch_dtype: str = "float32"
     memory: str = "none"
     remat_policy: str = "nothing"

@@ -21,7 +21,7 @@ from nrdm_jax.models.norms import AdaptiveNorm
 from nrdm_jax.models.patches import grid_of, patchify, unpatchify
 from nrdm_jax.models.positions import sincos
 from nrdm_jax.models.probe import Streams, tapped
-from nrdm_jax.models.stack import Block, Passed, Stack, merged, mirrored
+from nrdm_jax.models.stack import Block, Passed, Schedule, Stack, merged, mirrored
 from nrdm_jax.models.unit import ResidualUnit
 from nrdm_jax.signatures import Array
 
@@ -44,6 +44,7 @@ class DiT(Denoiser):
       text_width: channels of the text states, each block has a cross-attention unit; 0: no text.
       streams: 1; or 2, the trunk twice: units write the one and read the other, the output is the
         mean of both.
+      schedule: of a pipeline, see `stack.Stack`.
     """
 
     prefix_tokens: bool = False
@@ -53,6 +54,7 @@ class DiT(Denoiser):
     mlp_ratio: float = 4.0
     text_width: int = 0
     streams: int = 1
+    schedule: Schedule = Schedule()
 
     @property
     def layout(self) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
@@ -128,8 +130,14 @@ class DiT(Denoiser):
         if taps is not None:
             taps = taps[1:].reshape(depth, -1)
         stack = Stack(
-            self._block(grid), depth, self.memory, self.remat_policy, keep, name=name
-        )  # fmt: skip
+            self._block(grid),
+            depth,
+            self.memory,
+            self.remat_policy,
+            keep,
+            self.schedule,
+            name=name,
+        )
         passed = stack(streams, condition, taps)
         rows = jax.tree.map(lambda h: h.reshape(-1, 2), passed.health)
         return passed._replace(health=rows)
@@ -143,7 +151,11 @@ class DiT(Denoiser):
             "gain": self.kernel_gain,
             "dtype": dtype,
         }
-        heads: dict[str, Any] = {"heads": self.heads, "qk_norm": self.qk_norm}
+        heads: dict[str, Any] = {
+            "heads": self.heads,
+            "qk_norm": self.qk_norm,
+            "kernel": self.attention_kernel,
+        }
         mlp = Mlp(self.width, self.mlp_ratio, self.mlp, **settings, parent=None)
         cross_attention = CrossAttention(self.width, **heads, **settings, parent=None)
 

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from nrdm_jax.sharding import axes
+
 # (carry, x) -> (carry, y): the body of a scan. A carry is a tuple of arrays.
 Body = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -61,11 +63,11 @@ def scan(
         return jax.lax.scan(body, carry, xs, reverse=reverse)
     if mode == "remat":
         _check_policy(body, carry, xs, policy)
-        return jax.lax.scan(_checkpoint(body, POLICIES[policy]), carry, xs, reverse=reverse)
+        return jax.lax.scan(checkpoint(body, POLICIES[policy]), carry, xs, reverse=reverse)
     if mode == "sqrt":
-        return _two_level_scan(_checkpoint(body, POLICIES["nothing"]), carry, xs, reverse)
+        return _two_level_scan(checkpoint(body), carry, xs, reverse)
     if mode == "offload":
-        check_offload(jax.default_backend())
+        check_offload(axes.platform())
         return jax.lax.scan(_offloaded(body), carry, xs, reverse=reverse)
     raise ValueError(f"unknown memory mode {mode!r}")
 
@@ -81,7 +83,8 @@ def check_offload(platform: str) -> None:
         )
 
 
-def _checkpoint(body: Body, policy) -> Body:
+def checkpoint(body: Body, policy=POLICIES["nothing"]) -> Body:
+    """The body, of which the backward pass gets what the policy keeps."""
     # Inside a scan nothing can be merged across the barrier that prevent_cse would insert.
     return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
@@ -96,7 +99,7 @@ def _offloaded(body: Body) -> Body:
         offload_src="device",
         offload_dst="pinned_host",
     )
-    return _checkpoint(named, policy)
+    return checkpoint(named, policy)
 
 
 def _two_level_scan(body: Body, carry: Any, xs: Any, reverse: bool):
@@ -106,7 +109,7 @@ def _two_level_scan(body: Body, carry: Any, xs: Any, reverse: bool):
     root = math.isqrt(length)
     inner = min(range(root, 2 * root), key=lambda size: length % size)
     grouped = length // inner * inner
-    group = _checkpoint(lambda c, x: jax.lax.scan(body, c, x, reverse=reverse), POLICIES["nothing"])
+    group = checkpoint(lambda c, x: jax.lax.scan(body, c, x, reverse=reverse), POLICIES["nothing"])
 
     def head(x):
         x = x if grouped == length else x[:grouped]
@@ -140,8 +143,8 @@ def _check_policy(body: Body, carry: Any, xs: Any, policy: str) -> None:
         name: _kept_bytes(f, carry, x)
         for name, f in {
             "none": body,
-            "nothing": _checkpoint(body, POLICIES["nothing"]),
-            policy: _checkpoint(body, POLICIES[policy]),
+            "nothing": checkpoint(body),
+            policy: checkpoint(body, POLICIES[policy]),
         }.items()
     }
     for same in ("nothing", "none"):

@@ -56,8 +56,9 @@ def rotate(x_BHNK: Array, angles: np.ndarray) -> Array:
     Of more tokens than angles the first ones, which are no patches, stay. Then q k^T depends on the
     difference of places only.
     """
-    extra = x_BHNK.shape[2] - angles.shape[0]
-    table = np.pad(angles, ((extra, 0), (0, 0)))[None, None]
+    extra = x_BHNK.shape[-2] - angles.shape[0]
+    table = np.pad(angles, ((extra, 0), (0, 0)))
+    table = table.reshape((1,) * (x_BHNK.ndim - 2) + table.shape)
     cos, sin = (f(table).astype(np.float32) for f in (np.cos, np.sin))
     half = angles.shape[1]
     a, b, rest = x_BHNK[..., :half], x_BHNK[..., half : 2 * half], x_BHNK[..., 2 * half :]

@@ -4,6 +4,7 @@ The program, and so its compile time, does not grow with depth. What the backwar
 choice of a memory mode; how many streams the trunk has belongs to the model.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -16,6 +17,7 @@ from nrdm_jax.models import memory, reversible
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.probe import Streams, health, tap
 from nrdm_jax.models.unit import VARIANTS, ResidualUnit
+from nrdm_jax.sharding import axes, pipeline
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
 
@@ -104,9 +106,18 @@ def stacked(
             lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), (streams, condition, skip)
         )
         streams_1, condition_1, skip_1 = arguments
-        return block.init(key, streams_1, condition_1, None, skip_1)["params"]
+        with axes.use(None, {}):  # one example cannot be divided
+            return block.init(key, streams_1, condition_1, None, skip_1)["params"]
 
     return lambda key: jax.vmap(init)(jax.random.split(key, count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How micro-batches go through stages, on a mesh that divides the blocks: `pipeline.run`."""
+
+    micro_batches: int = 0
+    repeats: int = 1
 
 
 class Stack(nn.Module):
@@ -123,6 +134,7 @@ class Stack(nn.Module):
       memory: `reversible`, or a mode of `memory.scan`.
       remat_policy: a key of `memory.POLICIES`.
       keep: return the trunk after each block.
+      schedule: on a mesh with stages.
 
     Raises:
       ValueError: the memory mode is reversible and the stack is not: it has one stream, keeps the
@@ -134,6 +146,7 @@ class Stack(nn.Module):
     memory: str = "none"
     remat_policy: str = "nothing"
     keep: bool = False
+    schedule: Schedule = Schedule()
 
     @nn.compact
     def __call__(
@@ -153,11 +166,16 @@ class Stack(nn.Module):
             streams, seen = reversible.scan(units, block.prefix, params, streams, condition, taps)
             return Passed(streams, seen, None)
 
-        def body(streams, x):
+        def body(streams, x, condition=condition):
             params, taps, skip = x
             streams = tuple(map(_laid_out, streams))
             streams, seen = block.apply({"params": params}, streams, condition, taps, skip)
             return streams, (seen, merged(streams) if self.keep else None)
+
+        if pipeline.stages() > 1:
+            if self.keep or skips is not None:
+                raise ValueError("mesh.stage is above 1, but the trunk between blocks must be kept")
+            return self._in_stages(body, streams, condition, (params, taps, None))
 
         backwards = skips is not None
         if backwards and taps is not None:
@@ -168,6 +186,31 @@ class Stack(nn.Module):
         if backwards:
             seen, kept = jax.tree.map(lambda y: y[::-1], (seen, kept))
         return Passed(streams, seen, kept)
+
+    def _in_stages(self, body, streams: Streams, condition: Condition, xs) -> Passed:
+        mode = self.memory
+
+        def stage(carry, xs):
+            streams, condition = carry
+            streams, ys = memory.scan(
+                functools.partial(body, condition=condition),
+                streams,
+                xs,
+                "remat" if mode == "sqrt" else mode,
+                self.remat_policy,
+            )
+            return (streams, condition), ys
+
+        # A stage is a group of blocks already: of two levels, it is the outer one.
+        work = memory.checkpoint(stage) if mode == "sqrt" else stage
+        (streams, _), (seen, _) = pipeline.run(
+            work,
+            (streams, condition),
+            xs,
+            micro_batches=self.schedule.micro_batches,
+            repeats=self.schedule.repeats,
+        )
+        return Passed(streams, seen, None)
 
     def _check_reversible(self, block: Block, streams: Streams, skips: Array | None) -> None:
         units = [unit(parent=None) for _, unit in block.units]
@@ -184,7 +227,7 @@ class Stack(nn.Module):
 
 
 def _laid_out(z: Array) -> Array:
-    return constrain(z, "activation_batch", *("activation_length",) * (z.ndim - 2), None)
+    return constrain(z, "activation_batch", "activation_length", *(None,) * (z.ndim - 2))
 
 
 def _pure(unit: ResidualUnit):

@@ -152,7 +152,12 @@ class UNet(Denoiser):
         branches: dict[str, nn.Module] = {
             "convolution": Convolutions(width, **settings, parent=None),
             "attention": SelfAttention(
-                width, self.heads * factor, qk_norm=self.qk_norm, **settings, parent=None
+                width,
+                self.heads * factor,
+                qk_norm=self.qk_norm,
+                kernel=self.attention_kernel,
+                **settings,
+                parent=None,
             ),
         }
         return mirrored(

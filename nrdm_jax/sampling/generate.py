@@ -62,13 +62,19 @@ class Generator:
       sample: see `make_sample_fn`.
       mesh: samples are divided over its batch axes.
       batch_size: rounded up to a multiple of the devices.
+
+    Attributes:
+      sample: as given.
+      jitted: the same, the samples replicated.
+      batch_size: as rounded.
     """
 
     def __init__(self, sample: SampleFn, mesh: Mesh, batch_size: int):
         devices = batch_devices(mesh)
-        self._batch = -(-batch_size // devices) * devices
+        self.batch_size = -(-batch_size // devices) * devices
         self._sharding = batch_sharding(mesh)
-        self._sample = jax.jit(sample, out_shardings=replicated(mesh))
+        self.sample = sample
+        self.jitted = jax.jit(sample, out_shardings=replicated(mesh))
 
     def __call__(
         self,
@@ -80,17 +86,17 @@ class Generator:
         """(n,) seeds and labels -> (n, *S, C) float32, any n; `poll` is called before each
         batch."""
         parts = []
-        for start in range(0, len(seeds), self._batch):
-            chunk = slice(start, start + self._batch)
+        for start in range(0, len(seeds), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
             poll()
             count = len(seeds[chunk])
             padded = [
                 jax.device_put(
-                    np.resize(np.asarray(values[chunk], dtype), self._batch), self._sharding
+                    np.resize(np.asarray(values[chunk], dtype), self.batch_size), self._sharding
                 )
                 for values, dtype in ((seeds, np.uint32), (labels, np.int32))
             ]
-            parts.append(np.asarray(self._sample(params, *padded))[:count])
+            parts.append(np.asarray(self.jitted(params, *padded))[:count])
         return np.concatenate(parts)
 
 

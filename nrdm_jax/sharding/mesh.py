@@ -1,4 +1,13 @@
-"""The device mesh: axes from slow links to fast."""
+"""The device mesh: axes from slow links to fast.
+
+| axis | what it divides |
+|---|---|
+| data | the batch; with ZeRO-1 the optimizer's state and the EMA as well |
+| stage | the blocks of the stack, see `pipeline` |
+| fsdp | the batch, and every large weight along its embedding axis |
+| context | the tokens of an example, see `context` |
+| tensor | heads and hidden channels |
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,31 +17,66 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp")
+AXES = ("data", "stage", "fsdp", "context", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices with the given size of each axis; one -1 takes what is left.
+def make_mesh(
+    sizes: Mapping[str, int],
+    devices: Sequence[jax.Device] | None = None,
+    slices: Mapping[str, int] | None = None,
+) -> Mesh:
+    """A mesh over all devices.
+
+    Args:
+      sizes: devices along each axis within a slice, that is, over its own links (ICI, NVLink); one
+        -1 takes what is left.
+      devices: all by default.
+      slices: slices along each axis, between which the network is slow (DCN); one by default. An
+        axis has the product of both.
 
     Raises:
-      ValueError: the product of the sizes is not the number of devices.
+      ValueError: the product of the sizes is not the number of devices, or the slices are not as
+        many as the devices say.
     """
     devices = jax.devices() if devices is None else list(devices)
-    shape = [sizes[axis] for axis in AXES]
-    known = math.prod(size for size in shape if size != -1)
-    shape = [len(devices) // known if size == -1 else size for size in shape]
-    if math.prod(shape) != len(devices):
-        given = ", ".join(f"mesh.{axis}={sizes[axis]}" for axis in AXES)
+    across = [(slices or {}).get(axis, 1) for axis in AXES]
+    within = [sizes.get(axis, 1) for axis in AXES]
+    known = math.prod(size for size in within if size != -1) * math.prod(across)
+    within = [len(devices) // known if size == -1 else size for size in within]
+    if math.prod(within) * math.prod(across) != len(devices):
+        given = _words("mesh.", sizes) + _words("mesh.slices.", slices or {})
         raise ValueError(
-            f"mesh: {given} make {known} devices, but there are {len(devices)}; "
-            "let one axis be -1, or make their product the number of devices"
+            f"mesh: {', '.join(given) or 'one device'} make {known} devices, but there are "
+            f"{len(devices)}; let one axis be -1, or make their product the number of devices"
         )
-    try:
-        grid = mesh_utils.create_device_mesh(shape, devices)
-    except NotImplementedError:
-        grid = np.asarray(devices).reshape(shape)
-    return Mesh(grid, AXES)
+    return Mesh(_grid(within, across, devices), AXES)
+
+
+def _words(prefix: str, sizes: Mapping[str, int]) -> list[str]:
+    return [f"{prefix}{axis}={sizes[axis]}" for axis in AXES if sizes.get(axis, 1) != 1]
+
+
+def _grid(within: list[int], across: list[int], devices: list[jax.Device]) -> np.ndarray:
+    if math.prod(across) == 1:
+        try:
+            return mesh_utils.create_device_mesh(within, devices)
+        except NotImplementedError:
+            return np.asarray(devices).reshape(within)
+    found = {getattr(device, "slice_index", None) for device in devices}
+    if found != {None} and len(found) > 1:
+        if len(found) != math.prod(across):
+            raise ValueError(
+                f"mesh.slices: {math.prod(across)} slices were asked for, and the devices are in "
+                f"{len(found)}"
+            )
+        return mesh_utils.create_hybrid_device_mesh(within, across, devices)
+    # Devices that do not say where they are, as hosts of one machine: neighbours are a slice.
+    apart = np.asarray(devices).reshape(*across, *within)
+    count = len(AXES)
+    order = [axis for i in range(count) for axis in (i, count + i)]
+    joined = [a * w for a, w in zip(across, within, strict=True)]
+    return apart.transpose(order).reshape(joined)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -40,12 +84,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def rows_here(sharding: jax.sharding.Sharding | None, size: int) -> Sequence[int]:
+    """Rows of a batch of this size that devices of this process hold; without a sharding all."""
+    if sharding is None:
+        return range(size)
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    return sorted({row for index in indices if index for row in range(size)[index[0]]})
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """Devices over which a batch is divided."""
+    """Parts into which a batch is divided."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nrdm_jax import trees
 from nrdm_jax.sharding import rules as tables
-from nrdm_jax.sharding.axes import spec_of
+from nrdm_jax.sharding.axes import Rules, spec_of
 
 
 def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
@@ -32,7 +32,7 @@ def logical_axes(path: str, ndim: int) -> tuple[str | None, ...]:
     raise ValueError(f"parameter {path} matches no row of sharding.rules.AXES; add one")
 
 
-def sharding_of(path: str, leaf, mesh: Mesh) -> NamedSharding:
+def sharding_of(path: str, leaf, mesh: Mesh, rules: Rules = tables.RULES) -> NamedSharding:
     """Sharding of one leaf (anything with a shape); scalars and keys are replicated.
 
     Raises:
@@ -42,11 +42,11 @@ def sharding_of(path: str, leaf, mesh: Mesh) -> NamedSharding:
         return NamedSharding(mesh, PartitionSpec())
     axes = logical_axes(path, leaf.ndim)
     try:
-        spec = spec_of(axes, tables.RULES)
+        spec = spec_of(axes, rules)
     except ValueError as error:
         raise ValueError(f"parameter {path}: {error}") from error
     for size, name in zip(leaf.shape, axes, strict=True):
-        mesh_axes = tables.RULES[name] if name else ()
+        mesh_axes = rules[name] if name else ()
         devices = math.prod(mesh.shape[axis] for axis in mesh_axes)
         if size % devices:
             nearest = max(devices, round(size / devices) * devices)
@@ -57,9 +57,17 @@ def sharding_of(path: str, leaf, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec)
 
 
-def shardings(tree, mesh: Mesh):
-    """The sharding of every leaf of a (possibly abstract) state."""
-    return trees.map_with_path(lambda path, leaf: sharding_of(path, leaf, mesh), tree)
+def shardings(tree, mesh: Mesh, zero1: bool = False):
+    """The sharding of every leaf of a (possibly abstract) state.
+
+    `zero1`: the optimizer's state and the EMA are divided over the axis `data` as well.
+    """
+
+    def of(path: str, leaf) -> NamedSharding:
+        apart = zero1 and path.startswith(("opt/", "ema/"))
+        return sharding_of(path, leaf, mesh, tables.ZERO1 if apart else tables.RULES)
+
+    return trees.map_with_path(of, tree)
 
 
 def abstract(tree, tree_shardings):

@@ -12,18 +12,22 @@ from nrdm_jax.sharding.axes import Rules
 # (…/blocks/…) has one more axis, `layers`, in front. `...` stands for any number of axes that are
 # not sharded: the window of a convolution.
 AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    # Adafactor's row and column sums, and what optimizers count.
+    (r"/(v_row|v_col|v|count|ns_coeffs|schedule_free)$", (...,)),
     (r"(alpha|beta)/kernel$", ("embed", None)),
     (r"(alpha|beta)/bias$", (None,)),
     (r"gamma$", (None,)),
     (r"shared/(shift|scale)/kernel$", ("embed", None)),
-    (r"norm/kernel$", ("embed", None, "mlp")),
+    (r"norm/kernel$", ("embed", None, None)),
     (r"norm/bias$", (None, None)),
     (r"(query|key)_scale$", (None,)),
-    (r"project/kernel$", ("embed", "mlp")),
+    (r"project/kernel$", ("embed", None)),
     (r"project/bias$", (None,)),
-    (r"convolution/branch/(hidden|out)/kernel$", (..., "embed", "mlp")),
-    (r"convolution/branch/(hidden|out)/bias$", (None,)),
-    (r"(shrink|grow)_\d+/kernel$", (..., "embed", "mlp")),
+    (r"convolution/branch/hidden/kernel$", (..., "embed", "mlp")),
+    (r"convolution/branch/hidden/bias$", ("mlp",)),
+    (r"convolution/branch/out/kernel$", (..., "mlp", "embed")),
+    (r"convolution/branch/out/bias$", (None,)),
+    (r"(shrink|grow)_\d+/kernel$", (..., "embed", None)),
     (r"(shrink|grow)_\d+/bias$", (None,)),
     (r"(query|key|value)_kernel$", ("embed", "heads", "kv")),
     (r"(query|key|value)_bias$", ("heads", "kv")),
@@ -35,7 +39,7 @@ AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"mlp/branch/out/bias$", (None,)),
     (r"patch_embed/kernel$", (..., None, "embed")),
     (r"time/hidden/kernel$", (None, "embed")),
-    (r"time/out/kernel$", ("embed", "mlp")),
+    (r"time/out/kernel$", ("embed", None)),
     (r"label/Embed_0/embedding$", (None, "embed")),
     (r"final/kernel$", (..., "embed", None)),
     (r"(patch_embed|time/hidden|time/out|final)/bias$", (None,)),
@@ -43,10 +47,16 @@ AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
 
 RULES: Rules = {
     "activation_batch": ("data", "fsdp"),
-    "activation_length": (),
-    "layers": (),
+    "activation_length": ("context",),
+    "activation_heads": ("tensor",),
+    "activation_mlp": ("tensor",),
+    "layers": ("stage",),
     "embed": ("fsdp",),
-    "mlp": (),
-    "heads": (),
+    "mlp": ("tensor",),
+    "heads": ("tensor",),
     "kv": (),
 }
+
+# Of the optimizer's state and the EMA under ZeRO-1 (Rajbhandari et al., arXiv 1910.02054): replicas
+# of the weights each keep and update a part. The part is cut from the shard that fsdp leaves.
+ZERO1: Rules = {**RULES, "embed": ("fsdp", "data")}

@@ -40,6 +40,33 @@ def sensitivity_chart(
     _save(figure, path)
 
 
+def memory_chart(
+    path: pathlib.Path, title: str, bars: Mapping[str, Mapping[str, float]], room: float | None
+) -> None:
+    """A bar a program: what lies in a device's memory, GiB.
+
+    Args:
+      path: of the PNG, which appears whole or not at all.
+      title: above.
+      bars: {name: {what: GiB}}.
+      room: of the device, GiB; None where it is unknown.
+    """
+    figure = _figure(9, 1.5 + 0.5 * len(bars))
+    axes = figure.subplots()
+    names = list(bars)
+    left = np.zeros(len(names))
+    for what in dict.fromkeys(part for parts in bars.values() for part in parts):
+        size = np.asarray([bars[name].get(what, 0.0) for name in names])
+        axes.barh(names, size, left=left, label=what)
+        left += size
+    if room:
+        axes.axvline(room, color="black", label=f"memory, {room:.1f} GiB")
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="GiB")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path)
+
+
 def dynamics_chart(path: pathlib.Path, found: dict) -> None:
     """Gates over depth and time beside the path's coefficients, and x0 errors over depth.
 

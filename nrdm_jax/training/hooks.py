@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from nrdm_jax.checkpointing.manager import Checkpoints
-from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.signatures import Metrics, Params
 from nrdm_jax.training import charts, sensitivity
@@ -199,7 +199,8 @@ class SensitivityLog:
 
     def _chart(self) -> None:
         self._charted = len(self._steps)
-        charts.sensitivity_chart(self._workdir / "sensitivity.png", self._steps, self._records)
+        if distributed.is_writer():
+            charts.sensitivity_chart(self._workdir / "sensitivity.png", self._steps, self._records)
 
     def close(self) -> None:
         """Draws what is not in the chart yet, as when the run ends before its last step."""

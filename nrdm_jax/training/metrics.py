@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nrdm_jax.processes import distributed
+
 
 class Ledger:
     """Seconds of this process by what they were spent on, by the monotonic clock."""
@@ -39,7 +41,8 @@ class Ledger:
 
 
 class MetricsWriter:
-    """metrics.jsonl (one JSON object a line, with `step`) and TensorBoard events in a workdir.
+    """metrics.jsonl (one JSON object a line, with `step`) and TensorBoard events in a workdir; of
+    several processes, one writes.
 
     Args:
       workdir: an existing directory.
@@ -49,6 +52,9 @@ class MetricsWriter:
 
     def __init__(self, workdir: pathlib.Path, first_step: int):
         self._path = workdir / "metrics.jsonl"
+        self._events = None
+        if not distributed.is_writer():
+            return
         if self._path.exists():
             kept = [row for row in read_metrics(workdir) if 0 < first_step >= row["step"]]
             partial = self._path.with_suffix(".tmp")
@@ -59,6 +65,8 @@ class MetricsWriter:
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._events is None:
+            return
         with self._path.open("a") as file:
             file.write(_line({"step": step, **values}))
         for name, value in values.items():
@@ -67,7 +75,8 @@ class MetricsWriter:
         self._events.flush()
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _summary_writer() -> type:

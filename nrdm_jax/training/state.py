@@ -45,9 +45,14 @@ def create(
 
 
 def create_sharded(
-    init: Callable[[Array], Params], optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+    init: Callable[[Array], Params],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    zero1: bool = False,
 ) -> tuple[TrainState, Callable[[], TrainState]]:
     """The abstract state, with the sharding of every leaf, and a function that allocates it.
+    `zero1`: see `partition.shardings`.
 
     Each leaf is born in its shards: nothing ever holds the whole state on one device.
     """
@@ -56,7 +61,7 @@ def create_sharded(
         return create(init, optimizer, seed)
 
     shapes = jax.eval_shape(fresh)
-    shardings = partition.shardings(shapes, mesh)
+    shardings = partition.shardings(shapes, mesh, zero1)
     return partition.abstract(shapes, shardings), jax.jit(fresh, out_shardings=shardings)
 
 

@@ -9,6 +9,7 @@ import optax
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 from nrdm_jax.training import ema, sensitivity
+from nrdm_jax.training.optimizer import Averaged
 from nrdm_jax.training.state import TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -21,6 +22,7 @@ def make_train_step(
     batch_size: int,
     micro_batches: int,
     ema_halflife_images: float,
+    averaged: Averaged | None = None,
     units: int = 0,
     penalty: float = 0.0,
     penalty_examples: int = 0,
@@ -34,6 +36,7 @@ def make_train_step(
       batch_size: examples of `batch`, over all devices.
       micro_batches: forward-backward passes that share a step; gradients add up in float32.
       ema_halflife_images: see `ema.decay`.
+      averaged: in the place of the EMA, see `optimizer.Optimizer`.
       units: residual units to probe, all of the model's; 0: no probe.
       penalty: factor of the sensitivity penalty (`sensitivity.unevenness`) in what is minimised.
       penalty_examples: of the batch, on which it is measured: the first ones.
@@ -98,7 +101,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         images_seen = (state.step + 1).astype(jnp.float32) * batch_size
         decay = ema.decay(images_seen, batch_size, ema_halflife_images)
-        new = (params, ema.update(state.ema, params, decay), opt)
+        mean = averaged(opt, params) if averaged else ema.update(state.ema, params, decay)
+        new = (params, mean, opt)
         old = (state.params, state.ema, state.opt)
         params, average, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 

@@ -132,10 +132,11 @@ def test_golden_shardings(tiny_config):
     tiny_config.mesh.data, tiny_config.mesh.fsdp = 1, 8
     state = build.run(tiny_config).abstract_state
     specs = {path: tuple(leaf.sharding.spec) for path, leaf in trees.leaves_with_path(state.params)}
-    assert specs["stack/blocks/attention/branch/query_kernel"] == (None, "fsdp", None, None)
-    assert specs["stack/blocks/attention/branch/out_kernel"] == (None, None, None, "fsdp")
-    assert specs["stack/blocks/mlp/branch/out/kernel"] == (None, None, "fsdp")
-    assert specs["stack/blocks/mlp/alpha/kernel"] == (None, "fsdp", None)
+    branch = "stack/blocks/attention/branch"
+    assert specs[f"{branch}/query_kernel"] == ("stage", "fsdp", "tensor", None)
+    assert specs[f"{branch}/out_kernel"] == ("stage", "tensor", None, "fsdp")
+    assert specs["stack/blocks/mlp/branch/out/kernel"] == ("stage", "tensor", "fsdp")
+    assert specs["stack/blocks/mlp/alpha/kernel"] == ("stage", "fsdp", None)
     assert specs["final/kernel"] == ("fsdp", None)
     # The moments and the average are divided as their parameters are.
     for path, leaf in trees.leaves_with_path(state):
@@ -168,11 +169,10 @@ def test_a_mesh_axis_used_twice_is_an_error():
 
 
 def test_mesh_that_is_not_the_devices_says_so():
-    with pytest.raises(
-        ValueError, match="mesh.data=3, mesh.fsdp=1 make 3 devices, but there are 8"
-    ):
+    with pytest.raises(ValueError, match="mesh.data=3 make 3 devices, but there are 8"):
         make_mesh({"data": 3, "fsdp": 1})
-    assert dict(make_mesh({"data": -1, "fsdp": 2}).shape) == {"data": 4, "fsdp": 2}
+    found = dict(make_mesh({"data": -1, "fsdp": 2}).shape)
+    assert found == {"data": 4, "stage": 1, "fsdp": 2, "context": 1, "tensor": 1}
 
 
 def test_order_of_the_data_does_not_depend_on_the_mesh(tiny_config):

@@ -101,9 +101,9 @@ def test_decay_and_rates_spare_what_gates_need(tiny_config):
 def test_beta_moves_ten_times_slower_when_bounded(bound, ratio):
     params = {"alpha": {"bias": jnp.zeros(3)}, "beta": {"bias": jnp.zeros(3)}}
     rate = optax.constant_schedule(0.5)
-    adam = optimizer.adamw(
-        rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=0.0, slow_beta=bound
-    )
+    adam = optimizer.make_optimizer(
+        "adamw", rate, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=0.0, slow_beta=bound
+    ).transform
     updates, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
     np.testing.assert_allclose(updates["alpha"]["bias"], -0.5, rtol=1e-5)
     np.testing.assert_allclose(updates["beta"]["bias"], -0.5 * ratio, rtol=1e-5)
@@ -114,7 +114,7 @@ def test_rate_of_beta_is_that_of_its_variant_shared_kernels_included(tiny_config
     tiny_config.model.variant, tiny_config.model.gate_condition = variant, "cond_shared"
     parts = build.run(tiny_config)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape), parts.abstract_state.params)
-    _, adam = build.optimizing(tiny_config)
+    adam = build.optimizing(tiny_config)[1].transform
     updates, _ = adam.update(jax.tree.map(jnp.ones_like, params), adam.init(params), params)
     rates = {
         path: float(jnp.abs(u).max()) / tiny_config.optim.learning_rate

@@ -1,0 +1,222 @@
+"""What a job would be on machines that one does not have: the same program, compiled for them."""
+
+import math
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+
+from nrdm_jax import build, trees
+from nrdm_jax import config as configuration
+from nrdm_jax.sharding import collectives, roofline, topologies
+from nrdm_jax.sharding.topologies import GIB, Topology
+from nrdm_jax.training import charts
+
+# Of a device's memory, what runtimes and their buffers leave to a program.
+USABLE = 0.92
+# Forward passes of a step, see models.memory.
+FORWARDS = {"none": 1, "remat": 2, "offload": 2, "reversible": 2, "sqrt": 3}
+# Reads and writes of an array of the trunk's size that a unit makes in a pass, about: its norm,
+# three projections or the wide layer of an MLP, the gate.
+TRUNKS_A_UNIT = 12
+
+
+def view(config, topology: Topology, what: str = "train") -> dict:
+    """Lowers and compiles the train step, or the sampler, for a topology; prints what it needs.
+
+    Raises:
+      ValueError: the config does not fit the topology.
+    """
+    # A compile that was read from a cache would not tell its time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    parts = build.run(config, topologies.devices_of(topology))
+    shapes = dict(parts.mesh.shape)
+    print(f"mesh: {shapes}, {parts.mesh.size} devices of {_words(topology)}", flush=True)
+    before = time.monotonic()
+    if what == "train":
+        lowered = build.lowered_step(parts, _record_dtype(config), topology.lowering_platform)
+    else:
+        lowered = build.lowered_sampler(parts, topology.lowering_platform)
+    lowered_at = time.monotonic()
+    program = lowered.compile()
+    seconds = {"lower": lowered_at - before, "compile": time.monotonic() - lowered_at}
+
+    sent = collectives.collectives(program.as_text(), shapes)
+    result = _summary(parts, what) | _memory(parts, program, topology, what)
+    result["lower_seconds"] = round(seconds["lower"], 1)
+    result["compile_seconds"] = round(seconds["compile"], 1)
+    result["instructions"] = collectives.instructions(program.as_text())
+    result["collective_gib"] = round(sum(row.bytes for row in sent) / GIB, 3)
+    result["collectives"] = [
+        {"kind": row.kind, "axes": list(row.axes), "count": row.times,
+         "gib": round(row.bytes / GIB, 4)}
+        for row in sent
+    ]  # fmt: skip
+    if topology.chip:
+        result |= _times(parts, topology, sent, result, what)
+    _print(result, topology)
+    return result
+
+
+def sweep(config, topology: Topology, what: str, most: int) -> list[dict]:
+    """`view` on every mesh of data, fsdp and tensor whose state leaves room for activations, those
+    with the most data first, at most so many; the ones that fit by their estimated time, then the
+    others."""
+    found = []
+    for sizes in _meshes(config, topology)[:most]:
+        c = config.copy_and_resolve_references()
+        c.mesh.update(sizes)
+        name = " ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
+        print(f"\n== {name or 'one device'}", flush=True)
+        try:
+            configuration.validate(c)
+            found.append({"mesh": sizes, **view(c, topology, what)})
+        except ValueError as error:
+            print(f"refused: {error}")
+        except jax.errors.JaxRuntimeError as error:  # as when a TPU's compiler finds no room
+            first = str(error).splitlines()[0]
+            print(f"not compiled: {first[:300]}")
+            found.append({"mesh": sizes, "fits": False, "reason": first[:300]})
+    return sorted(found, key=lambda row: (row["fits"] is False, row.get("step_seconds", math.inf)))
+
+
+def _meshes(config, topology: Topology) -> list[dict[str, int]]:
+    count = topology.devices
+    powers = [2**i for i in range(count.bit_length()) if count % 2**i == 0]
+    found = []
+    for tensor in powers[:4]:
+        for fsdp in powers:
+            if (count // tensor) % fsdp == 0:
+                data = count // tensor // fsdp
+                found.append({"data": data, "stage": 1, "fsdp": fsdp, "context": 1,
+                              "tensor": tensor})  # fmt: skip
+    state = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(build.abstract_state(config))
+    )  # fmt: skip
+    room = USABLE * topology.chip.memory if topology.chip else math.inf
+    return [
+        sizes for sizes in sorted(found, key=lambda s: (s["tensor"], -s["data"]))
+        if state / (sizes["fsdp"] * sizes["tensor"]) < room
+    ]  # fmt: skip
+
+
+def chart(path: pathlib.Path, rows: list[dict], topology: Topology) -> None:
+    """The memory of a device, a bar a row."""
+    bars = {
+        " ".join(f"{a}={n}" for a, n in row.get("mesh", {}).items() if n > 1) or "this mesh":
+            row["memory_gib"]
+        for row in rows if "memory_gib" in row
+    }  # fmt: skip
+    room = topology.chip.memory / GIB if topology.chip else None
+    charts.memory_chart(path, f"memory of a device of {_words(topology)}", bars, room)
+
+
+def _words(topology: Topology) -> str:
+    shape = "x".join(map(str, topology.shape))
+    return ":".join(part for part in (topology.platform, topology.generation, shape) if part)
+
+
+def _record_dtype(config):
+    return jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
+
+
+def _summary(parts: build.Run, what: str) -> dict:
+    return {
+        "what": what,
+        "devices": parts.mesh.size,
+        "parameters": trees.count(parts.abstract_state.params),
+        "flops": build.flops_per_step(parts) if what == "train" else build.flops_per_batch(parts),
+    }
+
+
+def _on_device(tree) -> float:
+    """Bytes of a tree's shards on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _memory(parts: build.Run, program, topology: Topology, what: str) -> dict:
+    """By the compiler; what the arguments are of, by their shards."""
+    stats = program.memory_analysis()
+    arguments, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+    peak = arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    state = parts.abstract_state
+    named = {"params": state.params, "ema": state.ema, "optimizer": state.opt}
+    if what != "train":
+        named = {"params": state.ema}
+    held = {name: _on_device(tree) / GIB for name, tree in named.items()}
+    held["batch"] = max(0.0, arguments / GIB - sum(held.values()))
+    held["temporaries"] = temporaries / GIB
+    room = topology.chip.memory if topology.chip else None
+    return {
+        "arguments_gib": round(arguments / GIB, 3),
+        "temporaries_gib": round(temporaries / GIB, 3),
+        "peak_gib": round(peak / GIB, 3),
+        "room_gib": room and round(room / GIB, 1),
+        "fits": peak <= USABLE * room if room else None,
+        "memory_gib": {name: round(value, 3) for name, value in held.items()},
+    }
+
+
+def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -> dict:
+    """The roofline estimate. Not measured."""
+    assert topology.chip
+    c, mesh = parts.config, parts.mesh.shape
+    forwards = FORWARDS[c.model.memory] if what == "train" else 1
+    backward = 2 if what == "train" else 0
+    recomputed = (forwards + backward) / (1 + backward)
+    if mesh["stage"] > 1:
+        busy = c.pipeline.repeats * (c.pipeline.micro_batches or mesh["stage"])
+        recomputed *= (busy + mesh["stage"] - 1) / busy
+    net = build.network(c)
+    width = jnp.dtype(c.model.branch_dtype).itemsize
+    batch = c.train.batch_size if what == "train" else c.sample.batch_size
+    examples = batch / (mesh["data"] * mesh["fsdp"] * mesh["context"])
+    passes = (forwards + backward) if what == "train" else c.sample.steps
+    weights = found["parameters"] * width / (mesh["tensor"] * mesh["stage"])
+    trunks = TRUNKS_A_UNIT * net.scanned_units / mesh["stage"] * examples * net.trunk_size * width
+    state = 2 * found["arguments_gib"] * GIB if what == "train" else 0
+    estimate = roofline.estimate(
+        topology.chip, parts.mesh, sent,
+        model_flops=found["flops"], recomputed=recomputed,
+        traffic=state + passes * (weights + trunks),
+    )  # fmt: skip
+    named = {
+        "compute_seconds": estimate.compute,
+        "memory_seconds": estimate.memory,
+        "collective_seconds": estimate.overlapping + estimate.waiting,
+        "step_seconds": estimate.seconds,
+        "mfu": estimate.mfu,
+        "mfu_overlapped": estimate.mfu_overlapped,
+        "mfu_not_overlapped": estimate.mfu_not_overlapped,
+    }
+    return {name: round(value, 4) for name, value in named.items()}
+
+
+def _print(result: dict, topology: Topology) -> None:
+    print(
+        f"parameters: {result['parameters']:,}; FLOPs, counted from the model: "
+        f"{result['flops']:.4g}"
+    )
+    held = ", ".join(f"{name} {value:.2f}" for name, value in result["memory_gib"].items())
+    fits = {True: ": fits", False: ": DOES NOT FIT", None: ""}[result["fits"]]
+    of = f" of {result['room_gib']} GiB, {USABLE:.0%} usable" if result["room_gib"] else ""
+    print(f"memory a device, by the compiler, GiB: {held}; peak {result['peak_gib']:.2f}{of}{fits}")
+    for row in result["collectives"]:
+        print(f"  {row['kind']:18} over {', '.join(row['axes']):14} {row['count']:7,} times "
+              f"{row['gib']:9.3f} GiB a device")  # fmt: skip
+    if topology.chip:
+        print(
+            f"ESTIMATE by roofline, not measured: step {result['step_seconds']:.3f} s (compute "
+            f"{result['compute_seconds']:.3f}, memory {result['memory_seconds']:.3f}, collectives "
+            f"{result['collective_seconds']:.3f}), MFU {result['mfu']:.2f}; all collectives hidden "
+            f"{result['mfu_overlapped']:.2f}, none {result['mfu_not_overlapped']:.2f}"
+        )
+    print(
+        f"lowered in {result['lower_seconds']} s, compiled in {result['compile_seconds']} s",
+        flush=True,
+    )

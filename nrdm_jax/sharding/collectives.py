@@ -1,0 +1,177 @@
+"""What a compiled program sends between devices: its collectives, read from the optimised HLO."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4,
+          "f32": 4, "s64": 8, "u64": 8, "f64": 8}  # fmt: skip
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([a-z][\w\-]*)\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
+_CALLED = re.compile(
+    r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_SEVERAL = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+class Collective(NamedTuple):
+    """All collectives of a kind over the same mesh axes, of one run of the program.
+
+    Attributes:
+      kind: of `KINDS`.
+      axes: mesh axes over which devices talk.
+      group: the first devices that talk to each other, as places in the flattened mesh; of a
+        permutation a pair.
+      times: how often, iterations of loops included.
+      bytes: that a device receives.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    group: tuple[int, ...]
+    times: int
+    bytes: int
+
+
+def collectives(program: str, mesh: Mapping[str, int]) -> list[Collective]:
+    """Of the text of an optimised HLO module, partitioned over a mesh of these axes and sizes;
+    largest first."""
+    found: dict[tuple, tuple[int, int]] = {}
+    computations, entry = _computations(program)
+    for name, times in _times(computations, entry).items():
+        for line in computations[name]:
+            instruction = _INSTRUCTION.match(line)
+            if not instruction:
+                continue
+            kind = instruction[2].removesuffix("-start")
+            if kind not in KINDS:
+                continue
+            group = _group(line, math.prod(mesh.values()))
+            if len(group) < 2:
+                continue
+            started = instruction[2].endswith("-start")
+            received = _received(kind, _size(instruction[1]), len(group), started)
+            key = (kind, _axes(group, mesh), tuple(group))
+            count, total = found.get(key, (0, 0))
+            found[key] = (count + times, total + times * received)
+    rows = [
+        Collective(kind, axes, group, times, total)
+        for (kind, axes, group), (times, total) in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row.bytes)
+
+
+def instructions(program: str) -> int:
+    """Of all computations, each counted once."""
+    computations, _ = _computations(program)
+    return sum(bool(_INSTRUCTION.match(line)) for lines in computations.values() for line in lines)
+
+
+def _computations(program: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of each computation, and the name of the entry."""
+    lines: dict[str, list[str]] = {}
+    entry = current = ""
+    for line in program.splitlines():
+        header = None if line.startswith(" ") else _HEADER.match(line)
+        if header:
+            current = header[2]
+            lines[current] = []
+            entry = current if header[1] else entry
+        elif current:
+            lines[current].append(line)
+    return lines, entry
+
+
+def _times(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
+    """How often each computation runs in one run of the program."""
+    times: dict[str, int] = {}
+
+    def visit(name: str, count: int) -> None:
+        if name not in computations:
+            return
+        times[name] = times.get(name, 0) + count
+        for line in computations[name]:
+            called = _CALLED.findall(line)
+            for several in _SEVERAL.findall(line):
+                called += [part.strip().lstrip("%") for part in several.split(",")]
+            trips = 1
+            if " while(" in line:
+                known = _TRIPS.search(line)
+                trips = int(known[1]) if known else _bound(line, computations)
+            for other in called:
+                visit(other, count * trips)
+
+    visit(entry, 1)
+    return times
+
+
+def _bound(line: str, computations: dict[str, list[str]]) -> int:
+    """Iterations of a loop, from the constant that its condition compares with."""
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
+    body = computations.get(condition[1], []) if condition else []
+    numbers = [int(n) for row in body for n in re.findall(r"s32\[\][^=]*constant\((\d+)\)", row)]
+    return max(numbers, default=1)
+
+
+def _size(shape: str) -> int:
+    """Bytes of an array or a tuple of arrays."""
+    total = 0
+    for kind, sizes in _ARRAY.findall(shape):
+        width = _BYTES.get(kind, 1)  # what is not listed are the 8-bit floats
+        total += width * math.prod(int(n) for n in sizes.split(",") if n)
+    return total
+
+
+def _received(kind: str, size: int, devices: int, started: bool) -> int:
+    """Bytes that a device receives, given those of the instruction's result, by the best
+    algorithm on a ring. What is started only has its operands in its result as well."""
+    if started and kind == "all-gather":
+        size = size * devices // (devices + 1)
+    if started and kind == "reduce-scatter":
+        size = size // (devices + 1)
+    if started and kind == "collective-permute":
+        size = size // 2
+    if kind == "collective-permute":
+        return size
+    if kind == "reduce-scatter":
+        return size * (devices - 1)
+    share = size * (devices - 1) // devices
+    return 2 * share if kind == "all-reduce" else share
+
+
+def _group(line: str, devices: int) -> list[int]:
+    """The devices of one group, as places in the flattened mesh; of a permutation, one pair."""
+    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
+    if pairs:
+        return [int(pairs[1]), int(pairs[2])]
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    if listed:
+        return [int(n) for n in listed[1].split(",")]
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    if iota:
+        shape, reshaped = ([int(n) for n in iota[i].split(",")] for i in (1, 2))
+        places = np.arange(math.prod(reshaped)).reshape(reshaped)
+        if iota[3]:
+            places = places.transpose([int(n) for n in iota[3].split(",")])
+        return places.reshape(shape)[0].tolist()
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+    if named:
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        chosen = re.findall(r"'([^']+)'", named[2])
+        places = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        first = tuple(slice(None) if name in chosen else 0 for name in sizes)
+        return places[first].flatten().tolist()
+    return list(range(devices))
+
+
+def _axes(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """The mesh axes along which the devices of a group differ."""
+    places = np.asarray(np.unravel_index(group, tuple(mesh.values())))
+    differ = (places != places[:, :1]).any(axis=1)
+    return tuple(axis for axis, yes in zip(mesh, differ, strict=True) if yes)

@@ -1,0 +1,158 @@
+"""Several real processes on loopback are one job."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from nrdm_jax import config as configuration
+from nrdm_jax.processes import distributed
+from nrdm_jax.processes.workdir import changes
+from nrdm_jax.training.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROCESSES = 2
+CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES",
+            "MEGASCALE_NUM_SLICES")  # fmt: skip
+
+
+def environment(devices, data_dir):
+    return dict(
+        os.environ,
+        JAX_PLATFORMS="cpu",
+        TFDS_DATA_DIR=data_dir,
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0 "
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    )
+
+
+def start(workdir, data_dir, processes, *flags):
+    """The smoke job of 8 devices, over so many processes, each one's lines in a file."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "nrdm_jax.train", "--config=configs/openmoji32.py:smoke",
+               f"--workdir={workdir}", "--config.model.depth=2", "--config.log.every=1",
+               "--config.evaluate.examples=32", "--config.mesh.fsdp=4", *flags]  # fmt: skip
+    started = []
+    for i in range(processes):
+        several = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}",
+                   f"--process_id={i}"] if processes > 1 else []  # fmt: skip
+        with pathlib.Path(f"{workdir}.{i}.log").open("w") as file:
+            started.append(subprocess.Popen(
+                [*command, *several], cwd=ROOT, env=environment(8 // processes, data_dir),
+                stdout=file, stderr=subprocess.STDOUT,
+            ))  # fmt: skip
+    return started
+
+
+def wait(workdir, started):
+    codes = [process.wait(timeout=400) for process in started]
+    logs = [pathlib.Path(f"{workdir}.{i}.log").read_text() for i in range(len(started))]
+    return codes, logs
+
+
+def test_two_processes_train_what_one_does(tmp_path, data_dir):
+    short = "--config.train.steps=4"
+    losses = {}
+    for processes in (1, PROCESSES):
+        workdir = tmp_path / str(processes)
+        codes, logs = wait(workdir, start(workdir, data_dir, processes, short))
+        assert codes == [0] * processes, logs
+        rows = read_metrics(workdir)
+        losses[processes] = [row["loss"] for row in rows if "loss" in row]
+        losses[processes] += [row["heldout_loss"] for row in rows if "heldout_loss" in row]
+    assert len(losses[1]) == 6
+    np.testing.assert_allclose(losses[PROCESSES], losses[1], rtol=1e-5)
+    # One prints and writes; the RESULT is said once.
+    assert "RESULT" in logs[0] and "RESULT" not in logs[1]
+    # A single process goes on with what several have saved.
+    longer = "--config.train.steps=5"
+    workdir = tmp_path / str(PROCESSES)
+    codes, logs = wait(workdir, start(workdir, data_dir, 1, longer, "--allow_config_change"))
+    assert codes == [0] and "restored step 4" in logs[0], logs
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_stops_all_at_one_step(tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    started = start(workdir, data_dir, PROCESSES, "--config.train.steps=2000",
+                    "--config.evaluate.every=0")  # fmt: skip
+    log = pathlib.Path(f"{workdir}.0.log")
+    deadline = time.monotonic() + 300
+    while "step=5/" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    started[1].send_signal(signal.SIGTERM)
+    codes, logs = wait(workdir, started)
+    assert codes == [75, 75], logs
+    assert "SIGTERM: saved step" in logs[0]
+    steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    assert f"saved step {max(steps)} of 2000" in logs[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"coordinator": "localhost:1"}, "go together; give all"),
+        ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "give 0 to 1"),
+    ],
+)
+def test_flags_of_processes_that_contradict_each_other(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        distributed.start(**arguments)
+
+
+def test_alone_nothing_is_started(monkeypatch):
+    for name in CLUSTERS:
+        monkeypatch.delenv(name, raising=False)
+    assert distributed.cluster() is None
+    distributed.start()
+    assert not distributed.active() and distributed.is_writer()
+
+
+@pytest.mark.parametrize(
+    ("environment", "cluster"),
+    [
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, "slurm"),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, None),  # sbatch without srun
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, "cloud_tpu"),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, "cloud_tpu"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "ompi"),
+    ],
+    ids=json.dumps,
+)
+def test_clusters_by_their_environment(monkeypatch, environment, cluster):
+    for name in CLUSTERS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.cluster() == cluster
+
+
+def test_a_process_a_node_sees_all_its_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("SLURM_STEP_GPUS", raising=False)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    assert distributed._gpus_of_node() == list(range(8))
+
+
+def test_a_run_of_before_a_field_was_there_has_its_default(tmp_path):
+    now = configuration.to_dict(configuration.default())
+    old = json.loads(json.dumps(now))
+    del old["mesh"]["tensor"], old["optim"]["name"], old["pipeline"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert changes(tmp_path, now, allowed=False) == []
+    with pytest.raises(ValueError, match="mesh.tensor: 1 -> 2"):
+        changes(tmp_path, now | {"mesh": now["mesh"] | {"tensor": 2}}, allowed=False)
+    # What this version does not know can be left behind, on request.
+    (tmp_path / "config.json").write_text(json.dumps(old | {"later": 1}))
+    assert changes(tmp_path, now, allowed=True) == ["later: 1 -> '(absent)'"]
