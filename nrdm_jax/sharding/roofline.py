@@ -43,7 +43,7 @@ def rate(chip: Chip, devices: Sequence[jax.Device]) -> float:
     they differ, between GPUs of a host, or over the network."""
     if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
         return chip.network_rate
-    if hasattr(devices[0], "coords"):
+    if devices[0].platform == "tpu":
         axes = sum(
             len(set(places)) > 1 for places in zip(*(d.coords for d in devices), strict=True)
         )
