@@ -3,7 +3,7 @@
 Purpose: the flow-shaped stack on long sequences: 200 gated blocks of width 1,024, joint attention
 over 4,096 tokens (and, with data.shape=(64,64,64,4), 65,536), keys and values going round a ring of
 four devices.
-Expected result: none measured here; validated and compiled ahead of time only.
+Expected result: none measured here; validated only.
 Data: a TFDS data set `video_latents` (array_record) with features `latent` (16, 32, 32, 4) float32
 and `label`, prepared by the user in TFDS_DATA_DIR.
 Command: python -m nrdm_jax.compile_ahead --config=configs/nrdm_f_video.py --topology=tpu:v5p:4x4x4

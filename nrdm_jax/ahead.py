@@ -35,7 +35,7 @@ def view(config, topology: Topology, what: str = "train") -> dict:
     print(f"mesh: {shapes}, {parts.mesh.size} devices of {_words(topology)}", flush=True)
     before = time.monotonic()
     if what == "train":
-        lowered = build.lowered_step(parts, _record_dtype(config), topology.lowering_platform)
+        lowered = build.lowered_step(parts, build.record_dtype(config), topology.lowering_platform)
     else:
         lowered = build.lowered_sampler(parts, topology.lowering_platform)
     lowered_at = time.monotonic()
@@ -116,10 +116,6 @@ def chart(path: pathlib.Path, rows: list[dict], topology: Topology) -> None:
 def _words(topology: Topology) -> str:
     shape = "x".join(map(str, topology.shape))
     return ":".join(part for part in (topology.platform, topology.generation, shape) if part)
-
-
-def _record_dtype(config):
-    return jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
 
 
 def _summary(parts: build.Run, what: str) -> dict:

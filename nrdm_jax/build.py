@@ -204,6 +204,11 @@ def optimizing(config) -> tuple[optax.Schedule, Optimizer]:
     )
 
 
+def record_dtype(config):
+    """Of records that nobody has opened: pixels, or latents."""
+    return jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
+
+
 def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     """What the loader yields, as shapes with shardings."""
     size, sharding = config.train.batch_size, batch_sharding(mesh)

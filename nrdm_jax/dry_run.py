@@ -2,8 +2,6 @@
 
 import time
 
-import jax.numpy as jnp
-
 from nrdm_jax import build, trees
 
 
@@ -31,8 +29,7 @@ def describe(config) -> dict:
     print(f"\n{net.depth_in_words()}\nparameters: {total:,}")
     print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
     before = time.monotonic()
-    dtype = jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
-    memory = build.compiled_step(parts, dtype).memory_analysis()
+    memory = build.compiled_step(parts, build.record_dtype(config)).memory_analysis()
     seconds = time.monotonic() - before
     gib = 2.0**30
     print(
