@@ -146,7 +146,11 @@ def _received(kind: str, size: int, devices: int, started: bool) -> int:
 
 
 def _group(line: str, devices: int) -> list[int]:
-    """The devices of one group, as places in the flattened mesh; of a permutation, one pair."""
+    """The devices of one group, as places in the flattened mesh; of a permutation, one pair.
+
+    Raises:
+      ValueError: the groups are written in a form that is not known.
+    """
     pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
     if pairs:
         return [int(pairs[1]), int(pairs[2])]
@@ -155,19 +159,29 @@ def _group(line: str, devices: int) -> list[int]:
         return [int(n) for n in listed[1].split(",")]
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
     if iota:
-        shape, reshaped = ([int(n) for n in iota[i].split(",")] for i in (1, 2))
-        places = np.arange(math.prod(reshaped)).reshape(reshaped)
-        if iota[3]:
-            places = places.transpose([int(n) for n in iota[3].split(",")])
-        return places.reshape(shape)[0].tolist()
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+        shape = [int(n) for n in iota[1].split(",")]
+        return _places(iota[2], iota[3]).reshape(shape)[0].tolist()
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?"
+        r" \{([^}]*)\}",
+        line,
+    )
     if named:
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        chosen = re.findall(r"'([^']+)'", named[2])
-        places = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        chosen = re.findall(r"'([^']+)'", named[4])
+        places = _places(named[2] or str(math.prod(sizes.values())), named[3])
         first = tuple(slice(None) if name in chosen else 0 for name in sizes)
-        return places[first].flatten().tolist()
-    return list(range(devices))
+        return places.reshape(tuple(sizes.values()))[first].flatten().tolist()
+    if "replica_groups={}" in line or "replica_groups" not in line:
+        return list(range(devices))
+    raise ValueError(f"collective of unknown groups: {line.strip()[:500]}")
+
+
+def _places(shape: str, transposed: str | None) -> np.ndarray:
+    """0, 1, ... in this shape, `8,8`, its axes then in this order, `1,0`."""
+    sizes = [int(n) for n in shape.split(",")]
+    places = np.arange(math.prod(sizes)).reshape(sizes)
+    return places.transpose([int(n) for n in transposed.split(",")]) if transposed else places
 
 
 def _axes(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ class Chip(NamedTuple):
 
 
 GIB = 2.0**30
+# platform -> the extra that has its compiler, and packages of it
+EXTRAS = {"tpu": ("tpu-aot", ("libtpu",)), "gpu": ("gpu-aot", ("jax_cuda13_plugin",))}
 # TPUs: Google's system architecture pages, https://docs.cloud.google.com/tpu/docs/v5p and those of
 # the others; links and network as in "How to Scale Your Model" (https://jax-ml.github.io/scaling-book,
 # chapters 2 and 3), v7x's from its announcement (9.6 Tb/s a chip, both directions, six links).
@@ -119,8 +121,7 @@ def parse(name: str) -> Topology:
 
 def missing_extra(topology: Topology) -> str:
     """The extra whose packages this topology needs and that is not installed; empty if none."""
-    wanted = {"tpu": ("tpu-aot", ("libtpu",)), "gpu": ("gpu-aot", ("jax_cuda13_plugin",))}
-    extra, modules = wanted.get(topology.platform, ("", ()))
+    extra, modules = EXTRAS.get(topology.platform, ("", ()))
     return extra if any(importlib.util.find_spec(name) is None for name in modules) else ""
 
 
