@@ -56,7 +56,11 @@ def collectives(program: str, mesh: Mapping[str, int]) -> list[Collective]:
             if len(group) < 2:
                 continue
             started = instruction[2].endswith("-start")
-            received = _received(kind, _size(instruction[1]), len(group), started)
+            size = _size(instruction[1])
+            if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+                # A fusion of a TPU: each device sums, and has, its own part.
+                kind, size = "reduce-scatter", size // len(group)
+            received = _received(kind, size, len(group), started)
             key = (kind, _axes(group, mesh), tuple(group))
             count, total = found.get(key, (0, 0))
             found[key] = (count + times, total + times * received)
@@ -112,11 +116,46 @@ def _times(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
 
 
 def _bound(line: str, computations: dict[str, list[str]]) -> int:
-    """Iterations of a loop, from the constant that its condition compares with."""
-    condition = re.search(r"condition=%?([\w.\-]+)", line)
-    body = computations.get(condition[1], []) if condition else []
-    numbers = [int(n) for row in body for n in re.findall(r"s32\[\][^=]*constant\((\d+)\)", row)]
-    return max(numbers, default=1)
+    """Iterations of a loop that counts from 0: the constant that its condition compares the counter
+    with, over what its body adds to the counter."""
+    names = [re.search(rf"{part}=%?([\w.\-]+)", line) for part in ("condition", "body")]
+    condition, body = (_defined(computations.get(n[1], []) if n else []) for n in names)
+    bounds = [_integer(value) for value in condition.values()]
+    bound = max((n for n in bounds if n is not None), default=1)
+    counter = re.search(r"get-tuple-element\(.*index=(\d+)", " ".join(condition.values()))
+    tuples = [value for value in body.values() if value.startswith("ROOT ")]
+    if not counter or not tuples:
+        return bound
+    return max(1, bound // max(1, _added(_operands(tuples[0])[int(counter[1])], body)))
+
+
+def _added(name: str, defined: dict[str, str]) -> int:
+    """What integers are added to an element of a tuple on its way to `name`."""
+    value = defined.get(name, "")
+    if not re.search(r" (add|copy|bitcast)\(", value):
+        return 0
+    total, inner = 0, ""
+    for operand in _operands(value):
+        number = _integer(defined.get(operand, ""))
+        total, inner = (total, operand) if number is None else (total + number, inner)
+    return total + _added(inner, defined)
+
+
+def _defined(lines: list[str]) -> dict[str, str]:
+    """name -> `[ROOT ]type operation(...)...` of each instruction."""
+    found = (re.match(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$", line) for line in lines)
+    return {one[2]: (one[1] or "") + one[3] for one in found if one}
+
+
+def _integer(value: str) -> int | None:
+    found = re.match(r"(?:ROOT )?[su]32\[\]\S* constant\((\d+)\)", value)
+    return int(found[1]) if found else None
+
+
+def _operands(value: str) -> list[str]:
+    inner = re.sub(r"/\*.*?\*/", "", value)
+    found = re.search(r" (?:tuple|add|copy|bitcast)\(([^)]*)\)", inner)
+    return [name.strip().lstrip("%") for name in found[1].split(",")] if found else []
 
 
 def _size(shape: str) -> int:

@@ -71,6 +71,58 @@ def test_groups_by_axes_of_a_mesh():
     assert (found.axes, found.group) == (("data", "tensor"), (0, 1, 4, 5))
 
 
+def program(line: str, name: str = "main") -> str:
+    return f"ENTRY %{name} (x: f32[16]) -> f32[16] {{\n  {line}\n}}\n"
+
+
+def test_groups_by_axes_of_a_mesh_of_devices_in_another_order():
+    # Devices lie along the second axis first: `a` takes 0, 1, 2, 3 and `b` 0, 4.
+    line = "%ar = f32[16]{0} all-reduce(%y), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'AXIS'}"  # noqa: E501
+    mesh = {"data": 2, "fsdp": 4}
+    (found,) = collectives.collectives(program(line.replace("AXIS", "a")), mesh)
+    assert (found.axes, found.group) == (("fsdp",), (0, 1, 2, 3))
+    (found,) = collectives.collectives(program(line.replace("AXIS", "b")), mesh)
+    assert (found.axes, found.group) == (("data",), (0, 4))
+
+
+def test_groups_in_an_unknown_form_are_an_error():
+    with pytest.raises(ValueError, match="unknown groups"):
+        collectives.collectives(program("%ar = f32[16]{0} all-reduce(%y), replica_groups=new"),
+                                {"data": 8})  # fmt: skip
+
+
+def test_a_fused_sum_of_which_each_device_keeps_a_part_is_a_reduce_scatter():
+    line = "%ar = f32[16]{0} all-reduce(%y), replica_groups={{0,1,2,3}}"
+    (found,) = collectives.collectives(program(line, "all-reduce-scatter.3"), {"fsdp": 4})
+    assert (found.kind, found.bytes) == ("reduce-scatter", 16 * 4 * 3 // 4)
+
+
+def test_a_loop_that_counts_by_twos():
+    loop = """
+%body (s: (f32[8], u32[])) -> (f32[8], u32[]) {
+  %s = (f32[8]{0}, u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%s), index=1
+  %one = u32[]{:T(128)} constant(1)
+  %moved = u32[]{:T(128)S(6)} copy(%i)
+  %next = u32[]{:T(128)} add(%moved, %one)
+  %after = u32[]{:T(128)} add(%one, %next)
+  %p = f32[8]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+  ROOT %out = (f32[8]{0}, u32[]{:T(128)}) tuple(%p, /*index=1*/%after)
+}
+
+%condition (s: (f32[8], u32[])) -> pred[] {
+  %s = (f32[8]{0}, u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%s), index=1
+  %n = u32[]{:T(128)} constant(8)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+"""
+    call = "%l = (f32[8]{0}, u32[]) while(%t), condition=%condition, body=%body"
+    (found,) = collectives.collectives(loop + program(call), {"fsdp": 2})
+    assert found.times == 4
+
+
 def test_a_compiled_scan_over_divided_weights_gathers_them_in_each_iteration():
     mesh = make_mesh({"data": 1, "fsdp": 8})
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
