@@ -46,6 +46,9 @@ setup(
         "resvg-py==0.5.0",
     ],
     extras_require={
+        # 8-bit products, and attention kernels, that a config may ask for.
+        "quantize": ["qwix>=0.1.8,<0.2"],
+        "tokamax": ["tokamax>=0.0.12"],
         "test": [
             "chex",
             "hypothesis",
@@ -54,7 +57,9 @@ setup(
             "pre-commit",
             "pytest>=8",
             "pytest-xdist",
+            "qwix>=0.1.8,<0.2",
             "ruff",
+            "tokamax>=0.0.12",
         ],
         "torch": ["torch==2.13.0", "diffusers"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
@@ -62,5 +67,6 @@ setup(
         # Compilers of machines that are not there, for nrdm_jax.compile_ahead.
         "tpu-aot": ["libtpu==0.0.42.*"],
         "gpu-aot": [],  # see launch/no_deps.txt
+        "cudnn-aot": [],  # beside gpu-aot, for model.attention_kernel=cudnn
     },
 )

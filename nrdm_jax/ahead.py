@@ -7,23 +7,23 @@ import time
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import build, trees
+from nrdm_jax import build, dry_run, trees
 from nrdm_jax import config as configuration
-from nrdm_jax.sharding import collectives, roofline, topologies
+from nrdm_jax.models import memory
+from nrdm_jax.sharding import collectives, partition, roofline, topologies
 from nrdm_jax.sharding.topologies import GIB, Topology
 from nrdm_jax.training import charts
 
 # Of a device's memory, what runtimes and their buffers leave to a program.
 USABLE = 0.92
-# Forward passes of a step, see models.memory.
-FORWARDS = {"none": 1, "remat": 2, "offload": 2, "reversible": 2, "sqrt": 3}
 # Reads and writes of an array of the trunk's size that a unit makes in a pass, about: its norm,
 # three projections or the wide layer of an MLP, the gate.
 TRUNKS_A_UNIT = 12
 
 
-def view(config, topology: Topology, what: str = "train") -> dict:
-    """Lowers and compiles the train step, or the sampler, for a topology; prints what it needs.
+def view(config, topology: Topology, what: str = "train", table: bool = False) -> dict:
+    """Lowers and compiles the train step, or the sampler, for a topology; prints what it needs, and
+    with `table` each parameter.
 
     Raises:
       ValueError: the config does not fit the topology.
@@ -33,6 +33,8 @@ def view(config, topology: Topology, what: str = "train") -> dict:
     parts = build.run(config, topologies.devices_of(topology))
     shapes = dict(parts.mesh.shape)
     print(f"mesh: {shapes}, {parts.mesh.size} devices of {_words(topology)}", flush=True)
+    if table:
+        dry_run.print_parameters(parts)
     before = time.monotonic()
     if what == "train":
         lowered = build.lowered_step(parts, build.record_dtype(config), topology.lowering_platform)
@@ -42,11 +44,13 @@ def view(config, topology: Topology, what: str = "train") -> dict:
     program = lowered.compile()
     seconds = {"lower": lowered_at - before, "compile": time.monotonic() - lowered_at}
 
-    sent = collectives.collectives(program.as_text(), shapes)
+    text = program.as_text()
+    sent = collectives.collectives(text, shapes)
     result = _summary(parts, what) | _memory(parts, program, topology, what)
     result["lower_seconds"] = round(seconds["lower"], 1)
     result["compile_seconds"] = round(seconds["compile"], 1)
-    result["instructions"] = collectives.instructions(program.as_text())
+    result["instructions"] = collectives.instructions(text)
+    result["custom_calls"] = collectives.custom_calls(text)
     result["collective_gib"] = round(sum(row.bytes for row in sent) / GIB, 3)
     result["collectives"] = [
         {"kind": row.kind, "axes": list(row.axes), "count": row.times,
@@ -127,14 +131,6 @@ def _summary(parts: build.Run, what: str) -> dict:
     }
 
 
-def _on_device(tree) -> float:
-    """Bytes of a tree's shards on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
 def _memory(parts: build.Run, program, topology: Topology, what: str) -> dict:
     """By the compiler; what the arguments are of, by their shards."""
     stats = program.memory_analysis()
@@ -144,7 +140,7 @@ def _memory(parts: build.Run, program, topology: Topology, what: str) -> dict:
     named = {"params": state.params, "ema": state.ema, "optimizer": state.opt}
     if what != "train":
         named = {"params": state.ema}
-    held = {name: _on_device(tree) / GIB for name, tree in named.items()}
+    held = {name: partition.bytes_on_device(tree) / GIB for name, tree in named.items()}
     held["batch"] = max(0.0, arguments / GIB - sum(held.values()))
     held["temporaries"] = temporaries / GIB
     room = topology.chip.memory if topology.chip else None
@@ -162,7 +158,7 @@ def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -
     """The roofline estimate. Not measured."""
     assert topology.chip
     c, mesh = parts.config, parts.mesh.shape
-    forwards = FORWARDS[c.model.memory] if what == "train" else 1
+    forwards = memory.FORWARDS[c.model.memory] if what == "train" else 1
     backward = 2 if what == "train" else 0
     recomputed = (forwards + backward) / (1 + backward)
     if mesh["stage"] > 1:

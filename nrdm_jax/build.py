@@ -18,6 +18,7 @@ from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import losses, predictions, times
 from nrdm_jax.diffusion.schedules import Path, make_path, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.models import fused_attention, quantized
 from nrdm_jax.models.continuous import ContinuousDiT
 from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.dit import DiT
@@ -69,8 +70,11 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
     """
     mesh = make_mesh(config.mesh, devices, config.mesh.slices)
     configuration.check_parallel(_sized(config), mesh.shape)
+    platform = mesh.devices.flat[0].platform
     if config.model.memory == "offload":
-        check_offload(mesh.devices.flat[0].platform)
+        check_offload(platform)
+    fused_attention.check(config.model.attention_kernel, platform)
+    quantized.check(config.model.quantize)
     micro = config.train.batch_size // config.train.micro_batches
     check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
@@ -267,16 +271,24 @@ def flops_per_step(parts: Run) -> int:
     """Of the model, forward and backward, over a batch; 0 where the program does not say, as of a
     solver that chooses its steps."""
     size = parts.config.train.batch_size
-    _, apply = model(parts.config)  # on no mesh: of a whole example, and not of a device's part
+    _, apply = model(_counted(parts.config))
     one = flops.count(apply, parts.abstract_state.params, *example(parts.config, 1))
     return flops.FORWARD_AND_BACKWARD * one * size
+
+
+def _counted(config):
+    """A config whose program tells its FLOPs: fused kernels do not. The model is then put on no
+    mesh: a whole example is counted, and not a device's part."""
+    plain = config.copy_and_resolve_references()
+    plain.model.attention_kernel, plain.model.quantize = "xla", "none"
+    return plain
 
 
 def flops_per_batch(parts: Run) -> int:
     """Of the sampler, over a batch; evaluations of the network by guidance and of the solver
     included. 0 as `flops_per_step`."""
     c = parts.config
-    _, apply = model(c)
+    _, apply = model(_counted(c))
     sampler = generator(c, apply, parts.path, parts.mesh)
     numbers = [jax.ShapeDtypeStruct((1,), kind) for kind in (jnp.uint32, jnp.int32)]
     return c.sample.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)

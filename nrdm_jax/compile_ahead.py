@@ -23,6 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("what", "train", ["train", "sample"], "the program")
     flags.DEFINE_bool("sweep", False, "over meshes of data, fsdp and tensor; ranks those that fit")
     flags.DEFINE_integer("most", 8, "meshes of a sweep, at most", lower_bound=1)
+    flags.DEFINE_bool("table", False, "each parameter's sharding and bytes a device")
     flags.DEFINE_string("json", None, "file for the result")
     flags.DEFINE_string("picture", None, "PNG of a device's memory")
 
@@ -49,7 +50,7 @@ def run() -> int:
                   f"{row.get('step_seconds', '')}")  # fmt: skip
         result = {"fits": any(row["fits"] is not False for row in rows), "meshes": rows}
     else:
-        result = ahead.view(config, topology, f.what)
+        result = ahead.view(config, topology, f.what, f.table)
         rows = [result]
     if f.json:
         pathlib.Path(f.json).write_text(json.dumps(result, indent=2))

@@ -3,6 +3,7 @@
 import time
 
 from nrdm_jax import build, trees
+from nrdm_jax.sharding import partition
 
 
 def describe(config) -> dict:
@@ -15,18 +16,14 @@ def describe(config) -> dict:
     build.level_times(config, parts.path)
     state = parts.abstract_state
     print(f"mesh: {dict(parts.mesh.shape)}, {parts.mesh.size} devices\n")
-    leaves = trees.leaves_with_path(state.params)
-    widest = max(len(path) for path, _ in leaves)
-    print(f"{'parameter':{widest}}  {'shape':>22}  {'type':>8}  {'count':>12}  sharding")
-    for path, leaf in leaves:
-        print(
-            f"{path:{widest}}  {leaf.shape!s:>22}  {leaf.dtype.name:>8}  {leaf.size:>12,}  "
-            f"{leaf.sharding.spec}"
-        )
+    print_parameters(parts)
     total = trees.count(state.params)
     step_flops = build.flops_per_step(parts)
     net = build.network(config)
+    held = {"parameters": state.params, "EMA": state.ema, "optimizer": state.opt}
+    held = {name: partition.bytes_on_device(tree) for name, tree in held.items()}
     print(f"\n{net.depth_in_words()}\nparameters: {total:,}")
+    print("bytes a device: " + ", ".join(f"{name} {size:,}" for name, size in held.items()))
     print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
     before = time.monotonic()
     memory = build.compiled_step(parts, build.record_dtype(config)).memory_analysis()
@@ -42,7 +39,30 @@ def describe(config) -> dict:
         "units": net.scanned_units,
         "flops_per_step": step_flops,
         "devices": parts.mesh.size,
+        "state_bytes": sum(held.values()),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "compile_seconds": round(seconds, 1),
     }
+
+
+def print_parameters(parts: build.Run) -> None:
+    """For each parameter its shape, its bytes on a device and how it is divided."""
+    leaves = trees.leaves_with_path(parts.abstract_state.params)
+    widest = max(len(path) for path, _ in leaves)
+    print(
+        f"{'parameter':{widest}}  {'shape':>22}  {'type':>8}  {'count':>14}  "
+        f"{'bytes a device':>14}  sharding"
+    )
+    for path, leaf in leaves:
+        print(
+            f"{path:{widest}}  {leaf.shape!s:>22}  {leaf.dtype.name:>8}  {leaf.size:>14,}  "
+            f"{partition.bytes_on_device(leaf):>14,}  {_in_words(leaf.sharding.spec, parts.mesh.shape)}"
+        )
+
+
+def _in_words(spec, shapes) -> str:
+    """`-, fsdp, tensor`: for each axis the mesh axes that divide it."""
+    axes = (axis if isinstance(axis, tuple) else (axis,) for axis in spec)
+    names = ("+".join(name for name in axis if shapes.get(name, 1) > 1) for axis in axes)
+    return ", ".join(name or "-" for name in names) or "-"

@@ -1,5 +1,6 @@
 """Compiling ahead says what the compiler says."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -22,10 +23,14 @@ def compile_ahead(*flags):
 
 
 def test_for_eight_devices_that_are_simulated(tmp_path):
-    small = ("--config=configs/openmoji32.py:smoke", "--topology=cpu:8", "--config.model.depth=2",
+    flags = ("--config=configs/openmoji32.py:smoke", "--topology=cpu:8", "--config.model.depth=2",
              "--config.mesh.data=2", "--config.mesh.fsdp=4")  # fmt: skip
-    done = compile_ahead(*small, f"--json={tmp_path}/a.json", f"--picture={tmp_path}/a.png")
+    done = compile_ahead(*flags, f"--json={tmp_path}/a.json", f"--picture={tmp_path}/a.png",
+                         "--table")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    (line,) = (row for row in done.stdout.splitlines() if row.startswith("patch_embed/kernel"))
+    # 4 x 4 x 3 numbers of a patch, of 4 bytes, to a width of 32 that is divided by four.
+    assert line.split()[-5:] == ["float32", "1,536", "1,536", "-,", "fsdp"]
     result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
     assert result == json.loads((tmp_path / "a.json").read_text())
     assert (tmp_path / "a.png").stat().st_size > 1000
@@ -45,6 +50,13 @@ def test_the_sampler_too():
     assert json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))["what"] == "sample"
 
 
+def needs(extra: str, topology: str):
+    return pytest.mark.skipif(
+        bool(topologies.missing_extra(topologies.parse(topology))),
+        reason=f"the extra {extra} is not installed",
+    )
+
+
 @pytest.mark.skipif(
     not topologies.missing_extra(topologies.parse("tpu:v5p:4x4x4")), reason="the extra is there"
 )
@@ -53,18 +65,38 @@ def test_without_its_compiler_the_extra_is_named():
     assert done.returncode == 2 and "--extras=tpu-aot" in done.stderr
 
 
-@pytest.mark.skipif(
-    bool(topologies.missing_extra(topologies.parse("tpu:v5p:2x2x1"))),
-    reason="the extra tpu-aot is not installed",
-)
-def test_for_a_tpu_that_is_not_there():
-    batches = (f"--config.{name}.batch_size=16" for name in ("train", "evaluate", "sample"))
-    done = compile_ahead(
-        "--config=configs/nrdm_f_1000.py:v5p",
-        "--topology=tpu:v5p:2x2x1",
-        "--config.model.depth=4",
-        *batches,
-    )
+def small(name: str, topology: str, *flags: str):
+    """nrdm_f_1000 with four blocks and a batch of 16."""
+    batches = (f"--config.{part}.batch_size=16" for part in ("train", "evaluate", "sample"))
+    done = compile_ahead(f"--config=configs/nrdm_f_1000.py:{name}", f"--topology={topology}",
+                         "--config.model.depth=4", "--config.mesh.data=1", "--config.mesh.fsdp=-1",
+                         *batches, *flags)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+
+
+@needs("tpu-aot", "tpu:v5p:2x2x1")
+@pytest.mark.parametrize("kernel", ["xla", "splash"])
+def test_for_a_tpu_that_is_not_there(kernel):
+    result = small("v5p", "tpu:v5p:2x2x1", f"--config.model.attention_kernel={kernel}")
+    # Forward, forward again under remat, and backward twice: of queries, of keys and values.
+    assert result["custom_calls"].get("tpu_custom_call", 0) >= (0 if kernel == "xla" else 3)
+    assert result["fits"] and 0 < result["mfu_not_overlapped"] <= result["mfu"] <= 1
+
+
+@needs("tpu-aot", "tpu:v5p:2x2x1")
+def test_for_a_tpu_in_eight_bits():
+    exact, small_bits = (small("v5p", "tpu:v5p:2x2x1", f"--config.model.quantize={kind}")
+                         for kind in ("none", "int8"))  # fmt: skip
+    assert small_bits["flops"] == exact["flops"] and small_bits["fits"]
+
+
+@needs("gpu-aot", "gpu:h100:1x4")
+@pytest.mark.parametrize("kernel", ["xla", "cudnn"])
+def test_for_a_gpu_that_is_not_there(kernel):
+    if kernel == "cudnn" and importlib.util.find_spec("nvidia.cudnn") is None:
+        pytest.skip("the extra cudnn-aot is not installed")
+    result = small("h100", "gpu:h100:1x4", f"--config.model.attention_kernel={kernel}")
+    fused = [name for name in result["custom_calls"] if "fmha" in name]
+    assert len(fused) == (2 if kernel == "cudnn" else 0)  # forward and backward
     assert result["fits"] and 0 < result["mfu_not_overlapped"] <= result["mfu"] <= 1

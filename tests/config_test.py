@@ -206,6 +206,29 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
             "fewer than mesh.s",
         ),
         ({"mesh.stage": 2, "pipeline.micro_batches": 3}, "not divisible by 3 micro-batches"),
+        ({"mesh.stage": 2, "optim.sensitivity_penalty": 0.1}, "measured on a few examples"),
+        (
+            {"mesh.context": 2, "model.attention_kernel": "splash"},
+            "needs all tokens of an example on a device.*ring or ulysses",
+        ),
+        ({"model.attention_kernel": "cudnn"}, "does not compute in float32"),
+        (
+            {
+                "model.attention_kernel": "cudnn",
+                "model.branch_dtype": "bfloat16",
+                "model.heads": 16,
+            },
+            "12 channels a head are not a multiple of 8",
+        ),
+        (
+            {"model.attention_kernel": "tokamax", "optim.sensitivity_penalty": 0.1},
+            "gradient of a gradient.*choose model.attention_kernel=xla",
+        ),
+        (
+            {"model.quantize": "fp8", "optim.sensitivity_penalty": 0.1},
+            "gradient of a gradient.*choose model.quantize=none",
+        ),
+        (UNET | {"model.quantize": "int8"}, "which unet does not have"),
         ({"optim.rates": (("(", 2.0),)}, "pairs of a regular expression and a factor"),
         ({"optim.name": "schedule_free", "optim.schedule": "cosine"}, "rate that does not fall"),
     ],

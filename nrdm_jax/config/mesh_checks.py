@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from nrdm_jax.config.conditions import nearest_divisor, require
-from nrdm_jax.config.tree import MESH_AXES, patch_of
+from nrdm_jax.config.tree import FUSED_KERNELS, MESH_AXES, patch_of
 
 
 def check_mesh(c) -> None:
@@ -92,6 +92,13 @@ def _check_context(c, mesh: Mapping[str, int]) -> None:
         )
         groups = {"frames": grid[0], "tokens of a frame": math.prod(grid[1:])}
     else:
+        require(
+            m.attention_kernel not in FUSED_KERNELS,
+            "model.attention_kernel",
+            f"is {m.attention_kernel}, which needs all tokens of an example on a device, and "
+            f"mesh.context={size} divides them",
+            "choose ring or ulysses, or mesh.context=1",
+        )
         groups = {"tokens": math.prod(grid)}
     for name, count in groups.items():
         require(
@@ -138,6 +145,12 @@ def _check_stages(c, mesh: Mapping[str, int], batch: int) -> None:
             f"mesh.stage * pipeline.repeats = {stages * p.repeats}",
             f"the nearest product that divides is {nearest_divisor(blocks, stages * p.repeats)}",
         )
+    require(
+        not c.optim.sensitivity_penalty,
+        "optim.sensitivity_penalty",
+        "is measured on a few examples, which are not the micro-batches that stages work on",
+        "set it to 0, or mesh.stage=1",
+    )
     count = p.micro_batches or stages
     require(
         p.repeats == 1 or count >= stages,

@@ -1,7 +1,14 @@
 """Which choices of the model go together, and with the data's shape."""
 
 from nrdm_jax.config.conditions import is_int, nearest_divisor, parses_as_number, require
-from nrdm_jax.config.tree import ADDITIVE_VARIANTS, GATED_VARIANTS, hint, patch_of
+from nrdm_jax.config.tree import (
+    ADDITIVE_VARIANTS,
+    CHOICES,
+    FUSED_KERNELS,
+    GATED_VARIANTS,
+    hint,
+    patch_of,
+)
 
 
 def check_model(c) -> None:
@@ -108,6 +115,19 @@ def check_stack(c) -> None:
             f"leaves {m.width // m.heads} channels a head, too few to rotate on {turned} axes",
             f"give at most {m.width // (2 * turned)}",
         )
+    if m.attention_kernel == "cudnn":
+        require(
+            m.branch_dtype == "bfloat16",
+            "model.attention_kernel",
+            f"is cudnn, which does not compute in {m.branch_dtype}",
+            "set model.branch_dtype=bfloat16, or choose xla",
+        )
+        require(
+            m.size is not None or (m.width // m.heads) % 8 == 0,
+            "model.attention_kernel",
+            f"is cudnn, and {m.width // m.heads} channels a head are not a multiple of 8",
+            "choose other model.heads, or xla",
+        )
     if m.name == "unet":
         _check_unet(c)
     if m.name == "continuous":
@@ -181,7 +201,8 @@ def _check_unet(c) -> None:
             f"is {m[field]}, one projection for all units, but levels of unet differ in width",
             "choose cond or per_unit, or model.channel_factors of ones",
         )
-    for field, only in (("positions", "sincos"), ("mlp", "gelu"), ("prefix_tokens", False)):
+    for field, only in (("positions", "sincos"), ("mlp", "gelu"), ("prefix_tokens", False),
+                        ("quantize", "none")):  # fmt: skip
         require(
             m[field] == only,
             f"model.{field}",
@@ -227,6 +248,13 @@ def check_memory(c) -> None:
         "choose model.memory=remat, or leave it at nothing",
     )
     if c.optim.sensitivity_penalty:
+        for field, refused in (("attention_kernel", FUSED_KERNELS), ("quantize", ("int8", "fp8"))):
+            require(
+                m[field] not in refused,
+                "optim.sensitivity_penalty",
+                f"needs the gradient of a gradient, which model.{field}={m[field]} does not have",
+                f"set it to 0, or choose model.{field}={CHOICES[f'model.{field}'][0]}",
+            )
         require(
             m.memory in ("none", "remat"),
             "optim.sensitivity_penalty",

@@ -18,6 +18,9 @@ ADDITIVE_VARIANTS = ("gated", "adaln", "resnet", "rezero", "layerscale")
 # Those whose gates are of the shape and condition that were asked for.
 GATED_VARIANTS = ("gated", "adaln", "input_scale")
 
+# Of model.attention_kernel, those that others wrote: one device's part of the batch and the heads.
+FUSED_KERNELS = ("splash", "cudnn", "tokamax")
+
 CHOICES = {
     "model.name": ("dit", "uvit", "unet", "continuous"),
     "model.variant": (
@@ -34,7 +37,16 @@ CHOICES = {
     "model.gate_condition": ("cond", "cond_shared", "static"),
     "model.modulation": ("per_unit", "shared", "none"),
     "model.attention": ("joint", "factorised"),
-    "model.attention_kernel": ("xla", "blockwise", "ring", "ulysses"),
+    "model.attention_kernel": (
+        "xla",
+        "blockwise",
+        "ring",
+        "ulysses",
+        "splash",
+        "cudnn",
+        "tokamax",
+    ),
+    "model.quantize": ("none", "int8", "fp8"),
     "model.positions": ("sincos", "rotary"),
     "model.mlp": ("gelu", "swiglu"),
     "model.skip": ("inside", "project"),
@@ -82,7 +94,8 @@ def default() -> ml_collections.ConfigDict:
     c.model.mlp_ratio = 4.0
     c.model.qk_norm = False  # RMSNorm on queries and keys
     c.model.attention = "joint"  # joint | factorised: within frames and across them, taking turns
-    # xla | blockwise | ring, ulysses (with mesh.context): how attention is computed
+    # How attention is computed: xla | blockwise | ring, ulysses (mesh.context) | splash (TPU) |
+    # cudnn (GPU) | tokamax (an extra)
     c.model.attention_kernel = "xla"
     c.model.positions = "sincos"  # sincos | rotary
     c.model.skip = "inside"  # inside | project: how uvit and unet read the way down
@@ -108,6 +121,8 @@ def default() -> ml_collections.ConfigDict:
     )
     c.model.prefix_tokens = False  # time and class are two tokens in front of the patches, too
     c.model.branch_dtype = "float32"  # of the branches; trunk, gates, norms stay float32
+    # none | int8 | fp8: products of a transformer's branches with their weights (extra quantize)
+    c.model.quantize = "none"
     c.model.streams = 1  # 2: the trunk twice, units write the one and read the other
     c.model.memory = "none"  # none | remat | sqrt | offload | reversible: see models/memory.py
     c.model.remat_policy = "nothing"  # nothing | branches | dots_no_batch | dots: kept by remat

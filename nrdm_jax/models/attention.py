@@ -7,6 +7,7 @@ is computed: a kernel of `KERNELS`, chosen by config.
 | blockwise | a chunk's | keys and values are gathered |
 | ring | a chunk's | keys and values go round, see `online_attention` |
 | ulysses | a chunk's | tokens become heads by all-to-all, and back (arXiv 2309.14509) |
+| splash, cudnn, tokamax | a block's | refused; see `fused_attention` |
 """
 
 import functools
@@ -16,11 +17,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from nrdm_jax.models import online_attention
+from nrdm_jax.models import fused_attention, online_attention
 from nrdm_jax.sharding import axes
 from nrdm_jax.signatures import Array
 
 AXES = ("activation_batch", "activation_heads", "activation_length", None)
+# Of groups of tokens (B, G, H, N, K), each whole on a device.
+GROUPED = ("activation_batch", "activation_length", "activation_heads", None, None)
 
 
 def attend(q_BHNK: Array, k_BHMK: Array, v_BHMK: Array, mask_BM: Array | None = None) -> Array:
@@ -43,9 +46,17 @@ def attend(q_BHNK: Array, k_BHMK: Array, v_BHMK: Array, mask_BM: Array | None = 
 
 def blockwise(q: Array, k: Array, v: Array) -> Array:
     """As `attend`, see `online_attention.attend`."""
-    leading = q.shape[:-3]
-    q, k, v = (x.reshape(-1, *x.shape[-3:]) for x in (q, k, v))
-    return online_attention.attend(q, k, v).reshape(*leading, *q.shape[1:])
+    return _ungrouped(online_attention.attend)(q, k, v)
+
+
+def _ungrouped(kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """The kernel, for any number of leading axes in the place of B."""
+
+    def several(*qkv: Array) -> Array:
+        flat = (x.reshape(-1, *x.shape[-3:]) for x in qkv)
+        return kernel(*flat).reshape(qkv[0].shape)
+
+    return several
 
 
 def _divided(local: Callable[..., Array]) -> Callable[..., Array]:
@@ -87,10 +98,31 @@ def ulysses(q, k, v, axis):
     return lax.all_to_all(out, axis, split_axis=2, concat_axis=1, tiled=True)
 
 
+def _whole(local: Callable[..., Array]) -> Callable[..., Array]:
+    """A kernel that no compiler can divide, run on each device's examples or groups, and heads, all
+    their tokens being there."""
+
+    @functools.wraps(local)
+    def kernel(*qkv: Array) -> Array:
+        found = axes.current()
+        if found is None:
+            return _ungrouped(local)(*qkv)
+        mesh, rules = found
+        spec = axes.spec_of(GROUPED if qkv[0].ndim > 4 else AXES, rules)
+        return jax.shard_map(
+            _ungrouped(local), mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
+        )(*qkv)
+
+    return kernel
+
+
 # (q, k, v) -> out, of self-attention: as many keys as queries and no mask.
 KERNELS: dict[str, Callable[..., Array]] = {
     "xla": attend,
     "blockwise": blockwise,
     "ring": ring,
     "ulysses": ulysses,
+    "splash": _whole(fused_attention.splash),
+    "cudnn": _whole(fused_attention.cudnn),
+    "tokamax": _whole(fused_attention.tokamax),
 }

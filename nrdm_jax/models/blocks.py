@@ -1,6 +1,7 @@
 """The branches F of a transformer's residual units. Each is (u (B, N, E), condition) -> (B, N, D),
 D = width: a norm, then what the name says. E may be more, where a unit reads a skip as well."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.models.attention import KERNELS, attend
+from nrdm_jax.models.attention import AXES, GROUPED, KERNELS, attend
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.norms import AdaptiveNorm, rms_norm
 from nrdm_jax.models.positions import rotary, rotate
+from nrdm_jax.models.quantized import dot_general
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
 
@@ -38,6 +40,7 @@ class Attention(nn.Module):
         al., arXiv 2302.05442).
       dtype: compute type; the softmax is float32.
       kernel: of self-attention, a key of `attention.KERNELS`.
+      quantize: of products with weights, see `quantized.dot_general`.
     """
 
     width: int
@@ -47,6 +50,7 @@ class Attention(nn.Module):
     qk_norm: bool = False
     dtype: Any = jnp.float32
     kernel: str = "xla"
+    quantize: str = "none"
 
     def normed(self, u: Array, condition: Condition) -> Array:
         return AdaptiveNorm(self.modulation, name="norm")(u, condition).astype(self.dtype)
@@ -64,10 +68,9 @@ class Attention(nn.Module):
         `angles`: places to rotate queries and keys by, see `rotate`.
         """
         head_width = self.width // self.heads
+        product = functools.partial(jnp.einsum, _dot_general=dot_general(self.quantize))
         # Of queries, keys and values: mesh axes divide the heads, and tokens or groups of them.
-        own: Axes = ("activation_batch", "activation_heads", "activation_length", None)
-        if y_BNE.ndim > 3:
-            own = ("activation_batch", "activation_length", "activation_heads", None, None)
+        own: Axes = AXES if y_BNE.ndim == 3 else GROUPED
         foreign: Axes = ("activation_batch", "activation_heads", None, None)
 
         def project(name: str, x: Array, gain: float, laid_out: Axes) -> Array:
@@ -76,7 +79,7 @@ class Attention(nn.Module):
             )
             kernel = self.param(f"{name}_kernel", init, (x.shape[-1], self.heads, head_width))
             bias = self.param(f"{name}_bias", nn.initializers.zeros, (self.heads, head_width))
-            out = jnp.einsum("...nd,dhk->...hnk", x, kernel.astype(self.dtype))
+            out = product("...nd,dhk->...hnk", x, kernel.astype(self.dtype))
             out = out + bias.astype(self.dtype).reshape(*(1,) * (out.ndim - 3), self.heads, 1, -1)
             return constrain(out, *laid_out)
 
@@ -102,7 +105,7 @@ class Attention(nn.Module):
             (self.heads, head_width, self.width),
         )
         bias_D = self.param("out_bias", nn.initializers.zeros, (self.width,))
-        return jnp.einsum(
+        return product(
             "...hnk,hkd->...nd", out_BHNK, kernel_HKD.astype(self.dtype)
         ) + bias_D.astype(self.dtype).reshape((1,) * (y_BNE.ndim - 1) + (-1,))
 
@@ -161,6 +164,7 @@ class Mlp(nn.Module):
       modulation: see `AdaptiveNorm`.
       gain: factor on the start of the kernels.
       dtype: compute type.
+      quantize: of products with weights, see `quantized.dot_general`.
     """
 
     width: int
@@ -169,6 +173,7 @@ class Mlp(nn.Module):
     modulation: str = "per_unit"
     gain: float = 1.0
     dtype: Any = jnp.float32
+    quantize: str = "none"
 
     @nn.compact
     def __call__(self, u: Array, condition: Condition) -> Array:
@@ -178,7 +183,13 @@ class Mlp(nn.Module):
             hidden = max(1, round(2 * hidden / 3))
 
         def linear(features: int, name: str):
-            return nn.Dense(features, kernel_init=xavier(self.gain), dtype=self.dtype, name=name)
+            return nn.Dense(
+                features,
+                kernel_init=xavier(self.gain),
+                dtype=self.dtype,
+                dot_general=dot_general(self.quantize),
+                name=name,
+            )
 
         a = linear(hidden, "hidden")(y)
         if self.activation == "swiglu":

@@ -65,7 +65,8 @@ class LabelEmbedding(nn.Module):
         table = nn.Embed(
             self.num_classes + 1, self.width, embedding_init=nn.initializers.normal(0.02)
         )
-        return table(label_B)
+        # Whole before it is read: the batch takes the mesh axes that divide the table.
+        return jnp.take(constrain(table.embedding, None, None), label_B, axis=0)
 
 
 class SharedProjections(nn.Module):

@@ -36,6 +36,7 @@ class Denoiser(nn.Module):
       modulation: `per_unit`, `shared` or `none`, see `norms.AdaptiveNorm`.
       qk_norm: see `blocks.Attention`.
       attention_kernel: of self-attention, a key of `attention.KERNELS`.
+      quantize: of a transformer's branches, see `quantized.dot_general`.
       branch_dtype: compute type of the branches; trunk, gates and norms stay float32.
       memory, remat_policy: see `stack.Stack`.
     """
@@ -58,6 +59,7 @@ class Denoiser(nn.Module):
     modulation: str = "per_unit"
     qk_norm: bool = False
     attention_kernel: str = "xla"
+    quantize: str = "none"
     branch_dtype: str = "float32"
     memory: str = "none"
     remat_policy: str = "nothing"

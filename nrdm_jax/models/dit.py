@@ -150,6 +150,7 @@ class DiT(Denoiser):
             "modulation": self.modulation,
             "gain": self.kernel_gain,
             "dtype": dtype,
+            "quantize": self.quantize,
         }
         heads: dict[str, Any] = {
             "heads": self.heads,

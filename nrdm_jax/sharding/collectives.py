@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -69,6 +70,12 @@ def collectives(program: str, mesh: Mapping[str, int]) -> list[Collective]:
         for (kind, axes, group), (times, total) in found.items()
     ]
     return sorted(rows, key=lambda row: -row.bytes)
+
+
+def custom_calls(program: str) -> dict[str, int]:
+    """Kernels that the compiler did not make itself, such as Pallas's and cuDNN's: how often each
+    is in the program's text."""
+    return dict(Counter(re.findall(r'custom_call_target="([^"]+)"', program)))
 
 
 def instructions(program: str) -> int:

@@ -70,6 +70,14 @@ def shardings(tree, mesh: Mesh, zero1: bool = False):
     return trees.map_with_path(of, tree)
 
 
+def bytes_on_device(tree) -> int:
+    """Of the shards on one device of the leaves of a tree, abstract or not."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
 def abstract(tree, tree_shardings):
     """ShapeDtypeStructs that carry their shardings, for lowering and restoring."""
     return jax.tree.map(

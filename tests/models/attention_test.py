@@ -35,7 +35,8 @@ def by_hand(q, k, v):
     return np.einsum("bhnm,bhmk->bhnk", weights, np.asarray(v, np.float64))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+# cudnn needs a GPU; tests/ahead_test.py compiles for one.
+@pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"cudnn"}))
 def test_value_is_the_formula(kernel):
     q, k, v, _ = arguments()
     np.testing.assert_allclose(KERNELS[kernel](q, k, v), by_hand(q, k, v), rtol=1e-4, atol=1e-5)
@@ -76,6 +77,41 @@ def test_tokens_that_are_divided_are_not_gathered(kernel):
         ).lower(q, k, v).compile().as_text()  # fmt: skip
     moved = "collective-permute" if kernel == "ring" else "all-to-all"
     assert moved in program and "all-gather" not in program
+
+
+FUSED = ["splash", "tokamax"]
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+@pytest.mark.parametrize("tokens", [256, 66])  # whole blocks, and some that are padded
+def test_fused_kernels_are_the_plain_one(kernel, tokens):
+    q, k, v, w = arguments(shape=(2, 4, tokens, 8))
+    found = value_and_gradient(KERNELS[kernel], q, k, v, w)
+    expected = value_and_gradient(attend, q, k, v, w)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, expected
+    )
+
+
+@pytest.mark.parametrize("kernel", FUSED)
+def test_fused_kernels_get_the_heads_and_examples_of_a_device(kernel):
+    q, k, v, w = arguments(shape=(4, 4, 32, 8))
+    expected = value_and_gradient(attend, q, k, v, w)
+    with axes.use(make_mesh({"data": 2, "fsdp": 2, "tensor": 2}), rules.RULES):
+        found = value_and_gradient(KERNELS[kernel], q, k, v, w)
+        program = jax.jit(KERNELS[kernel]).lower(q, k, v).compile().as_text()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, expected
+    )
+    assert "f32[4,4,32,8]" not in program.split("ENTRY")[0] and "all-gather" not in program
+
+
+def test_fused_kernels_get_the_groups_of_a_device():
+    q, k, v, _ = arguments(shape=(6, 4, 16, 8))
+    grouped = [x.reshape(2, 3, 4, 16, 8) for x in (q, k, v)]
+    with axes.use(make_mesh({"data": 2, "tensor": 4}), rules.RULES):
+        out = jax.jit(KERNELS["splash"])(*grouped)
+    np.testing.assert_allclose(out.reshape(6, 4, 16, 8), attend(q, k, v), rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_is_as_good_as_that_of_xla():
