@@ -55,9 +55,10 @@ def print_parameters(parts: build.Run) -> None:
         f"{'bytes a device':>14}  sharding"
     )
     for path, leaf in leaves:
+        sharding = _in_words(leaf.sharding.spec, parts.mesh.shape)
         print(
             f"{path:{widest}}  {leaf.shape!s:>22}  {leaf.dtype.name:>8}  {leaf.size:>14,}  "
-            f"{partition.bytes_on_device(leaf):>14,}  {_in_words(leaf.sharding.spec, parts.mesh.shape)}"
+            f"{partition.bytes_on_device(leaf):>14,}  {sharding}"
         )
 
 

@@ -2,6 +2,7 @@
 sqrt(K)) v for q, k, v (B, H, N, K), no mask. None holds the weights."""
 
 import importlib.util
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +49,11 @@ def splash(q_BHNK: Array, k_BHNK: Array, v_BHNK: Array) -> Array:
     padding = -count % LANES
     tokens = count + padding
     block = max(size for size in range(LANES, BLOCK + 1, LANES) if tokens % size == 0)
-    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-             "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")  # fmt: skip
+    sizes: dict[str, Any] = dict.fromkeys(("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
+             "block_kv_dkv_compute", "block_q_dq", "block_kv_dq"), block)  # fmt: skip
     kernel = pallas.make_splash_mha(
         pallas.MultiHeadMask([pallas.FullMask((tokens, tokens))] * heads),
-        block_sizes=pallas.BlockSizes(**dict.fromkeys(names, block)),
+        block_sizes=pallas.BlockSizes(**sizes),
         head_shards=1,
         q_seq_shards=1,
         interpret=axes.platform() == "cpu",
