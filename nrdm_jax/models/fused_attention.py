@@ -49,8 +49,9 @@ def splash(q_BHNK: Array, k_BHNK: Array, v_BHNK: Array) -> Array:
     padding = -count % LANES
     tokens = count + padding
     block = max(size for size in range(LANES, BLOCK + 1, LANES) if tokens % size == 0)
-    sizes: dict[str, Any] = dict.fromkeys(("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-             "block_kv_dkv_compute", "block_q_dq", "block_kv_dq"), block)  # fmt: skip
+    names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
+             "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")  # fmt: skip
+    sizes: dict[str, Any] = dict.fromkeys(names, block)
     kernel = pallas.make_splash_mha(
         pallas.MultiHeadMask([pallas.FullMask((tokens, tokens))] * heads),
         block_sizes=pallas.BlockSizes(**sizes),
