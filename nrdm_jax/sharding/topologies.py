@@ -152,7 +152,10 @@ def devices_of(topology: Topology) -> list:
     shape = "x".join(map(str, topology.shape))
     if topology.platform == "tpu":
         name = f"{topology.generation}:{shape}"
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+        # Both cores of a v4 are one device to jax, and two to libtpu unless told.
+        told = {"chip_config_name": "megacore"} if topology.generation == "v4" else {}
+        described = topologies.get_topology_desc(platform="tpu", topology_name=name, **told)
+        return list(described.devices)
     described = topologies.get_topology_desc(
         platform="cuda",
         topology_name=topology.generation,
