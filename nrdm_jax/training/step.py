@@ -8,7 +8,7 @@ import optax
 
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
-from nrdm_jax.training import ema, sensitivity
+from nrdm_jax.training import accumulation, ema, sensitivity
 from nrdm_jax.training.optimizer import Averaged
 from nrdm_jax.training.state import TrainState
 
@@ -58,32 +58,12 @@ def make_train_step(
             params, taps, batch, keys
         )
 
-    def accumulated(params: Params, batch: Batch, keys: Array):
-        if micro_batches == 1:
-            return gradient(params, batch, keys)
-
-        def split(x: Array) -> Array:
-            # Micro-batch j takes examples j, j + k, ...: each device keeps what it has.
-            x = x.reshape(batch_size // micro_batches, micro_batches, *x.shape[1:]).swapaxes(0, 1)
-            return constrain(x, None, "activation_batch", *(None,) * (x.ndim - 2))
-
-        def body(total, micro):
-            part = gradient(params, *micro)
-            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, part), None
-
-        shapes = jax.eval_shape(gradient, params, batch, keys)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
-        data = jax.random.key_data(keys)
-        micros = jax.tree.map(split, (dict(batch), data))
-        total, _ = jax.lax.scan(
-            lambda t, m: body(t, (m[0], jax.random.wrap_key_data(m[1]))), zeros, micros
-        )
-        return jax.tree.map(lambda x: x / micro_batches, total)
+    total_gradient = accumulation.accumulated(gradient, micro_batches)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch_size))
-        (loss, metrics), (grads, squares) = accumulated(state.params, batch, keys)
+        (loss, metrics), (grads, squares) = total_gradient(state.params, batch, keys)
         metrics = dict(metrics)
         if units:
             metrics["profile"] = sensitivity.profile(squares, batch_size, micro_batches)
