@@ -2,7 +2,8 @@
 
 Purpose: the published reference, adaLN-Zero DiT (arXiv 2212.09748) as a setting of the gated unit:
 alpha conditional and zero at start, beta off. 674,834,720 parameters.
-Expected result: none measured here; validated and dry-run only. (Published: FID-50K 2.27, guided.)
+Expected result: none measured here; dry run, and compiled ahead for `h100`.
+(Published: FID-50K 2.27, guided.)
 Data: a TFDS data set `imagenet256_latents` (array_record) with features `latent` (32, 32, 4)
 float32 and `label`, prepared by the user in TFDS_DATA_DIR.
 Argument: `h100`, for one host of eight H100s: data parallel, optimizer state and EMA divided.

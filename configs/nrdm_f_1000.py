@@ -3,8 +3,8 @@
 Purpose: the flow-shaped stack at the depth the project is for: 2,000 residual units, bfloat16
 branches on a float32 trunk, activations kept by the square root of the depth, parameters sharded
 over all devices.
-Expected result: none measured here; validated and dry-run only. The same form with width 64 trains
-on two CPU cores: configs/depth_1000.py, docs/depth.
+Expected result: none measured here; compiled ahead for both machines below. The same
+form with width 64 trains on two CPU cores: configs/depth_1000.py, docs/depth.
 Data: as configs/imagenet256_dit_xl2.py.
 Argument: `v5p`, for 64 chips of a TPU v5p slice, 4x4x4; `h100`, for eight hosts of eight H100s.
 There the inputs of all blocks fit, and remat costs a forward pass less than sqrt.

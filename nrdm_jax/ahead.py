@@ -51,6 +51,7 @@ def view(config, topology: Topology, what: str = "train", table: bool = False) -
     result["compile_seconds"] = round(seconds["compile"], 1)
     result["instructions"] = collectives.instructions(text)
     result["custom_calls"] = collectives.custom_calls(text)
+    result["products"] = collectives.products(text)
     result["collective_gib"] = round(sum(row.bytes for row in sent) / GIB, 3)
     result["collectives"] = [
         {"kind": row.kind, "axes": list(row.axes), "count": row.times,
@@ -203,8 +204,9 @@ def _print(result: dict, topology: Topology) -> None:
               f"{row['gib']:9.3f} GiB a device")  # fmt: skip
     if topology.chip:
         print(
-            f"ESTIMATE by roofline, not measured: step {result['step_seconds']:.3f} s (compute "
-            f"{result['compute_seconds']:.3f}, memory {result['memory_seconds']:.3f}, collectives "
+            f"ESTIMATE by roofline, not measured: step {result['step_seconds']:.3f} s (compute, at "
+            f"the peak of bfloat16, {result['compute_seconds']:.3f}, memory "
+            f"{result['memory_seconds']:.3f}, collectives "
             f"{result['collective_seconds']:.3f}), MFU {result['mfu']:.2f}; all collectives hidden "
             f"{result['mfu_overlapped']:.2f}, none {result['mfu_not_overlapped']:.2f}"
         )

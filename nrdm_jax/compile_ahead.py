@@ -30,6 +30,8 @@ def define_flags() -> None:
 
 def run() -> int:
     f = flags.FLAGS
+    if f.sweep and f.table:
+        raise ValueError("--table is of one mesh; leave out --sweep")
     topology = topologies.parse(f.topology)
     config = command_line.config_of_flags()
     extra = topologies.missing_extra(topology)

@@ -81,6 +81,16 @@ def _check_context(c, mesh: Mapping[str, int]) -> None:
         f"is {size}, and the two tokens of model.prefix_tokens belong to no part of the grid",
         "set model.prefix_tokens=False, or mesh.context=1",
     )
+    examples, parts = c.optim.sensitivity_examples, mesh["data"] * mesh["fsdp"]
+    require(
+        not c.optim.sensitivity_penalty
+        or m.attention_kernel not in ("ring", "ulysses")
+        or examples % parts == 0,
+        "optim.sensitivity_examples",
+        f"is {examples}, which model.attention_kernel={m.attention_kernel} divides over the "
+        f"{parts} parts of mesh.data and mesh.fsdp",
+        f"make it a multiple of {parts}",
+    )
     grid = [n // p for n, p in zip(c.data.shape, patch_of(c), strict=False)]
     if m.attention == "factorised":
         require(

@@ -123,9 +123,9 @@ def check_stack(c) -> None:
             "set model.branch_dtype=bfloat16, or choose xla",
         )
         require(
-            m.size is not None or (m.width // m.heads) % 8 == 0,
+            m.size is not None or m.width // m.heads in range(8, 257, 8),
             "model.attention_kernel",
-            f"is cudnn, and {m.width // m.heads} channels a head are not a multiple of 8",
+            f"is cudnn, and {m.width // m.heads} channels a head are not a multiple of 8 up to 256",
             "choose other model.heads, or xla",
         )
     if m.name == "unet":

@@ -1,5 +1,6 @@
 """Attention kernels that others wrote, of the examples and heads of one device: softmax(q k^T /
-sqrt(K)) v for q, k, v (B, H, N, K), no mask. None holds the weights."""
+sqrt(K)) v for q, k, v (B, H, N, K), no mask. On an
+accelerator none holds the weights."""
 
 import importlib.util
 from typing import Any
@@ -75,11 +76,14 @@ def cudnn(q_BHNK: Array, k_BHNK: Array, v_BHNK: Array) -> Array:
     """NVIDIA's flash attention, in bfloat16.
 
     Raises:
-      ValueError: cuDNN is not there.
+      ValueError: cuDNN is not there, or does not have this size. jax asks the device at hand for
+        its limit: ahead of time, on a CPU, it is that of older GPUs, 128 channels a head.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q_BHNK, k_BHNK, v_BHNK))
     try:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn").swapaxes(1, 2)
+    except NotImplementedError as error:  # as above 128 channels a head, but on Hopper
+        raise ValueError(f"model.attention_kernel is cudnn: {error} Choose xla") from error
     except RuntimeError as error:
         raise ValueError(
             f"model.attention_kernel is cudnn: {error} bash launch/local.sh --setup-only "
@@ -88,7 +92,7 @@ def cudnn(q_BHNK: Array, k_BHNK: Array, v_BHNK: Array) -> Array:
 
 
 def tokamax(q_BHNK: Array, k_BHNK: Array, v_BHNK: Array) -> Array:
-    """What the library tokamax has for the device at hand."""
+    """What the library tokamax has for the device at hand; on a CPU that holds the weights."""
     import tokamax as library
 
     q, k, v = (x.swapaxes(1, 2) for x in (q_BHNK, k_BHNK, v_BHNK))

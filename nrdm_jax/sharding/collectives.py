@@ -78,6 +78,21 @@ def custom_calls(program: str) -> dict[str, int]:
     return dict(Counter(re.findall(r'custom_call_target="([^"]+)"', program)))
 
 
+def products(program: str) -> dict[str, int]:
+    """Matrix products and convolutions in the program's text, by the type of their first operand:
+    bf16, f32, s8, ..."""
+    found: Counter[str] = Counter()
+    computations, _ = _computations(program)
+    for lines in computations.values():
+        defined = _defined(lines)
+        for value in defined.values():
+            called = re.search(r" (?:dot|convolution)\((?:\w+\[[\d,]*\]\S* )?%?([\w.\-]+)", value)
+            if called:
+                shape = _ARRAY.search(defined.get(called[1], ""))
+                found[shape[1] if shape else "?"] += 1
+    return dict(found)
+
+
 def instructions(program: str) -> int:
     """Of all computations, each counted once."""
     computations, _ = _computations(program)
@@ -123,17 +138,18 @@ def _times(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
 
 
 def _bound(line: str, computations: dict[str, list[str]]) -> int:
-    """Iterations of a loop that counts from 0: the constant that its condition compares the counter
-    with, over what its body adds to the counter."""
+    """Iterations of a loop that counts up from 0: the constant that its condition compares the
+    counter with, over what its body adds to the counter. 1 where it is not such a loop."""
     names = [re.search(rf"{part}=%?([\w.\-]+)", line) for part in ("condition", "body")]
     condition, body = (_defined(computations.get(n[1], []) if n else []) for n in names)
     bounds = [_integer(value) for value in condition.values()]
     bound = max((n for n in bounds if n is not None), default=1)
     counter = re.search(r"get-tuple-element\(.*index=(\d+)", " ".join(condition.values()))
-    tuples = [value for value in body.values() if value.startswith("ROOT ")]
-    if not counter or not tuples:
+    root = next((value for value in body.values() if value.startswith("ROOT ")), "")
+    following = _operands(root) if " tuple(" in root else []
+    if not counter or int(counter[1]) >= len(following):
         return bound
-    return max(1, bound // max(1, _added(_operands(tuples[0])[int(counter[1])], body)))
+    return max(1, bound // max(1, _added(following[int(counter[1])], body)))
 
 
 def _added(name: str, defined: dict[str, str]) -> int:
@@ -181,7 +197,7 @@ def _received(kind: str, size: int, devices: int, started: bool) -> int:
         size = size * devices // (devices + 1)
     if started and kind == "reduce-scatter":
         size = size // (devices + 1)
-    if started and kind == "collective-permute":
+    if started and kind in ("collective-permute", "all-to-all"):
         size = size // 2
     if kind == "collective-permute":
         return size

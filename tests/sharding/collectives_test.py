@@ -64,6 +64,12 @@ def test_what_is_started_has_its_operands_in_its_result():
     assert (found.axes, found.bytes) == (("fsdp",), 3 * 4 * 4)
 
 
+def test_an_exchange_that_is_started_has_its_operand_in_its_result():
+    line = "%a = ((f32[128,256]), f32[128,256]) all-to-all-start(%x), replica_groups=[1,4]<=[4]"
+    (found,) = collectives.collectives(program(line), {"context": 4})
+    assert found.bytes == 128 * 256 * 4 * 3 // 4
+
+
 def test_groups_by_axes_of_a_mesh():
     line = """  %ar = f32[16]{0} all-reduce(%y), replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}"""
     text = "ENTRY %main (x: f32[16]) -> f32[16] {\n" + line + "\n}\n"
