@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from nrdm_jax import config as configuration
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, open_source
-from nrdm_jax.diffusion import losses, predictions, times
-from nrdm_jax.diffusion.schedules import Path, make_path, time_at_log_snr
+from nrdm_jax.diffusion import grids, losses, predictions, times, weights
+from nrdm_jax.diffusion.samplers.table import make_sampler
+from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
 from nrdm_jax.models import fused_attention, quantized
 from nrdm_jax.models.continuous import ContinuousDiT
@@ -78,9 +79,14 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
     micro = config.train.batch_size // config.train.micro_batches
     check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
-    path = make_path(config.diffusion.path)
+    path = make_path(
+        config.diffusion.path,
+        **{name: config.diffusion[name] for name in ("shift", "sigma_data", "sigma_min",
+                                                     "sigma_max", "t_min", "t_max")},
+    )  # fmt: skip
     predictions.check(path, config.diffusion.prediction)
-    init, apply = model(config, mesh)
+    _solver(config, path)  # refused now, and not after the first thousand steps
+    init, apply = model(config, mesh, path)
     rate, optimizer = optimizing(config)
     train_step = step.make_train_step(
         objective(config, apply, path),
@@ -131,8 +137,10 @@ def network(config) -> Denoiser:
     return kind(**settings)
 
 
-def model(config, mesh: Mesh | None = None) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
-    """(init, apply) of the network."""
+def model(
+    config, mesh: Mesh | None = None, path: Path | None = None
+) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
+    """(init, apply) of the network, its input scaled as the path asks for."""
     net = network(config)
     x, t, label = example(config, 1)
 
@@ -141,19 +149,20 @@ def model(config, mesh: Mesh | None = None) -> tuple[Callable[[Array], Params], 
         return net.init(key, *zeros)["params"]
 
     def apply(params: Params, x_t: Array, t: Array, label: Array, taps: Array | None = None):
+        x_t = x_t if path is None else scaled_input(path, x_t, t)
         return net.apply({"params": params}, x_t, t, label, taps)
 
     return init, _on(mesh, apply) if mesh is not None else apply
 
 
-def readouts(config, mesh: Mesh, after: tuple[int, ...]) -> objectives.ApplyFn:
+def readouts(config, mesh: Mesh, path: Path, after: tuple[int, ...]) -> objectives.ApplyFn:
     """(params, x_t, t, label) -> what the head makes of the trunk after so many blocks each,
     (len(after), B, *S, C)."""
     # A forward pass keeps nothing for a backward one, whatever the run's memory mode was.
     net = network(config).clone(memory="none", remat_policy="nothing")
 
     def apply(params: Params, x_t: Array, t: Array, label: Array):
-        return net.apply({"params": params}, x_t, t, label, after=after)
+        return net.apply({"params": params}, scaled_input(path, x_t, t), t, label, after=after)
 
     return _on(mesh, apply)
 
@@ -175,13 +184,17 @@ def example(config, batch: int) -> tuple[jax.ShapeDtypeStruct, ...]:
 def objective(config, apply: objectives.ApplyFn, path: Path):
     d = config.diffusion
     sample_times = times.make_times(
-        d.times, path.t_min, path.t_max, mean=d.logit_mean, std=d.logit_std
+        d.times, path, mean=d.logit_mean, std=d.logit_std, mode_scale=d.mode_scale
+    )
+    weight = weights.make_weights(
+        d.weight, path, d.prediction, gamma=d.snr_gamma, bias=d.sigmoid_bias
     )
     return objectives.diffusion_objective(
         apply,
         path,
         d.prediction,
         sample_times,
+        weight,
         null_label=config.data.num_classes,
         label_dropout=config.model.label_dropout,
         scale=config.data.scale,
@@ -382,6 +395,12 @@ def all_examples(config, records: Source) -> np.ndarray:
     return np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
 
 
+def _solver(config, path: Path):
+    c = config.sample
+    options = {name: c[name] for name in ("eta", "churn", "order", "diffusion", "tolerance")}
+    return make_sampler(c.sampler, path, options)
+
+
 def generator(
     config,
     apply: objectives.ApplyFn,
@@ -397,13 +416,14 @@ def generator(
       ValueError: as `predictions.check`.
     """
     c = config.sample
+    steps = c.steps if steps is None else steps
     sample = make_sample_fn(
         apply,
         path,
         config.diffusion.prediction,
         shape=tuple(config.data.shape),
-        sampler=c.sampler,
-        steps=c.steps if steps is None else steps,
+        solve=_solver(config, path),
+        times=grids.make_times(c.grid, path, steps, c.rho),
         guidance=c.guidance if guidance is None else guidance,
         null_label=config.data.num_classes,
     )

@@ -91,7 +91,7 @@ def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.S
     per_device = max(1, min(config.evaluate.batch_size // devices, HELD // held))
     config.evaluate.batch_size = devices * per_device
     after = tuple(sorted({round(i) for i in np.linspace(0, blocks, min(READOUTS, blocks + 1))}))
-    apply = build.readouts(config, parts.mesh, after)
+    apply = build.readouts(config, parts.mesh, parts.path, after)
     sums = build.level_sums(config, apply, parts.path, parts.mesh)
     heldout = build.source(config, "heldout", str(lifecycle.data_dir()))
     total, count = np.zeros(()), 0

@@ -23,6 +23,9 @@ DenoiseFn = Callable[[Array, Array, Array], Array]
 # (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
 PredictFn = Callable[[Array, Array], tuple[Array, Array]]
 
+# Number of a step -> standard normal (B, *S, C): what a sampler adds of its own.
+NoiseFn = Callable[[Array], Array]
+
 # (params, batch, keys (B,), one an example, taps (units + 1,) or None) -> (per-example loss (B,),
 # metrics, each a mean over the examples). All that training sees of a model and its diffusion. With
 # taps, whose gradient is the sensitivity of the units, the metrics have the units' `health`.

@@ -6,8 +6,8 @@ import pytest
 
 from nrdm_jax import build
 from nrdm_jax import config as configuration
-from nrdm_jax.diffusion import predictions, schedules, times
-from nrdm_jax.diffusion.samplers import table
+from nrdm_jax.diffusion import grids, predictions, schedules, times, weights
+from nrdm_jax.diffusion.samplers import sde, table
 from nrdm_jax.models import attention, continuous, memory, sizes, unit
 from nrdm_jax.sharding import mesh
 from nrdm_jax.training import optimizer
@@ -72,8 +72,10 @@ def test_choices_are_the_tables_of_the_parts():
     assert set(choices["optim.name"]) == {*optimizer.SCALES, "schedule_free"}
     assert set(choices["model.solver"]) == set(continuous.SOLVERS)
     assert set(choices["model.adjoint"]) == set(continuous.ADJOINTS)
-    for name in choices["diffusion.times"]:
-        assert times.make_times(name, 0.0, 1.0, mean=0.0, std=1.0)
+    assert set(choices["diffusion.times"]) == set(times.TIMES)
+    assert set(choices["diffusion.weight"]) == set(weights.WEIGHTS)
+    assert set(choices["sample.grid"]) == set(grids.GRIDS)
+    assert set(choices["sample.diffusion"]) == set(sde.DIFFUSIONS)
     for name in sizes.DIT:
         c = configuration.default()
         c.model.size = name
@@ -210,6 +212,16 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         (
             {"mesh.context": 2, "model.attention_kernel": "splash"},
             "needs all tokens of an example on a device.*ring or ulysses",
+        ),
+        (
+            {
+                "mesh.context": 2,
+                "mesh.data": 4,
+                "model.attention_kernel": "ring",
+                "optim.sensitivity_penalty": 0.1,
+                "optim.sensitivity_examples": 3,
+            },
+            "divides over the 4 parts.*a multiple of 4",
         ),
         ({"model.attention_kernel": "cudnn"}, "does not compute in float32"),
         (

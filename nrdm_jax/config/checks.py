@@ -75,7 +75,7 @@ def _check_numbers(c) -> None:
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
-        "pipeline.micro_batches",
+        "pipeline.micro_batches sample.churn",
     }
     for low, fields in at_least.items():
         for field in fields.split():
@@ -88,7 +88,8 @@ def _check_numbers(c) -> None:
             )
     positive = (
         "optim.learning_rate optim.gate_rate optim.eps train.ema_halflife_images data.scale "
-        "model.mlp_ratio model.tolerance diffusion.logit_std"
+        "model.mlp_ratio model.tolerance diffusion.logit_std diffusion.shift diffusion.sigma_min "
+        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance"
     )
     for field in positive.split():
         value = get(c, field)
@@ -165,10 +166,30 @@ def _is_pattern(text) -> bool:
 
 def _check_diffusion(c) -> None:
     d = c.diffusion
+    require(
+        d.sigma_min < d.sigma_max,
+        "diffusion.sigma_min",
+        f"is {d.sigma_min}, not below diffusion.sigma_max={d.sigma_max}",
+        "make it smaller",
+    )
+    require(
+        0 <= d.mode_scale <= 2 / (math.pi - 2),
+        "diffusion.mode_scale",
+        f"is {d.mode_scale}",
+        "give a number from 0 to 2 / (pi - 2) = 1.75",
+    )
+    require(
+        d.path != "ve" or d.shift == 1,
+        "diffusion.shift",
+        f"is {d.shift}, which diffusion.path=ve does not have",
+        "set it to 1, and diffusion.sigma_max",
+    )
+    require(c.sample.order in (1, 2, 3), "sample.order", f"is {c.sample.order}", "choose 1, 2 or 3")
+    require(0 <= c.sample.eta <= 1, "sample.eta", f"is {c.sample.eta}", "give a number from 0 to 1")
     # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
     require(
-        not (d.path == "rectified_flow" and d.prediction == "eps"),
+        not (d.path == "rectified_flow" and d.prediction in ("eps", "score") and d.t_max is None),
         "diffusion.prediction",
-        "is eps, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
-        "choose velocity, v or x0, or diffusion.path=ddpm_linear",
+        f"is {d.prediction}, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
+        "choose velocity, v, x0 or edm, diffusion.path=ddpm_linear, or diffusion.t_max=0.999",
     )

@@ -15,6 +15,14 @@ def _named(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.model.name in names
 
 
+def _drawn(*names: str) -> Callable[[Any], bool]:
+    return lambda c: c.diffusion.times in names
+
+
+def _sampled(*names: str) -> Callable[[Any], bool]:
+    return lambda c: c.sample.sampler in names
+
+
 # field -> (whether it is read, what decides that)
 READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.gate_shape": (_gated, "model.variant"),
@@ -47,8 +55,24 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: c.optim.sensitivity_penalty > 0,
         "optim.sensitivity_penalty",
     ),
-    "diffusion.logit_mean": (lambda c: c.diffusion.times == "logit_normal", "diffusion.times"),
-    "diffusion.logit_std": (lambda c: c.diffusion.times == "logit_normal", "diffusion.times"),
+    "diffusion.logit_mean": (_drawn("logit_normal", "log_normal"), "diffusion.times"),
+    "diffusion.logit_std": (_drawn("logit_normal", "log_normal"), "diffusion.times"),
+    "diffusion.mode_scale": (_drawn("mode"), "diffusion.times"),
+    "diffusion.snr_gamma": (lambda c: c.diffusion.weight == "min_snr", "diffusion.weight"),
+    "diffusion.sigmoid_bias": (lambda c: c.diffusion.weight == "sigmoid", "diffusion.weight"),
+    "diffusion.sigma_min": (lambda c: c.diffusion.path == "ve", "diffusion.path"),
+    "diffusion.sigma_max": (lambda c: c.diffusion.path == "ve", "diffusion.path"),
+    "diffusion.sigma_data": (
+        lambda c: "edm" in (c.diffusion.prediction, c.diffusion.weight) or c.diffusion.path == "ve",
+        "diffusion.prediction",
+    ),
+    "sample.rho": (lambda c: c.sample.grid == "karras", "sample.grid"),
+    "sample.grid": (lambda c: c.sample.sampler != "dopri5", "sample.sampler"),
+    "sample.eta": (_sampled("ddim"), "sample.sampler"),
+    "sample.churn": (_sampled("edm"), "sample.sampler"),
+    "sample.order": (_sampled("unipc"), "sample.sampler"),
+    "sample.diffusion": (_sampled("sde"), "sample.sampler"),
+    "sample.tolerance": (_sampled("dopri5"), "sample.sampler"),
     "log.profile_steps": (lambda c: c.log.profile_start > 0, "log.profile_start"),
 }
 

@@ -55,12 +55,26 @@ CHOICES = {
     "model.branch_dtype": ("float32", "bfloat16"),
     "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
-    "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine"),
-    "diffusion.prediction": ("velocity", "v", "eps", "x0"),
-    "diffusion.times": ("uniform", "logit_normal"),
+    "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine", "ve"),
+    "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
+    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode"),
+    "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
-    "sample.sampler": ("euler", "heun", "ddim"),
+    "sample.sampler": (
+        "euler",
+        "heun",
+        "ddim",
+        "ddpm",
+        "edm",
+        "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "unipc",
+        "sde",
+        "dopri5",
+    ),
+    "sample.grid": ("uniform", "quadratic", "karras", "log_snr"),
+    "sample.diffusion": ("sigma", "sbdm", "constant", "sin2"),
 }
 
 
@@ -128,11 +142,25 @@ def default() -> ml_collections.ConfigDict:
     c.model.remat_policy = "nothing"  # nothing | branches | dots_no_batch | dots: kept by remat
 
     c.diffusion = ml_collections.ConfigDict()
-    c.diffusion.path = "rectified_flow"  # rectified_flow | ddpm_linear | cosine
-    c.diffusion.prediction = "velocity"  # velocity | v | eps | x0
-    c.diffusion.times = "logit_normal"  # logit_normal | uniform: training times
-    c.diffusion.logit_mean = 0.0  # of logit_normal, before the logistic function; > 0 is noisier
+    c.diffusion.path = "rectified_flow"  # rectified_flow | ddpm_linear | cosine | ve
+    c.diffusion.shift = (
+        1.0  # factor of sigma / alpha at every t: above 1 for many pixels; not of ve
+    )
+    c.diffusion.sigma_min = 0.002  # of ve
+    c.diffusion.sigma_max = 80.0  # of ve
+    c.diffusion.sigma_data = 0.5  # standard deviation of the data: of ve, prediction and weight edm
+    c.diffusion.t_min = placeholder(float)  # training times; None: the path's own
+    c.diffusion.t_max = placeholder(float)
+    c.diffusion.prediction = "velocity"  # velocity | v | eps | x0 | score | edm
+    c.diffusion.times = "logit_normal"  # logit_normal | uniform | log_normal | mode
+    # Of logit_normal, before the logistic function, > 0 is noisier; of log_normal, of
+    # log(sigma / alpha).
+    c.diffusion.logit_mean = 0.0
     c.diffusion.logit_std = 1.0
+    c.diffusion.mode_scale = 1.29  # of mode, at most 2 / (pi - 2)
+    c.diffusion.weight = "uniform"  # uniform | min_snr | sigmoid | edm | velocity | likelihood
+    c.diffusion.snr_gamma = 5.0  # of min_snr
+    c.diffusion.sigmoid_bias = 0.0  # of sigmoid
 
     c.optim = ml_collections.ConfigDict()
     c.optim.name = "adamw"  # adamw | lion | adafactor | muon | schedule_free
@@ -187,8 +215,16 @@ def default() -> ml_collections.ConfigDict:
     c.sample.every = 0  # steps between sample grids inside the run; 0: never
     c.sample.examples = 64
     c.sample.batch_size = 64
-    c.sample.sampler = "heun"  # euler | heun | ddim
-    c.sample.steps = 30
+    # euler | heun | ddim | ddpm | edm | dpmpp_2m | dpmpp_2m_sde | unipc | sde | dopri5
+    c.sample.sampler = "heun"
+    c.sample.steps = 30  # times at which the network is evaluated; heun and edm do so twice
+    c.sample.grid = "uniform"  # uniform | quadratic | karras | log_snr: how the times lie
+    c.sample.rho = 7.0  # of grid karras
+    c.sample.eta = 0.0  # ddim: share of noise, 1 is ddpm
+    c.sample.churn = 0.0  # edm: S_churn, noise added over all steps
+    c.sample.order = 2  # unipc: p = 1, 2 or 3, of the predictor
+    c.sample.diffusion = "sigma"  # sde: sigma | sbdm | constant | sin2, the diffusion coefficient
+    c.sample.tolerance = 1e-4  # dopri5: of a step, relative and absolute
     c.sample.guidance = 1.0  # classifier-free; 1 is off
 
     c.log = ml_collections.ConfigDict()

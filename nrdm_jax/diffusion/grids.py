@@ -1,12 +1,43 @@
-"""Times at which samplers evaluate the network."""
+"""Times at which samplers evaluate the network: n of them, from t_max to the last before the data.
+What is at the last one, its estimate of x0 is the sample."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.diffusion.schedules import Path, noise_ratio, time_at
 from nrdm_jax.signatures import Array
 
+# Of sigma / alpha, in grids that are not even in t: EDM's range (arXiv 2206.00364, table 1).
+SMALLEST, LARGEST = 0.002, 80.0
 
-def uniform_times(path: Path, steps: int) -> Array:
-    """(steps + 1,) float32 from t_max to 0, evenly spaced; nothing is evaluated at the last one."""
-    return jnp.asarray(np.linspace(path.t_max, 0.0, steps + 1), jnp.float32)
+GRIDS = ("uniform", "quadratic", "karras", "log_snr")
+
+
+def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
+    """(steps,) float32, decreasing from t_max.
+
+    Args:
+      name: `uniform` in t, as if the data were the next; `quadratic`, t ~ (1 - i/n)^2, as if;
+        `karras`, even in (sigma/alpha)^(1/rho) (arXiv 2206.00364, eq. 5), and `log_snr`, even in
+        log(alpha/sigma) (Lu et al., arXiv 2206.00927, section 3.3), from `LARGEST` or the path's
+        largest to `SMALLEST` or its smallest.
+      path: of the marginals.
+      steps: how many.
+      rho: of karras.
+    """
+    left = 1.0 - np.arange(steps) / steps
+    if name == "uniform":
+        times = path.t_max * left
+    elif name == "quadratic":
+        times = path.t_max * left**2
+    else:
+        high = min(LARGEST, noise_ratio(path, path.t_max))
+        low = max(SMALLEST, noise_ratio(path, path.t_min))
+        part = np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
+        if name == "karras":
+            ratios = (high ** (1 / rho) + part * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+        else:
+            ratios = high * (low / high) ** part
+        times = np.array(time_at(path, jnp.asarray(-np.log(ratios), jnp.float32)))
+        times[0] = path.t_max
+    return jnp.asarray(times, jnp.float32)

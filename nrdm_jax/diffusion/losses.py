@@ -35,19 +35,20 @@ def diffusion_loss(
     path: Path,
     prediction: str,
     sample_times: Callable[[Array], Array],
+    weight: Callable[[Array], Array],
     x0: Array,
     label_B: Array,
     keys_B: Array,
 ) -> tuple[Array, Metrics]:
-    """Per-example loss (B,) at random times and noise, each example's from its own key; and what
-    `denoise` returned beside its output."""
+    """Per-example loss (B,), weighted, at random times and noise, each example's from its own key;
+    and what `denoise` returned beside its output."""
     both = jax.vmap(jax.random.split)(keys_B)
     t_B = sample_times(both[:, 0])
     eps = noise_of_keys(both[:, 1], x0.shape[1:])
     x_t = add_noise(path, x0, eps, t_B)
     output, metrics = denoise(x_t, t_B, label_B)
     loss_B, _ = loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
-    return loss_B, metrics
+    return weight(t_B) * loss_B, metrics
 
 
 def level_sums(

@@ -27,7 +27,21 @@ PREDICTIONS: dict[str, Row] = {
     "v": lambda path, t: (-path.sigma(t), path.alpha(t)),
     # dx_t/dt at fixed x0 and eps (arXiv 2209.03003, 2401.08740 eq. 5); rectified flow: eps - x0
     "velocity": lambda path, t: (path.alpha_dot(t), path.sigma_dot(t)),
+    # grad log p(x_t | x0) (Song et al., arXiv 2011.13456)
+    "score": lambda path, t: (jnp.zeros_like(t), -1.0 / path.sigma(t)),
+    "edm": lambda path, t: _edm(path, t),
 }
+
+
+def _edm(path: Path, t: Array) -> tuple[Array, Array]:
+    """F = (x0 - c_skip y) / c_out of y = x_t / alpha = x0 + s eps, s = sigma / alpha, with c_skip =
+    d^2 / (s^2 + d^2), c_out = s d / sqrt(s^2 + d^2), d the data's standard deviation (Karras et
+    al., arXiv 2206.00364, eq. 7 and table 1). For alpha^2 + sigma^2 = 1 and d = 1 it is -v.
+    """
+    alpha, sigma, d = path.alpha(t), path.sigma(t), path.sigma_data
+    norm = jnp.sqrt(sigma**2 + (d * alpha) ** 2)
+    return sigma / (d * norm), -d * alpha / norm
+
 
 _SMALLEST_DETERMINANT = 1e-6
 
@@ -46,7 +60,7 @@ def check(path: Path, prediction: str) -> None:
             f"diffusion.prediction is {prediction!r}; choose one of {', '.join(PREDICTIONS)}"
         )
     t = jnp.linspace(path.t_min, path.t_max, 1001, dtype=jnp.float32)
-    values = np.abs(np.asarray(_determinant(path, prediction, t)))
+    values = np.abs(np.asarray(determinant(path, prediction, t)))
     if prediction == "x0":
         values = values[1:]
     if not np.all(np.isfinite(values)) or values.min() < _SMALLEST_DETERMINANT:
@@ -58,7 +72,7 @@ def check(path: Path, prediction: str) -> None:
         )
 
 
-def _determinant(path: Path, prediction: str, t: Array) -> Array:
+def determinant(path: Path, prediction: str, t: Array) -> Array:
     p, q = PREDICTIONS[prediction](path, t)
     return path.alpha(t) * q - path.sigma(t) * p
 

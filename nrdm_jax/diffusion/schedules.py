@@ -6,6 +6,7 @@ A path is alpha, sigma and their derivatives; everything else (log-SNR, drift, v
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +22,8 @@ class Path:
     alpha, sigma: of t, float32, any shape.
     alpha_dot, sigma_dot: their derivatives with respect to t.
     t_min, t_max: training times; the functions and all conversions are finite between them.
+    sigma_data: standard deviation of the data, where a preconditioning asks for it.
+    scaled_input: the network gets x_t / sqrt(sigma_data^2 alpha^2 + sigma^2), see `scaled_input`.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Path:
     sigma_dot: ScalarFn
     t_min: float
     t_max: float
+    sigma_data: float = 1.0
+    scaled_input: bool = False
 
 
 def rectified_flow() -> Path:
@@ -74,7 +79,7 @@ def ddpm_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
 
 
 def cosine() -> Path:
-    """alpha = cos(pi t / 2), sigma = sin(pi t / 2).
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): GVP of SiT (arXiv 2401.08740) as well.
 
     Nichol & Dhariwal (arXiv 2102.09672), eq. 17, with s = 0: their offset keeps the first of a
     thousand discrete steps from vanishing and has no purpose in continuous time, where it would
@@ -92,22 +97,124 @@ def cosine() -> Path:
     )
 
 
-PATHS: dict[str, Callable[[], Path]] = {
+def variance_exploding(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Path:
+    """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t (Song et al., arXiv 2011.13456, eq.
+    30), by default in EDM's range (Karras et al., arXiv 2206.00364, table 1), the network's input
+    scaled to the data's spread (the same, eq. 7, c_in).
+
+    log sigma, EDM's 4 c_noise, is linear in t. sigma(0) = sigma_min: a sampler ends by taking the
+    estimate of x0 there.
+    """
+    growth = float(np.log(sigma_max / sigma_min))
+
+    def sigma(t):
+        return sigma_min * jnp.exp(growth * t)
+
+    return Path(
+        "ve",
+        alpha=jnp.ones_like,
+        sigma=sigma,
+        alpha_dot=jnp.zeros_like,
+        sigma_dot=lambda t: growth * sigma(t),
+        t_min=0.0,
+        t_max=1.0,
+        scaled_input=True,
+    )
+
+
+def shifted(path: Path, shift: float) -> Path:
+    """The path with `shift` times its sigma / alpha at every t: the log-SNR is less by 2 log shift.
+
+    More pixels of the same content need more noise to hide it: with the flow, t becomes
+    shift t / (1 + (shift - 1) t) (Esser et al., arXiv 2403.03206, eq. 23); with the cosine, its
+    shifted form (Hoogeboom et al., arXiv 2301.11093, eq. 3). alpha + sigma, or alpha^2 + sigma^2,
+    stays 1.
+
+    Raises:
+      ValueError: neither sum is 1.
+    """
+    if shift == 1.0:
+        return path
+    middle = jnp.float32(0.5 * (path.t_min + path.t_max))
+    alpha, sigma = float(path.alpha(middle)), float(path.sigma(middle))
+    if abs(alpha + sigma - 1) < 1e-5:
+
+        def norm(t):
+            return path.alpha(t) + shift * path.sigma(t)
+
+        def norm_dot(t):
+            return path.alpha_dot(t) + shift * path.sigma_dot(t)
+    elif abs(alpha**2 + sigma**2 - 1) < 1e-5:
+
+        def norm(t):
+            return jnp.sqrt(path.alpha(t) ** 2 + (shift * path.sigma(t)) ** 2)
+
+        def norm_dot(t):
+            square = path.alpha(t) * path.alpha_dot(t)
+            return (square + shift**2 * path.sigma(t) * path.sigma_dot(t)) / norm(t)
+    else:
+        raise ValueError(
+            f"diffusion.shift is {shift:g}, which diffusion.path={path.name} does not have; set "
+            "diffusion.sigma_min and sigma_max, or choose another path"
+        )
+
+    def quotient_dot(value, value_dot, t):
+        return (value_dot(t) - value(t) * norm_dot(t) / norm(t)) / norm(t)
+
+    return dataclasses.replace(
+        path,
+        alpha=lambda t: path.alpha(t) / norm(t),
+        sigma=lambda t: shift * path.sigma(t) / norm(t),
+        alpha_dot=lambda t: quotient_dot(path.alpha, path.alpha_dot, t),
+        sigma_dot=lambda t: shift * quotient_dot(path.sigma, path.sigma_dot, t),
+    )
+
+
+PATHS: dict[str, Callable[..., Path]] = {
     "rectified_flow": rectified_flow,
     "ddpm_linear": ddpm_linear,
     "cosine": cosine,
+    "ve": variance_exploding,
 }
 
 
-def make_path(name: str) -> Path:
-    """The path of that name.
+def make_path(
+    name: str,
+    *,
+    shift: float = 1.0,
+    sigma_data: float = 1.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    t_min: float | None = None,
+    t_max: float | None = None,
+) -> Path:
+    """The path of that name; `sigma_min` and `sigma_max` are for `ve`, `shift` for the others;
+    `t_min` and `t_max` take the place of its own training times, within them.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, it cannot be shifted, or it has no such times.
     """
     if name not in PATHS:
         raise ValueError(f"diffusion.path is {name!r}; choose one of {', '.join(PATHS)}")
-    return PATHS[name]()
+    path = PATHS[name](sigma_min, sigma_max) if name == "ve" else PATHS[name]()
+    low = path.t_min if t_min is None else t_min
+    high = path.t_max if t_max is None else t_max
+    if not path.t_min <= low < high <= path.t_max:
+        raise ValueError(
+            f"diffusion.t_min={low:g} and diffusion.t_max={high:g} are not within the times of "
+            f"diffusion.path={name}, {path.t_min:g} to {path.t_max:g}; choose some that are"
+        )
+    path = dataclasses.replace(path, t_min=low, t_max=high)
+    return dataclasses.replace(shifted(path, shift), sigma_data=sigma_data)
+
+
+def scaled_input(path: Path, x_t: Array, t_B: Array) -> Array:
+    """What the network gets of x_t (B, *S, C): itself; or of variance 1, where the path's is not
+    the data's (EDM's c_in, Karras et al., arXiv 2206.00364, eq. 7)."""
+    if not path.scaled_input:
+        return x_t
+    variance = (path.sigma_data * path.alpha(t_B)) ** 2 + path.sigma(t_B) ** 2
+    return x_t * broadcast(variance**-0.5, x_t)
 
 
 def broadcast(values_B: Array, x: Array) -> Array:
@@ -123,6 +230,27 @@ def add_noise(path: Path, x0: Array, eps: Array, t_B: Array) -> Array:
 def log_snr(path: Path, t: Array) -> Array:
     """log(alpha^2 / sigma^2), decreasing in t."""
     return 2.0 * (jnp.log(path.alpha(t)) - jnp.log(path.sigma(t)))
+
+
+def noise_ratio(path: Path, t: float) -> float:
+    """sigma / alpha."""
+    alpha = float(path.alpha(jnp.float32(t)))
+    return float(path.sigma(jnp.float32(t))) / alpha if alpha > 0 else float("inf")
+
+
+def time_at(path: Path, lam: Array) -> Array:
+    """The t in [t_min, t_max] where log(alpha / sigma), decreasing in t, is `lam`, of any shape, by
+    bisection within a program; the nearer end where it is nowhere."""
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        larger = path.alpha(middle) > path.sigma(middle) * jnp.exp(lam)
+        return jnp.where(larger, middle, low), jnp.where(larger, high, middle)
+
+    ends = (jnp.full_like(lam, path.t_min), jnp.full_like(lam, path.t_max))
+    low, high = jax.lax.fori_loop(0, 60, halve, ends)
+    return 0.5 * (low + high)
 
 
 def time_at_log_snr(path: Path, level: float) -> float:

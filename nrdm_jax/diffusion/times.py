@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from nrdm_jax.diffusion.schedules import Path, time_at
 from nrdm_jax.signatures import Array
 
 # keys (B,) -> t (B,) in [t_min, t_max]
@@ -31,14 +32,50 @@ def logit_normal(t_min: float, t_max: float, mean: float, std: float) -> TimesFn
     return jax.vmap(draw)
 
 
-def make_times(name: str, t_min: float, t_max: float, *, mean: float, std: float) -> TimesFn:
-    """The distribution of that name on [t_min, t_max].
+def log_normal(path: Path, mean: float, std: float) -> TimesFn:
+    """log(sigma / alpha) ~ N(mean, std^2) (Karras et al., arXiv 2206.00364, table 1, P_mean and
+    P_std), what is outside [t_min, t_max] at its ends."""
+
+    def draw(key: Array) -> Array:
+        return mean + std * jax.random.normal(key, (), jnp.float32)
+
+    return lambda keys_B: time_at(path, -jax.vmap(draw)(keys_B))
+
+
+def mode(t_min: float, t_max: float, scale: float) -> TimesFn:
+    """t = 1 - u - scale (cos^2(pi u / 2) - 1 + u), u uniform (Esser et al., arXiv 2403.03206, eq.
+    20): a positive scale, of at most 2 / (pi - 2), prefers the middle."""
+
+    def draw(key: Array) -> Array:
+        u = jax.random.uniform(key, (), jnp.float32)
+        t = 1.0 - u - scale * (jnp.cos(0.5 * jnp.pi * u) ** 2 - 1.0 + u)
+        return t_min + (t_max - t_min) * jnp.clip(t, 0.0, 1.0)
+
+    return jax.vmap(draw)
+
+
+TIMES = ("uniform", "logit_normal", "log_normal", "mode")
+
+
+def make_times(name: str, path: Path, *, mean: float, std: float, mode_scale: float) -> TimesFn:
+    """The distribution of that name on the path's [t_min, t_max].
+
+    Args:
+      name: of `TIMES`.
+      path: its own `shift` is in it.
+      mean, std: of logit_normal and log_normal.
+      mode_scale: of mode.
 
     Raises:
       ValueError: there is none.
     """
+    ends = path.t_min, path.t_max
     if name == "uniform":
-        return uniform(t_min, t_max)
+        return uniform(*ends)
     if name == "logit_normal":
-        return logit_normal(t_min, t_max, mean, std)
-    raise ValueError(f"diffusion.times is {name!r}; choose uniform or logit_normal")
+        return logit_normal(*ends, mean, std)
+    if name == "log_normal":
+        return log_normal(path, mean, std)
+    if name == "mode":
+        return mode(*ends, mode_scale)
+    raise ValueError(f"diffusion.times is {name!r}; choose one of {', '.join(TIMES)}")

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nrdm_jax.diffusion.grids import uniform_times
 from nrdm_jax.diffusion.guidance import classifier_free
-from nrdm_jax.diffusion.noise import noise_of_seeds
+from nrdm_jax.diffusion.noise import noise_of_seeds, noise_of_steps
 from nrdm_jax.diffusion.predictions import to_x0_eps
-from nrdm_jax.diffusion.samplers.table import SAMPLERS
+from nrdm_jax.diffusion.samplers.table import Solver
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, replicated
 from nrdm_jax.signatures import Array, Params
@@ -26,18 +25,25 @@ def make_sample_fn(
     prediction: str,
     *,
     shape: tuple[int, ...],
-    sampler: str,
-    steps: int,
+    solve: Solver,
+    times: Array,
     guidance: float,
     null_label: int,
 ) -> SampleFn:
     """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
 
     Each sample's noise is a function of its seed alone, so neither the batch nor the mesh changes
-    it.
+    it. The sample is the estimate of x0 at the last of the times.
+
+    Args:
+      apply: (params, x_t, t, label) -> output.
+      path, prediction: of the network.
+      shape: of a sample.
+      solve: see `samplers.table.make_sampler`.
+      times: see `grids.make_times`.
+      guidance: classifier-free, 1 is off.
+      null_label: of no class.
     """
-    solve = SAMPLERS[sampler]
-    times = uniform_times(path, steps)
 
     def sample(params: Params, seeds: Array, labels: Array) -> Array:
         def denoise(x_t, t, label):
@@ -48,9 +54,9 @@ def make_sample_fn(
         def predict(x_t, t):
             return to_x0_eps(path, prediction, guided(x_t, t, labels), x_t, t)
 
-        noise = noise_of_seeds(seeds, shape)
-        start = path.sigma(jnp.float32(path.t_max)) * noise
-        return solve(predict, path, start, times)
+        start = path.sigma(jnp.float32(path.t_max)) * noise_of_seeds(seeds, shape)
+        x = solve(predict, path, start, times, noise_of_steps(seeds, shape))
+        return predict(x, jnp.full(x.shape[:1], times[-1]))[0]
 
     return sample
 

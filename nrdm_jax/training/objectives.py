@@ -27,6 +27,7 @@ def diffusion_objective(
     path: Path,
     prediction: str,
     sample_times: Callable[[Array], Array],
+    weight: Callable[[Array], Array] = jnp.ones_like,
     *,
     null_label: int,
     label_dropout: float,
@@ -37,7 +38,7 @@ def diffusion_objective(
 
     Args:
       apply: the network.
-      path, prediction, sample_times: see `diffusion`.
+      path, prediction, sample_times, weight: see `diffusion`.
       null_label: takes the place of the label with probability `label_dropout`.
       scale, shift: see `to_model_range`.
     """
@@ -56,6 +57,8 @@ def diffusion_objective(
             output, health = apply(params, x_t, t, label, taps)
             return output, {"health": health}
 
-        return diffusion_loss(denoise, path, prediction, sample_times, x0, label, both[:, 1])
+        return diffusion_loss(
+            denoise, path, prediction, sample_times, weight, x0, label, both[:, 1]
+        )
 
     return objective

@@ -20,6 +20,7 @@ def test_loss_of_a_zero_output_is_the_second_moment_of_the_target():
         PATH,
         "velocity",
         times.uniform(0.0, 1.0),
+        jnp.ones_like,
         x0,
         jnp.zeros(256, jnp.int32),
         keys,

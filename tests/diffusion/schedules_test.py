@@ -6,15 +6,18 @@ import pytest
 from nrdm_jax.diffusion import predictions, schedules
 
 ALL = list(schedules.PATHS)
+SHIFTED = [name for name in ALL if name != "ve"]
 
 
 def times_of(path, count=9):
     return jnp.linspace(path.t_min, path.t_max, count + 2)[1:-1]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_derivatives(name):
-    path = schedules.make_path(name)
+@pytest.mark.parametrize(
+    ("name", "shift"), [*((name, 1.0) for name in ALL), *((name, 3.0) for name in SHIFTED)]
+)
+def test_derivatives(name, shift):
+    path = schedules.make_path(name, shift=shift)
     t = times_of(path)
     for f, derivative in ((path.alpha, path.alpha_dot), (path.sigma, path.sigma_dot)):
         np.testing.assert_allclose(jax.vmap(jax.grad(f))(t), derivative(t), rtol=1e-4, atol=1e-5)
@@ -98,3 +101,65 @@ def test_refusal_names_both_fields():
         ValueError, match="diffusion.prediction=eps with diffusion.path=rectified_flow"
     ):
         predictions.check(schedules.rectified_flow(), "eps")
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_shift_moves_the_log_snr_and_nothing_else(name):
+    plain, shifted = (schedules.make_path(name, shift=s) for s in (1.0, 3.0))
+    t = times_of(plain)
+    moved = schedules.log_snr(plain, t) - schedules.log_snr(shifted, t)
+    np.testing.assert_allclose(moved, 2 * np.log(3.0), rtol=1e-4)
+    power = 1 if name == "rectified_flow" else 2
+    total = shifted.alpha(t) ** power + shifted.sigma(t) ** power
+    np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+
+
+def test_a_shifted_flow_is_the_flow_at_sd3_s_time():
+    path, t = schedules.make_path("rectified_flow", shift=3.0), jnp.linspace(0, 1, 11)
+    np.testing.assert_allclose(path.sigma(t), 3 * t / (1 + 2 * t), rtol=1e-6)
+
+
+def test_what_cannot_be_is_refused_with_the_fields():
+    with pytest.raises(ValueError, match="diffusion.shift is 2.*diffusion.path=ve"):
+        schedules.make_path("ve", shift=2.0)
+    with pytest.raises(ValueError, match="diffusion.t_min=0 and diffusion.t_max=2 .* 0 to 1"):
+        schedules.make_path("rectified_flow", t_min=0.0, t_max=2.0)
+
+
+def test_time_at_is_its_inverse_and_stays_within_the_ends():
+    for name in ALL:
+        path = schedules.make_path(name)
+        t = times_of(path)
+        lam = jnp.log(path.alpha(t) / path.sigma(t))
+        np.testing.assert_allclose(schedules.time_at(path, lam), t, atol=2e-5)
+        ends = schedules.time_at(path, jnp.array([-100.0, 100.0]))
+        np.testing.assert_allclose(ends, [path.t_max, path.t_min], atol=1e-6)
+
+
+def test_edm_s_output_is_minus_v_where_the_variance_is_preserved():
+    path = schedules.make_path("cosine", sigma_data=1.0)
+    x0, eps = (jax.random.normal(jax.random.key(i), (9, 4)) for i in range(2))
+    t = times_of(path)
+    edm, v = (predictions.target(path, kind, x0, eps, t) for kind in ("edm", "v"))
+    np.testing.assert_allclose(edm, -v, rtol=1e-5, atol=1e-6)
+
+
+def test_edm_s_preconditioning():
+    """D(x; sigma) = c_skip x + c_out F(c_in x), with the table's own coefficients; input and target
+    of the network have variance one for data of sigma_data."""
+    d = 0.5
+    path = schedules.make_path("ve", sigma_data=d)
+    t = jnp.linspace(0.05, 0.95, 5)
+    s = path.sigma(t)[:, None]
+    x0, eps = (
+        d * jax.random.normal(jax.random.key(0), (5, 20_000)),
+        jax.random.normal(jax.random.key(1), (5, 20_000)),
+    )
+    x = x0 + s * eps
+    output = predictions.target(path, "edm", x0, eps, t)
+    c_skip, c_out = d**2 / (s**2 + d**2), s * d / jnp.sqrt(s**2 + d**2)
+    np.testing.assert_allclose(c_skip * x + c_out * output, x0, rtol=1e-3, atol=2e-3)
+    assert np.abs(np.std(output, axis=1) - 1).max() < 0.03
+    assert np.abs(np.std(schedules.scaled_input(path, x, t), axis=1) - 1).max() < 0.03
+    flow = schedules.rectified_flow()
+    assert schedules.scaled_input(flow, x, t) is x

@@ -1,22 +1,36 @@
-"""DDIM without noise: order 1, exact where the estimates of x0 and eps do not change."""
+"""DDIM: exact where the estimates of x0 and eps do not change; order 1. With eta, noise takes the
+place of some of eps; eta = 1 is DDPM's ancestral sampling."""
 
 import jax
 import jax.numpy as jnp
 
+from nrdm_jax.diffusion.samplers.exponential import nodes
 from nrdm_jax.diffusion.schedules import Path
-from nrdm_jax.signatures import Array, PredictFn
+from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
 
-def sample(predict: PredictFn, path: Path, x_init: Array, times: Array) -> Array:
-    """x(t_{i+1}) = alpha(t_{i+1}) x0 + sigma(t_{i+1}) eps (Song et al., arXiv 2010.02502, eq. 12,
-    sigma_t = 0).
+def sample(
+    predict: PredictFn,
+    path: Path,
+    x_init: Array,
+    times: Array,
+    noise: NoiseFn,
+    eta: float = 0.0,
+) -> Array:
+    """x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z, s = eta sigma' sqrt(1 - e^(-2h)), h the step
+    in log(alpha / sigma).
 
+    Song et al. (arXiv 2010.02502), eq. 12 and 16: for alpha^2 + sigma^2 = 1 their s. With eta = 1
+    it is the posterior of DDPM with the smaller variance (Ho et al., arXiv 2006.11239, eq. 7).
     Arguments as in `euler.sample`.
     """
+    at = nodes(path, times)
 
-    def step(x, pair):
-        now, then = pair
-        x0, eps = predict(x, jnp.full(x.shape[:1], now))
-        return path.alpha(then) * x0 + path.sigma(then) * eps, None
+    def step(x, i):
+        x0, eps = predict(x, jnp.full(x.shape[:1], at.t[i]))
+        h = at.lam[i + 1] - at.lam[i]
+        s = eta * at.sigma[i + 1] * jnp.sqrt(-jnp.expm1(-2 * h))
+        x = at.alpha[i + 1] * x0 + jnp.sqrt(at.sigma[i + 1] ** 2 - s**2) * eps
+        return (x + s * noise(i) if eta else x), None
 
-    return jax.lax.scan(step, x_init, (times[:-1], times[1:]))[0]
+    return jax.lax.scan(step, x_init, jnp.arange(len(times) - 1))[0]
