@@ -1,15 +1,46 @@
-"""Guidance: wrappers from one DenoiseFn to another."""
+"""Guidance: wrappers from one DenoiseFn to another.
+
+Every prediction is affine in x0 at given x_t and t, so that combining outputs is combining
+estimates of x0.
+"""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from nrdm_jax.diffusion.predictions import target, to_x0_eps
+from nrdm_jax.diffusion.schedules import Path, broadcast
 from nrdm_jax.signatures import Array, DenoiseFn
 
+# t (B,) -> scale (B,) of the guidance
+ScaleFn = Callable[[Array], Array]
 
-def classifier_free(denoise: DenoiseFn, null_label: int, scale: float) -> DenoiseFn:
+
+def within(path: Path, scale: float, low: float, high: float) -> ScaleFn:
+    """`scale` where low <= sigma/alpha <= high, else 1: guidance where it helps and does not narrow
+    (Kynkäänniemi et al., arXiv 2404.07724, eq. 5)."""
+
+    def of(t_B: Array) -> Array:
+        sigma, alpha = path.sigma(t_B), path.alpha(t_B)
+        inside = (sigma >= low * alpha) & (sigma <= high * alpha)
+        return jnp.where(inside, scale, 1.0)
+
+    return of
+
+
+def classifier_free(
+    denoise: DenoiseFn, null_label: int, scale: float | ScaleFn, rescale: float = 0.0
+) -> DenoiseFn:
     """unconditional + scale * (conditional - unconditional), both in one batch.
 
-    Ho & Salimans (arXiv 2207.12598), eq. 6, with scale = 1 + w. Every prediction is affine in x0 at
-    given x_t and t, so combining outputs is combining estimates of x0. Scale 1 is `denoise` itself.
+    Ho & Salimans (arXiv 2207.12598), eq. 6, with scale = 1 + w. Scale 1 is `denoise` itself.
+
+    Args:
+      denoise: takes a label.
+      null_label: of no class.
+      scale: a number, or one that depends on the time.
+      rescale: share of the result whose standard deviation, of an example, is brought back to that
+        of the conditional output (Lin et al., arXiv 2305.08891, eq. 15 and 16).
     """
     if scale == 1.0:
         return denoise
@@ -25,6 +56,43 @@ def classifier_free(denoise: DenoiseFn, null_label: int, scale: float) -> Denois
         )
         output = output.reshape(x_t.shape[0], 2, *output.shape[1:])
         conditional, unconditional = output[:, 0], output[:, 1]
-        return unconditional + scale * (conditional - unconditional)
+        factor = broadcast(scale(t_B), x_t) if callable(scale) else scale
+        out = unconditional + factor * (conditional - unconditional)
+        if rescale:
+            axes = tuple(range(1, out.ndim))
+            ratio = jnp.std(conditional, axis=axes, keepdims=True) / jnp.std(
+                out, axis=axes, keepdims=True
+            )
+            out = rescale * ratio * out + (1.0 - rescale) * out
+        return out
 
     return guided
+
+
+def autoguidance(denoise: DenoiseFn, weaker: DenoiseFn, scale: float | ScaleFn) -> DenoiseFn:
+    """weaker + scale * (denoise - weaker), both with the label: away from what a worse version of
+    the same network does (Karras et al., arXiv 2406.02507, eq. 3)."""
+
+    def guided(x_t: Array, t_B: Array, label_B: Array) -> Array:
+        strong, weak = (f(x_t, t_B, label_B) for f in (denoise, weaker))
+        factor = broadcast(scale(t_B), x_t) if callable(scale) else scale
+        return weak + factor * (strong - weak)
+
+    return guided
+
+
+def dynamic_thresholding(
+    denoise: DenoiseFn, path: Path, prediction: str, quantile: float
+) -> DenoiseFn:
+    """The x0 of an output clipped to [-s, s] and divided by s, s that quantile of its absolute
+    values and at least 1: for pixels in [-1, 1] (Saharia et al., arXiv 2205.11487, section 2.3)."""
+
+    def thresholded(x_t: Array, t_B: Array, label_B: Array) -> Array:
+        x0, _ = to_x0_eps(path, prediction, denoise(x_t, t_B, label_B), x_t, t_B)
+        sizes = jnp.abs(x0).reshape(x0.shape[0], -1)
+        s = broadcast(jnp.maximum(jnp.quantile(sizes, quantile, axis=1), 1.0), x0)
+        x0 = jnp.clip(x0, -s, s) / s
+        sigma, alpha = (broadcast(f(t_B), x_t) for f in (path.sigma, path.alpha))
+        return target(path, prediction, x0, (x_t - alpha * x0) / sigma, t_B)
+
+    return thresholded

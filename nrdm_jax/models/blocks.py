@@ -138,7 +138,11 @@ class SelfAttention(Attention):
         y = y.reshape(y.shape[0], *self.grid, y.shape[-1]).transpose(order)
         groups = y.reshape(y.shape[0], -1, math.prod(along), y.shape[-1])
         groups = constrain(groups, "activation_batch", "activation_length", None, None)
-        out = self.attention(groups, angles=angles).reshape(*y.shape[:-1], self.width)
+        out = self.attention(groups, angles=angles)
+        # Said on both sides: left to itself the partitioner laid the cotangent out over data and
+        # context anew, and lost a part of the sum in the gradient of out_kernel.
+        out = constrain(out, "activation_batch", "activation_length", None, None)
+        out = out.reshape(*y.shape[:-1], self.width)
         back = sorted(range(len(order)), key=order.__getitem__)
         return out.transpose(back).reshape(*u.shape[:-1], self.width)
 

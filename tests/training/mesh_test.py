@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import measuring
 from nrdm_jax import build, trees
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import synthetic
@@ -102,6 +103,38 @@ def test_eight_devices_give_what_one_gives_for_every_stack(
     np.testing.assert_allclose(*found, rtol=1e-3 if half else 1e-5)
     assert len(set(found[0])) == 4 and np.all(np.isfinite(found[0]))
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(state.params))
+
+
+def gradients_on(config, devices, fill_zeros, **mesh):
+    """{path: gradient of the loss} on normal numbers, from drawn zeros."""
+    for axis, size in mesh.items():
+        config.mesh[axis] = size
+    parts = build.run(config, jax.devices()[:devices])
+    filled = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(7))
+    params = jax.tree.map(
+        lambda x, leaf: jax.device_put(x, leaf.sharding), filled, parts.abstract_state.params
+    )
+    batch = measuring.placed_batch(parts)
+    keys = jax.random.split(jax.random.key(3), config.train.batch_size)
+    objective = build.objective(config, parts.apply, parts.path)
+    found = jax.jit(jax.grad(lambda p: jnp.mean(objective(p, batch, keys, None)[0])))(params)
+    return {path: np.asarray(leaf) for path, leaf in trees.leaves_with_path(found)}
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 1, "context": 4}], ids=str)
+def test_no_part_of_a_gradient_is_lost_where_groups_are_divided(tiny_config, fill_zeros, mesh):
+    """Every leaf by itself: Adam hides from the first losses that one is half of what it should
+    be."""
+    c = tiny_config
+    c.data.shape, c.model.patch, c.model.attention = (4, 8, 8, 3), (1, 2, 2), "factorised"
+    c.model.width, c.train.batch_size = 16, 8
+    c.evaluate.batch_size = 8
+    whole = gradients_on(c, 1, fill_zeros, data=1, fsdp=1, context=1)
+    found = gradients_on(c, 8, fill_zeros, **mesh)
+    for path, gradient in whole.items():
+        if not path.endswith("key_bias"):  # that of a softmax does not depend on it
+            error = np.linalg.norm(found[path] - gradient) / np.linalg.norm(gradient)
+            assert error < 1e-5, path
 
 
 def test_compiled_step_refuses_what_would_be_a_second_compile(tiny_config):
