@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from nrdm_jax import config as configuration
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, open_source
-from nrdm_jax.diffusion import grids, losses, predictions, times, weights
+from nrdm_jax.diffusion import grids, guidance, losses, predictions, times, weights
 from nrdm_jax.diffusion.samplers.table import make_sampler
 from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
@@ -401,6 +401,25 @@ def _solver(config, path: Path):
     return make_sampler(c.sampler, path, options)
 
 
+def _guide(config, path: Path, scale: float):
+    """(network, a weaker one or none) -> the guided network."""
+    c = config.sample
+    by_time = guidance.within(path, scale, *c.guidance_interval) if c.guidance_interval else scale
+
+    def guide(denoise, weaker=None):
+        if weaker is None:
+            null = config.data.num_classes
+            denoise = guidance.classifier_free(denoise, null, by_time, c.guidance_rescale)
+        else:
+            denoise = guidance.autoguidance(denoise, weaker, by_time)
+        if c.threshold:
+            prediction = config.diffusion.prediction
+            denoise = guidance.dynamic_thresholding(denoise, path, prediction, c.threshold)
+        return denoise
+
+    return guide
+
+
 def generator(
     config,
     apply: objectives.ApplyFn,
@@ -408,9 +427,11 @@ def generator(
     mesh: Mesh,
     *,
     steps: int | None = None,
-    guidance: float | None = None,
+    scale: float | None = None,
+    weaker: objectives.ApplyFn | None = None,
 ) -> Generator:
-    """What is not given is the config's.
+    """What is not given is the config's. With `weaker`, a network of the same path and prediction,
+    the guidance is away from it, and the generator takes a pair of weights.
 
     Raises:
       ValueError: as `predictions.check`.
@@ -424,8 +445,8 @@ def generator(
         shape=tuple(config.data.shape),
         solve=_solver(config, path),
         times=grids.make_times(c.grid, path, steps, c.rho),
-        guidance=c.guidance if guidance is None else guidance,
-        null_label=config.data.num_classes,
+        guide=_guide(config, path, c.guidance if scale is None else scale),
+        weaker=weaker,
     )
     return Generator(sample, mesh, c.batch_size)
 

@@ -19,6 +19,8 @@ def define_flags() -> None:
     flags.DEFINE_string("labels", None, "classes, repeated over the seeds; by default all in turn")
     flags.DEFINE_integer("steps", None, "of the sampler; by default the config's", lower_bound=1)
     flags.DEFINE_float("guidance", None, "classifier-free scale, 1 is off", lower_bound=0.0)
+    flags.DEFINE_string("weaker", None, "workdir of a weaker run: guides away from its weights, by "
+                        "--guidance, and not from no class")  # fmt: skip
     flags.DEFINE_string("out", None, "directory; by default WORKDIR/samples/final")
 
 
@@ -50,6 +52,7 @@ def run() -> None:
             labels=[labels[i % len(labels)] for i in range(len(seeds))],
             steps=flags.FLAGS.steps,
             guidance=flags.FLAGS.guidance,
+            weaker=flags.FLAGS.weaker,
             signals=signals,
         )
     command_line.print_result({"samples": len(drawn), "grid": str(first)})

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from nrdm_jax.evaluation import linear_denoiser
 from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
+from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sampling import generate, writers
 from nrdm_jax.training_run import read_ema
 
@@ -27,21 +29,29 @@ def draw(
     signals: lifecycle.Signals,
     steps: int | None = None,
     guidance: float | None = None,
+    weaker: str | None = None,
 ) -> tuple[pathlib.Path, np.ndarray]:
     """Writes a sample for each seed and label; returns the file to look at first, and the samples
-    (n, *S, C) in the network's range.
+    (n, *S, C) in the network's range. With `weaker`, the workdir of another run, the guidance is
+    away from its EMA weights and not from no class.
 
     Raises:
-      ValueError: there is no checkpoint, or it does not fit the config.
+      ValueError: there is no checkpoint, or it does not fit the config; or the other run's outputs
+        are of another kind.
     """
     parts = build.run(config)
-    ema = read_ema(workdir, parts.abstract_state.ema)
+    weights: Any = read_ema(workdir, parts.abstract_state.ema)
+    others = None
+    if weaker is not None:
+        other = build.run(_comparable(config, weaker))
+        others = other.apply
+        weights = (weights, read_ema(weaker, other.abstract_state.ema))
     steps = config.sample.steps if steps is None else steps
     guidance = config.sample.guidance if guidance is None else guidance
     sampler = build.generator(
-        config, parts.apply, parts.path, parts.mesh, steps=steps, guidance=guidance
+        config, parts.apply, parts.path, parts.mesh, steps=steps, scale=guidance, weaker=others
     )
-    x = sampler(ema, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    x = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
     manifest = {
         "seeds": seeds,
         "labels": labels,
@@ -49,11 +59,33 @@ def draw(
         "guidance": guidance,
         "sampler": config.sample.sampler,
         "weights": str(workdir),
+        "weaker": weaker,
         "config": configuration.to_dict(config),
     }
     if not distributed.is_writer():
         return out, x
     return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
+
+
+def _comparable(config, workdir: str):
+    """The config of the run in a workdir.
+
+    Raises:
+      ValueError: what its network puts out cannot be combined with that of `config`'s.
+    """
+    other = configuration.from_dict(read_config(pathlib.Path(workdir)))
+    for group, fields in (
+        ("diffusion", other.diffusion.keys()),
+        ("data", ("shape", "num_classes")),
+    ):
+        for field in fields:
+            if other[group][field] != config[group][field]:
+                raise ValueError(
+                    f"--weaker={workdir} has {group}.{field}={other[group][field]!r} and this run "
+                    f"{config[group][field]!r}; choose a run that differs in its network or "
+                    "training alone"
+                )
+    return other
 
 
 def score(

@@ -97,6 +97,26 @@ def test_samples_are_the_ema_s_and_repeat(finished, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_samples_are_guided_away_from_a_weaker_run(finished, tmp_path):
+    workdir, _ = finished
+    grids = {}
+    for name, scale in (("itself", "3.0"), ("plain", "1.0")):
+        weaker = [f"--weaker={workdir}"] if name == "itself" else []
+        code, _, err = run(
+            "sample", f"--workdir={workdir}", "--seeds=0-3", "--steps=2", f"--guidance={scale}",
+            f"--out={tmp_path / name}", *weaker,
+        )  # fmt: skip
+        assert code == 0, err
+        grids[name] = np.asarray(Image.open(tmp_path / name / "grid.png")).astype(int)
+    # Away from itself is nowhere.
+    assert np.abs(grids["itself"] - grids["plain"]).max() <= 1
+    code, _, err = run(
+        "sample", f"--workdir={workdir}", f"--weaker={workdir}", "--config=configs/openmoji32.py",
+        "--config.model.depth=2", "--config.diffusion.prediction=v",
+    )  # fmt: skip
+    assert code == 2 and "diffusion.prediction='velocity'" in err
+
+
 def test_a_read_only_run_can_be_scored(finished, tmp_path):
     workdir, _ = finished
     code, out, err = run("evaluate", f"--workdir={workdir}", "--samples=4")

@@ -186,6 +186,22 @@ def _check_diffusion(c) -> None:
     )
     require(c.sample.order in (1, 2, 3), "sample.order", f"is {c.sample.order}", "choose 1, 2 or 3")
     require(0 <= c.sample.eta <= 1, "sample.eta", f"is {c.sample.eta}", "give a number from 0 to 1")
+    interval = c.sample.guidance_interval
+    require(
+        isinstance(interval, tuple)
+        and (not interval or (len(interval) == 2 and all(map(is_number, interval))
+                              and 0 <= interval[0] < interval[1])),
+        "sample.guidance_interval",
+        f"is {interval!r}",
+        "give (), or two numbers of sigma / alpha, such as (0.2, 2.0)",
+    )  # fmt: skip
+    for field in ("guidance_rescale", "threshold"):
+        require(
+            0 <= c.sample[field] <= 1,
+            f"sample.{field}",
+            f"is {c.sample[field]}",
+            "give a number from 0 to 1",
+        )
     # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
     require(
         not (d.path == "rectified_flow" and d.prediction in ("eps", "score") and d.t_max is None),

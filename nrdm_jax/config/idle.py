@@ -66,6 +66,8 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: "edm" in (c.diffusion.prediction, c.diffusion.weight) or c.diffusion.path == "ve",
         "diffusion.prediction",
     ),
+    "sample.guidance_interval": (lambda c: c.sample.guidance != 1, "sample.guidance"),
+    "sample.guidance_rescale": (lambda c: c.sample.guidance != 1, "sample.guidance"),
     "sample.rho": (lambda c: c.sample.grid == "karras", "sample.grid"),
     "sample.grid": (lambda c: c.sample.sampler != "dopri5", "sample.sampler"),
     "sample.eta": (_sampled("ddim"), "sample.sampler"),

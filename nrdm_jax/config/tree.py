@@ -226,6 +226,9 @@ def default() -> ml_collections.ConfigDict:
     c.sample.diffusion = "sigma"  # sde: sigma | sbdm | constant | sin2, the diffusion coefficient
     c.sample.tolerance = 1e-4  # dopri5: of a step, relative and absolute
     c.sample.guidance = 1.0  # classifier-free; 1 is off
+    c.sample.guidance_interval = ()  # (low, high) of sigma/alpha, outside of which it is off
+    c.sample.guidance_rescale = 0.0  # share brought back to the conditional output's deviation
+    c.sample.threshold = 0.0  # quantile of |x0| that pixels are clipped to, such as 0.995; 0: off
 
     c.log = ml_collections.ConfigDict()
     c.log.every = 50  # steps between lines

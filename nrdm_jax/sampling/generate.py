@@ -1,22 +1,22 @@
 """From weights, seeds and labels to samples."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nrdm_jax.diffusion.guidance import classifier_free
 from nrdm_jax.diffusion.noise import noise_of_seeds, noise_of_steps
 from nrdm_jax.diffusion.predictions import to_x0_eps
 from nrdm_jax.diffusion.samplers.table import Solver
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, replicated
-from nrdm_jax.signatures import Array, Params
+from nrdm_jax.signatures import Array, DenoiseFn, Params
 
-# (params, seeds (B,), labels (B,)) -> samples (B, *S, C)
-SampleFn = Callable[[Params, Array, Array], Array]
+# (params, or a pair of them, seeds (B,), labels (B,)) -> samples (B, *S, C)
+SampleFn = Callable[[Any, Array, Array], Array]
 
 
 def make_sample_fn(
@@ -27,8 +27,8 @@ def make_sample_fn(
     shape: tuple[int, ...],
     solve: Solver,
     times: Array,
-    guidance: float,
-    null_label: int,
+    guide: Callable[..., DenoiseFn] = lambda denoise: denoise,
+    weaker: Callable[[Params, Array, Array, Array], Array] | None = None,
 ) -> SampleFn:
     """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
 
@@ -41,15 +41,20 @@ def make_sample_fn(
       shape: of a sample.
       solve: see `samplers.table.make_sampler`.
       times: see `grids.make_times`.
-      guidance: classifier-free, 1 is off.
-      null_label: of no class.
+      guide: wraps the labelled network, see `diffusion.guidance`; with `weaker` it gets that one
+        as well.
+      weaker: another network with the same prediction; the sampler's params are then a pair.
     """
 
-    def sample(params: Params, seeds: Array, labels: Array) -> Array:
-        def denoise(x_t, t, label):
-            return apply(params, x_t, t, label)[..., : shape[-1]]
+    def sample(params: Any, seeds: Array, labels: Array) -> Array:
+        def denoiser(apply, params) -> DenoiseFn:
+            return lambda x_t, t, label: apply(params, x_t, t, label)[..., : shape[-1]]
 
-        guided = classifier_free(denoise, null_label, guidance)
+        if weaker is None:
+            guided = guide(denoiser(apply, params))
+        else:
+            own, others = params
+            guided = guide(denoiser(apply, own), denoiser(weaker, others))
 
         def predict(x_t, t):
             return to_x0_eps(path, prediction, guided(x_t, t, labels), x_t, t)
@@ -84,7 +89,7 @@ class Generator:
 
     def __call__(
         self,
-        params: Params,
+        params: Any,
         seeds: np.ndarray,
         labels: np.ndarray,
         poll: Callable[[], None] = lambda: None,

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nrdm_jax.diffusion import grids, guidance, noise, schedules, times
+from nrdm_jax.diffusion import grids, noise, schedules, times
 from nrdm_jax.diffusion.samplers import table
 from nrdm_jax.sampling.generate import make_sample_fn
 
@@ -101,8 +101,6 @@ def test_samples_have_the_data_s_mean_and_std(sampler, name):
         shape=(1,),
         solve=solver(sampler, path, diffusion=diffusion, churn=10.0),
         times=grids.make_times("log_snr" if name == "ve" else "uniform", path, 200),
-        guidance=1.0,
-        null_label=0,
     )
     out = jax.jit(sample)({}, jnp.arange(20_000), jnp.zeros(20_000, jnp.int32))
     assert abs(float(out.mean()) - MEAN) < 0.03
@@ -179,18 +177,6 @@ def test_noise_of_steps_is_of_the_seed_and_the_step():
     start = noise.noise_of_seeds(jnp.asarray([7]), (3,))
     assert not np.allclose(one(jnp.int32(0)), one(jnp.int32(1)))
     assert not np.allclose(one(jnp.int32(0)), start)
-
-
-def test_guidance_is_the_formula_and_scale_one_is_free():
-    def denoise(x, t, label):
-        return x * (1.0 + label.astype(jnp.float32))[:, None] + t[:, None]
-
-    x, t, label = jnp.ones((3, 2)), jnp.arange(3.0), jnp.asarray([1, 2, 3])
-    assert guidance.classifier_free(denoise, 9, 1.0) is denoise
-    expected = denoise(x, t, label * 0 + 9) + 2.5 * (
-        denoise(x, t, label) - denoise(x, t, label * 0 + 9)
-    )
-    np.testing.assert_allclose(guidance.classifier_free(denoise, 9, 2.5)(x, t, label), expected)
 
 
 def test_noise_and_times_do_not_depend_on_the_batch():

@@ -20,7 +20,7 @@ def sampled(tiny_config, fill_zeros, monkeypatch):
         parts = build.run(tiny_config)
         weights = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(3), 0.1)
         sampler = build.generator(
-            tiny_config, parts.apply, parts.path, parts.mesh, steps=4, guidance=guidance
+            tiny_config, parts.apply, parts.path, parts.mesh, steps=4, scale=guidance
         )
         return generate.to_pixels(sampler(weights, np.arange(10), np.arange(10) % 4))
 
