@@ -39,17 +39,22 @@ def draw(
       ValueError: there is no checkpoint, or it does not fit the config; or the other run's outputs
         are of another kind.
     """
+    other = None if weaker is None else build.run(_comparable(config, weaker))
     parts = build.run(config)
     weights: Any = read_ema(workdir, parts.abstract_state.ema)
-    others = None
-    if weaker is not None:
-        other = build.run(_comparable(config, weaker))
-        others = other.apply
+    if other is not None:
+        assert weaker is not None
         weights = (weights, read_ema(weaker, other.abstract_state.ema))
     steps = config.sample.steps if steps is None else steps
     guidance = config.sample.guidance if guidance is None else guidance
     sampler = build.generator(
-        config, parts.apply, parts.path, parts.mesh, steps=steps, scale=guidance, weaker=others
+        config,
+        parts.apply,
+        parts.path,
+        parts.mesh,
+        steps=steps,
+        scale=guidance,
+        weaker=other and other.apply,
     )
     x = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
     manifest = {
