@@ -54,7 +54,7 @@ def draw(
         parts.mesh,
         steps=steps,
         scale=guidance,
-        weaker=other and other.apply,
+        weaker=None if other is None else other.apply,
     )
     x = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
     manifest = {
