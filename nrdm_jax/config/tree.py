@@ -55,9 +55,9 @@ CHOICES = {
     "model.branch_dtype": ("float32", "bfloat16"),
     "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
-    "diffusion.path": ("rectified_flow", "ddpm_linear", "cosine", "ve"),
+    "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
-    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode"),
+    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete"),
     "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
@@ -73,7 +73,7 @@ CHOICES = {
         "sde",
         "dopri5",
     ),
-    "sample.grid": ("uniform", "quadratic", "karras", "log_snr"),
+    "sample.grid": ("uniform", "quadratic", "karras", "log_snr", "respaced"),
     "sample.diffusion": ("sigma", "sbdm", "constant", "sin2"),
 }
 
@@ -142,7 +142,8 @@ def default() -> ml_collections.ConfigDict:
     c.model.remat_policy = "nothing"  # nothing | branches | dots_no_batch | dots: kept by remat
 
     c.diffusion = ml_collections.ConfigDict()
-    c.diffusion.path = "rectified_flow"  # rectified_flow | ddpm_linear | cosine | ve
+    # rectified_flow | ddpm_linear | ddpm_discrete | cosine | ve
+    c.diffusion.path = "rectified_flow"
     c.diffusion.shift = (
         1.0  # factor of sigma / alpha at every t: above 1 for many pixels; not of ve
     )
@@ -152,7 +153,7 @@ def default() -> ml_collections.ConfigDict:
     c.diffusion.t_min = placeholder(float)  # training times; None: the path's own
     c.diffusion.t_max = placeholder(float)
     c.diffusion.prediction = "velocity"  # velocity | v | eps | x0 | score | edm
-    c.diffusion.times = "logit_normal"  # logit_normal | uniform | log_normal | mode
+    c.diffusion.times = "logit_normal"  # logit_normal | uniform | log_normal | mode | discrete
     # Of logit_normal, before the logistic function, > 0 is noisier; of log_normal, of
     # log(sigma / alpha).
     c.diffusion.logit_mean = 0.0
@@ -218,7 +219,7 @@ def default() -> ml_collections.ConfigDict:
     # euler | heun | ddim | ddpm | edm | dpmpp_2m | dpmpp_2m_sde | unipc | sde | dopri5
     c.sample.sampler = "heun"
     c.sample.steps = 30  # times at which the network is evaluated; heun and edm do so twice
-    c.sample.grid = "uniform"  # uniform | quadratic | karras | log_snr: how the times lie
+    c.sample.grid = "uniform"  # uniform | quadratic | karras | log_snr | respaced
     c.sample.rho = 7.0  # of grid karras
     c.sample.eta = 0.0  # ddim: share of noise, 1 is ddpm
     c.sample.churn = 0.0  # edm: S_churn, noise added over all steps

@@ -4,13 +4,13 @@ What is at the last one, its estimate of x0 is the sample."""
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.diffusion.schedules import Path, noise_ratio, time_at
+from nrdm_jax.diffusion.schedules import STEPS, Path, noise_ratio, time_at
 from nrdm_jax.signatures import Array
 
 # Of sigma / alpha, in grids that are not even in t: EDM's range (arXiv 2206.00364, table 1).
 SMALLEST, LARGEST = 0.002, 80.0
 
-GRIDS = ("uniform", "quadratic", "karras", "log_snr")
+GRIDS = ("uniform", "quadratic", "karras", "log_snr", "respaced")
 
 
 def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
@@ -20,11 +20,24 @@ def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
       name: `uniform` in t, as if the data were the next; `quadratic`, t ~ (1 - i/n)^2, as if;
         `karras`, even in (sigma/alpha)^(1/rho) (arXiv 2206.00364, eq. 5), and `log_snr`, even in
         log(alpha/sigma) (Lu et al., arXiv 2206.00927, section 3.3), from `LARGEST` or the path's
-        largest to `SMALLEST` or its smallest.
+        largest to `SMALLEST` or its smallest; `respaced`, whole thousandths from t_max to 0, as DiT
+        takes them (Nichol & Dhariwal, arXiv 2102.09672, section 4), for paths with noise at 0.
       path: of the marginals.
       steps: how many.
       rho: of karras.
+
+    Raises:
+      ValueError: the grid is respaced, and the path has none at t = 0, or not as many thousandths.
     """
+    if name == "respaced":
+        last = round(path.t_max * STEPS)
+        if steps > last + 1 or noise_ratio(path, 0.0) == 0:
+            raise ValueError(
+                f"sample.grid is respaced, whole thousandths from {last} to 0, of which "
+                f"diffusion.path={path.name} has not {steps} with noise; choose uniform, or "
+                "diffusion.path=ddpm_discrete and at most 1000 steps"
+            )
+        return jnp.asarray(np.rint(np.linspace(last, 0, steps)) / STEPS, jnp.float32)
     left = 1.0 - np.arange(steps) / steps
     if name == "uniform":
         times = path.t_max * left

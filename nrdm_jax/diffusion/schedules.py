@@ -78,6 +78,40 @@ def ddpm_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Path:
     )
 
 
+STEPS = 1000  # of discrete time
+
+
+def ddpm_discrete() -> Path:
+    """alpha^2 at t = i / 1000, i = 0 ... 999, is the product of 1 - beta_j, j = 0 ... i, with betas
+    even from 1e-4 to 0.02 (Ho et al., arXiv 2006.11239, section 4): what DiT's published weights
+    were trained on. Between those times log alpha is linear in t.
+    """
+    log_bar = np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, STEPS)))
+    log_alpha = jnp.asarray(0.5 * log_bar, jnp.float32)
+    slopes = jnp.asarray(np.diff(0.5 * log_bar) * STEPS, jnp.float32)
+
+    def log_alpha_at(t):
+        i = jnp.clip(jnp.floor(t * STEPS + 1e-3).astype(jnp.int32), 0, STEPS - 2)
+        return log_alpha[i] + (t - i / STEPS) * slopes[i], slopes[i]
+
+    def sigma(t):
+        return jnp.sqrt(-jnp.expm1(2.0 * log_alpha_at(t)[0]))
+
+    def alpha(t):
+        return jnp.exp(log_alpha_at(t)[0])
+
+    return Path(
+        "ddpm_discrete",
+        alpha=alpha,
+        sigma=sigma,
+        alpha_dot=lambda t: log_alpha_at(t)[1] * alpha(t),
+        # From alpha^2 + sigma^2 = 1: sigma sigma_dot = -alpha alpha_dot.
+        sigma_dot=lambda t: -log_alpha_at(t)[1] * alpha(t) ** 2 / sigma(t),
+        t_min=0.0,
+        t_max=(STEPS - 1) / STEPS,
+    )
+
+
 def cosine() -> Path:
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2): GVP of SiT (arXiv 2401.08740) as well.
 
@@ -173,6 +207,7 @@ def shifted(path: Path, shift: float) -> Path:
 PATHS: dict[str, Callable[..., Path]] = {
     "rectified_flow": rectified_flow,
     "ddpm_linear": ddpm_linear,
+    "ddpm_discrete": ddpm_discrete,
     "cosine": cosine,
     "ve": variance_exploding,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax.diffusion.schedules import Path, time_at
+from nrdm_jax.diffusion.schedules import STEPS, Path, time_at
 from nrdm_jax.signatures import Array
 
 # keys (B,) -> t (B,) in [t_min, t_max]
@@ -54,7 +54,13 @@ def mode(t_min: float, t_max: float, scale: float) -> TimesFn:
     return jax.vmap(draw)
 
 
-TIMES = ("uniform", "logit_normal", "log_normal", "mode")
+def discrete(t_min: float, t_max: float) -> TimesFn:
+    """The whole thousandths in [t_min, t_max], each as likely: DDPM's training."""
+    low, high = round(t_min * STEPS), round(t_max * STEPS)
+    return jax.vmap(lambda key: jax.random.randint(key, (), low, high + 1) / STEPS)
+
+
+TIMES = ("uniform", "logit_normal", "log_normal", "mode", "discrete")
 
 
 def make_times(name: str, path: Path, *, mean: float, std: float, mode_scale: float) -> TimesFn:
@@ -78,4 +84,6 @@ def make_times(name: str, path: Path, *, mean: float, std: float, mode_scale: fl
         return log_normal(path, mean, std)
     if name == "mode":
         return mode(*ends, mode_scale)
+    if name == "discrete":
+        return discrete(*ends)
     raise ValueError(f"diffusion.times is {name!r}; choose one of {', '.join(TIMES)}")

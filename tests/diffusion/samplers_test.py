@@ -154,7 +154,26 @@ def test_ddim_with_eta_is_ddpm_s_posterior():
     np.testing.assert_allclose(end(1.0) - end(0.0), jnp.broadcast_to(std, x.shape), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", grids.GRIDS)
+def test_respaced_times_are_dit_s():
+    path = schedules.ddpm_discrete()
+    t = np.asarray(grids.make_times("respaced", path, 250))
+    # space_timesteps(1000, "250") of guided diffusion: 0, 4.012.., 8.024.., rounded
+    expected = {round(i * 999 / 249) for i in range(250)}
+    assert set(np.rint(t * 1000).astype(int)) == expected and len(expected) == 250
+    whole = np.asarray(grids.make_times("respaced", path, 1000))
+    np.testing.assert_allclose(whole, np.arange(999, -1, -1) / 1000, atol=1e-6)
+    with pytest.raises(ValueError, match="diffusion.path=rectified_flow has not 10 with noise"):
+        grids.make_times("respaced", schedules.rectified_flow(), 10)
+
+
+def test_discrete_times_are_whole_thousandths_each_as_likely():
+    drawn = np.asarray(times.discrete(0.0, 0.999)(jax.random.split(jax.random.key(0), 40_000)))
+    i = np.rint(drawn * 1000).astype(int)
+    np.testing.assert_allclose(drawn, i / 1000, atol=1e-6)
+    assert set(i) == set(range(1000)) and np.bincount(i).max() < 80
+
+
+@pytest.mark.parametrize("name", sorted(set(grids.GRIDS) - {"respaced"}))
 @pytest.mark.parametrize("path", schedules.PATHS)
 def test_grids_fall_from_the_noise_to_before_the_data(name, path):
     path = schedules.make_path(path)

@@ -23,11 +23,20 @@ def test_derivatives(name, shift):
         np.testing.assert_allclose(jax.vmap(jax.grad(f))(t), derivative(t), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ddpm_linear", "cosine"])
+@pytest.mark.parametrize("name", ["ddpm_linear", "ddpm_discrete", "cosine"])
 def test_variance_is_preserved(name):
     path = schedules.make_path(name)
     t = times_of(path)
     np.testing.assert_allclose(path.alpha(t) ** 2 + path.sigma(t) ** 2, 1.0, rtol=1e-6)
+
+
+def test_ddpm_discrete_is_the_product_of_its_betas():
+    path = schedules.ddpm_discrete()
+    bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    i = np.array([0, 1, 2, 137, 500, 998, 999])
+    t = jnp.asarray(i / 1000, jnp.float32)
+    np.testing.assert_allclose(path.alpha(t) ** 2, bar[i], rtol=2e-5)
+    np.testing.assert_allclose(path.sigma(t) ** 2, 1 - bar[i], rtol=2e-4)
 
 
 def test_ddpm_linear_is_the_limit_of_the_discrete_schedule():
