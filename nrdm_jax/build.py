@@ -444,7 +444,11 @@ def generator(
         config.diffusion.prediction,
         shape=tuple(config.data.shape),
         solve=_solver(config, path),
-        times=grids.make_times(c.grid, path, steps, c.rho),
+        times=(
+            grids.ends(path)
+            if c.sampler == "dopri5"
+            else grids.make_times(c.grid, path, steps, c.rho)
+        ),
         guide=_guide(config, path, c.guidance if scale is None else scale),
         weaker=weaker,
     )

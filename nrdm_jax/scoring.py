@@ -39,6 +39,13 @@ def draw(
       ValueError: there is no checkpoint, or it does not fit the config; or the other run's outputs
         are of another kind.
     """
+    if weaker is not None:
+        scale = config.sample.guidance if guidance is None else guidance
+        if scale == 1.0 or config.sample.guidance_rescale:
+            raise ValueError(
+                f"--weaker={weaker} with guidance {scale:g} and sample.guidance_rescale="
+                f"{config.sample.guidance_rescale:g}; give --guidance above 1, and a rescale of 0"
+            )
     other = None if weaker is None else build.run(_comparable(config, weaker))
     parts = build.run(config)
     weights: Any = read_ema(workdir, parts.abstract_state.ema)
@@ -79,10 +86,12 @@ def _comparable(config, workdir: str):
       ValueError: what its network puts out cannot be combined with that of `config`'s.
     """
     other = configuration.from_dict(read_config(pathlib.Path(workdir)))
-    for group, fields in (
-        ("diffusion", other.diffusion.keys()),
-        ("data", ("shape", "num_classes")),
-    ):
+    alike = {
+        "diffusion": ("path", "shift", "sigma_min", "sigma_max", "sigma_data", "t_min", "t_max",
+                      "prediction"),
+        "data": ("shape", "num_classes", "scale", "shift"),
+    }  # fmt: skip
+    for group, fields in alike.items():
         for field in fields:
             if other[group][field] != config[group][field]:
                 raise ValueError(

@@ -100,19 +100,20 @@ def test_samples_are_the_ema_s_and_repeat(finished, tmp_path):
 def test_samples_are_guided_away_from_a_weaker_run(finished, tmp_path):
     workdir, _ = finished
     grids = {}
-    for name, scale in (("itself", "3.0"), ("plain", "1.0")):
-        weaker = [f"--weaker={workdir}"] if name == "itself" else []
+    for name, scale in (("itself", ["--guidance=3.0", f"--weaker={workdir}"]), ("plain", [])):
         code, _, err = run(
-            "sample", f"--workdir={workdir}", "--seeds=0-3", "--steps=2", f"--guidance={scale}",
-            f"--out={tmp_path / name}", *weaker,
+            "sample", f"--workdir={workdir}", "--seeds=0-3", "--steps=2",
+            f"--out={tmp_path / name}", *scale,
         )  # fmt: skip
         assert code == 0, err
         grids[name] = np.asarray(Image.open(tmp_path / name / "grid.png")).astype(int)
     # Away from itself is nowhere.
     assert np.abs(grids["itself"] - grids["plain"]).max() <= 1
+    code, _, err = run("sample", f"--workdir={workdir}", f"--weaker={workdir}")
+    assert code == 2 and "give --guidance above 1" in err
     code, _, err = run(
         "sample", f"--workdir={workdir}", f"--weaker={workdir}", "--config=configs/openmoji32.py",
-        "--config.model.depth=2", "--config.diffusion.prediction=v",
+        "--config.model.depth=2", "--config.diffusion.prediction=v", "--guidance=2",
     )  # fmt: skip
     assert code == 2 and "diffusion.prediction='velocity'" in err
 

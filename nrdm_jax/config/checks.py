@@ -186,6 +186,12 @@ def _check_diffusion(c) -> None:
     )
     require(c.sample.order in (1, 2, 3), "sample.order", f"is {c.sample.order}", "choose 1, 2 or 3")
     require(0 <= c.sample.eta <= 1, "sample.eta", f"is {c.sample.eta}", "give a number from 0 to 1")
+    require(
+        not c.sample.threshold or c.data.shape[-1] in (1, 3),
+        "sample.threshold",
+        f"is {c.sample.threshold}, for pixels, and data.shape={c.data.shape} is of latents",
+        "set it to 0",
+    )
     interval = c.sample.guidance_interval
     require(
         isinstance(interval, tuple)
@@ -207,5 +213,6 @@ def _check_diffusion(c) -> None:
         not (d.path == "rectified_flow" and d.prediction in ("eps", "score") and d.t_max is None),
         "diffusion.prediction",
         f"is {d.prediction}, which divides by alpha = 0 at t = 1 of diffusion.path=rectified_flow",
-        "choose velocity, v, x0 or edm, diffusion.path=ddpm_linear, or diffusion.t_max=0.999",
+        "choose velocity, v, x0 or edm, diffusion.path=ddpm_linear, or diffusion.t_max=0.999"
+        + (" and diffusion.t_min=0.001" if d.prediction == "score" else ""),
     )

@@ -70,6 +70,7 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.guidance_rescale": (lambda c: c.sample.guidance != 1, "sample.guidance"),
     "sample.rho": (lambda c: c.sample.grid == "karras", "sample.grid"),
     "sample.grid": (lambda c: c.sample.sampler != "dopri5", "sample.sampler"),
+    "sample.steps": (lambda c: c.sample.sampler != "dopri5", "sample.sampler"),
     "sample.eta": (_sampled("ddim"), "sample.sampler"),
     "sample.churn": (_sampled("edm"), "sample.sampler"),
     "sample.order": (_sampled("unipc"), "sample.sampler"),

@@ -17,7 +17,7 @@ def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
     """(steps,) float32, decreasing from t_max.
 
     Args:
-      name: `uniform` in t, as if the data were the next; `quadratic`, t ~ (1 - i/n)^2, as if;
+      name: `uniform` in t, t_min being the next; `quadratic`, the squares of those;
         `karras`, even in (sigma/alpha)^(1/rho) (arXiv 2206.00364, eq. 5), and `log_snr`, even in
         log(alpha/sigma) (Lu et al., arXiv 2206.00927, section 3.3), from `LARGEST` or the path's
         largest to `SMALLEST` or its smallest; `respaced`, whole thousandths from t_max to 0, as DiT
@@ -31,7 +31,7 @@ def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
     """
     if name == "respaced":
         last = round(path.t_max * STEPS)
-        if steps > last + 1 or noise_ratio(path, 0.0) == 0:
+        if steps > last + 1 or path.t_min > 0 or noise_ratio(path, 0.0) == 0:
             raise ValueError(
                 f"sample.grid is respaced, whole thousandths from {last} to 0, of which "
                 f"diffusion.path={path.name} has not {steps} with noise; choose uniform, or "
@@ -39,13 +39,11 @@ def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
             )
         return jnp.asarray(np.rint(np.linspace(last, 0, steps)) / STEPS, jnp.float32)
     left = 1.0 - np.arange(steps) / steps
-    if name == "uniform":
-        times = path.t_max * left
-    elif name == "quadratic":
-        times = path.t_max * left**2
+    if name in ("uniform", "quadratic"):
+        part = left if name == "uniform" else left**2
+        times = path.t_min + (path.t_max - path.t_min) * part
     else:
-        high = min(LARGEST, noise_ratio(path, path.t_max))
-        low = max(SMALLEST, noise_ratio(path, path.t_min))
+        high, low = min(LARGEST, noise_ratio(path, path.t_max)), _smallest(path)
         part = np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
         if name == "karras":
             ratios = (high ** (1 / rho) + part * (low ** (1 / rho) - high ** (1 / rho))) ** rho
@@ -54,3 +52,14 @@ def make_times(name: str, path: Path, steps: int, rho: float = 7.0) -> Array:
         times = np.array(time_at(path, jnp.asarray(-np.log(ratios), jnp.float32)))
         times[0] = path.t_max
     return jnp.asarray(times, jnp.float32)
+
+
+def ends(path: Path) -> Array:
+    """(2,) float32: t_max, and where the other grids in sigma/alpha end; for a solver that chooses
+    its own times between."""
+    last = time_at(path, -jnp.log(jnp.float32(_smallest(path))))
+    return jnp.stack([jnp.float32(path.t_max), last])
+
+
+def _smallest(path: Path) -> float:
+    return max(SMALLEST, noise_ratio(path, path.t_min))

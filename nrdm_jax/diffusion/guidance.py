@@ -60,9 +60,8 @@ def classifier_free(
         out = unconditional + factor * (conditional - unconditional)
         if rescale:
             axes = tuple(range(1, out.ndim))
-            ratio = jnp.std(conditional, axis=axes, keepdims=True) / jnp.std(
-                out, axis=axes, keepdims=True
-            )
+            own, wanted = (jnp.std(o, axis=axes, keepdims=True) for o in (out, conditional))
+            ratio = wanted / jnp.maximum(own, 1e-8)
             out = rescale * ratio * out + (1.0 - rescale) * out
         return out
 

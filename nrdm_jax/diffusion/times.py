@@ -1,6 +1,7 @@
 """Distributions of training times. One key an example, so that a draw does not depend on the
 batch."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -55,8 +56,17 @@ def mode(t_min: float, t_max: float, scale: float) -> TimesFn:
 
 
 def discrete(t_min: float, t_max: float) -> TimesFn:
-    """The whole thousandths in [t_min, t_max], each as likely: DDPM's training."""
-    low, high = round(t_min * STEPS), round(t_max * STEPS)
+    """The whole thousandths in [t_min, t_max], each as likely: DDPM's training.
+
+    Raises:
+      ValueError: there is none.
+    """
+    low, high = math.ceil(t_min * STEPS - 1e-3), math.floor(t_max * STEPS + 1e-3)
+    if low > high:
+        raise ValueError(
+            f"diffusion.times is discrete, and no whole thousandth is in [{t_min:g}, {t_max:g}]; "
+            "choose uniform, or other diffusion.t_min and t_max"
+        )
     return jax.vmap(lambda key: jax.random.randint(key, (), low, high + 1) / STEPS)
 
 

@@ -6,16 +6,16 @@ A prediction p x0 + q eps at a given x_t changes by p - q alpha/sigma times what
     |output - target|^2 = (det / sigma)^2 |x0_hat - x0|^2,   det = alpha q - sigma p,
 
 and a weight w that its authors put on the loss of x0 is w sigma^2 / det^2 here. The rows below are
-w sigma^2, which is finite where w is not.
+w sigma^2, which is finite where w is not. `sigmoid` and `likelihood` are their papers' with times
+that are uniform; others multiply them by their density.
 """
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import determinant
-from nrdm_jax.diffusion.schedules import Path, drift_and_diffusion, log_snr
+from nrdm_jax.diffusion.schedules import Path, drift_and_diffusion
 from nrdm_jax.signatures import Array
 
 # t (B,) -> weights (B,) of the native loss
@@ -25,9 +25,15 @@ WeightFn = Callable[[Array], Array]
 _ROWS: dict[str, Callable[[Path, Array, float], Array]] = {
     # Hang et al. (arXiv 2303.09556), eq. 8: min(SNR, gamma)
     "min_snr": lambda path, t, gamma: jnp.minimum(path.alpha(t) ** 2, gamma * path.sigma(t) ** 2),
-    # Kingma & Gao (arXiv 2303.00848), section 5: sigmoid(bias - log SNR) on the loss of eps
+    # Kingma & Gao (arXiv 2303.00848), eq. 3 and section 5: sigmoid(bias - log SNR) times what the
+    # log SNR falls by, 2 (sigma'/sigma - alpha'/alpha) dt, on the loss of eps
     "sigmoid": lambda path, t, bias: (
-        path.sigma(t) ** 2 * jnp.exp(bias) * jax.nn.sigmoid(log_snr(path, t) - bias)
+        2
+        * jnp.exp(bias)
+        * path.alpha(t)
+        * path.sigma(t)
+        * determinant(path, "velocity", t)
+        / (path.alpha(t) ** 2 + jnp.exp(bias) * path.sigma(t) ** 2)
     ),
     # Karras et al. (arXiv 2206.00364), table 1, lambda: (s^2 + d^2) / (s d)^2, s = sigma / alpha
     "edm": lambda path, t, _: (path.sigma(t) / path.sigma_data) ** 2 + path.alpha(t) ** 2,

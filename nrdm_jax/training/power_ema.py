@@ -27,10 +27,11 @@ def gamma_of(width: float) -> float:
     return float(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real.max())
 
 
-def decay(step: Array, width: float) -> Array:
-    """(1 - 1/t)^(gamma + 1) for step t = 1, 2, ..., the present one (eq. 127): 0 at the first, so
-    that the start counts for nothing."""
-    return (1.0 - 1.0 / step) ** (gamma_of(width) + 1.0)
+def share(step: Array, width: float) -> Array:
+    """What the present weights, of step t = 1, 2, ..., count in the average: 1 - (1 - 1/t)^(gamma +
+    1) (eq. 127), to the last digits of float32; 1 at the first, so that the start counts for
+    nothing."""
+    return -jnp.expm1((gamma_of(width) + 1.0) * jnp.log1p(-1.0 / step))
 
 
 def coefficients(snapshots: Sequence[tuple[int, float]], step: int, width: float) -> np.ndarray:

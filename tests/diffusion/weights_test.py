@@ -25,7 +25,11 @@ def case(name, kind):
 # On the loss of x0, by the log SNR and the path.
 OF_X0 = {
     "min_snr": lambda path, t, level: jnp.minimum(jnp.exp(level), 5.0),
-    "sigmoid": lambda path, t, level: jnp.exp(level) / (1 + jnp.exp(level - 1.5)),
+    "sigmoid": lambda path, t, level: (
+        -jax.vmap(jax.grad(lambda s: schedules.log_snr(path, s)))(t)
+        * jnp.exp(level)
+        / (1 + jnp.exp(level - 1.5))
+    ),
     "edm": lambda path, t, level: (jnp.exp(-level) + 0.25) / (jnp.exp(-level) * 0.25),
 }
 

@@ -1,5 +1,6 @@
 """Post-hoc averages are those that would have been tracked."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,9 +10,9 @@ from nrdm_jax.training import power_ema
 def tracked(weights, width):
     """The average of (steps, D) weights after each step, by its recursion."""
     average, found = np.zeros(weights.shape[1]), []
-    for t, w in enumerate(weights, start=1):
-        beta = float((1 - 1 / t) ** (power_ema.gamma_of(width) + 1))
-        average = beta * average + (1 - beta) * w
+    shares = np.asarray(power_ema.share(jnp.arange(1, len(weights) + 1, dtype=jnp.float32), width))
+    for share, w in zip(shares.astype(np.float64), weights, strict=True):
+        average = average + share * (w - average)
         found.append(average)
     return np.array(found)
 
@@ -26,9 +27,12 @@ def test_a_width_is_the_standard_deviation_of_the_profile(width):
     assert abs(np.sqrt(profile @ (s - mean) ** 2) / steps - width) < 1e-3
 
 
-def test_decay_forgets_the_start():
-    assert float(power_ema.decay(np.float32(1), 0.1)) == 0.0
-    assert 0.9 < float(power_ema.decay(np.float32(1000), 0.1)) < 1
+@pytest.mark.parametrize("step", [2, 1_000, 2_000_000])
+def test_share_keeps_its_digits_after_any_number_of_steps(step):
+    exact = -np.expm1((power_ema.gamma_of(0.1) + 1) * np.log1p(-1 / step))
+    found = float(power_ema.share(jnp.float32(step), 0.1))
+    assert abs(found / exact - 1) < 1e-5
+    assert float(power_ema.share(jnp.float32(1), 0.1)) == 1.0  # the start is forgotten
 
 
 @pytest.mark.parametrize("width", [0.05, 0.075, 0.1, 0.15, 0.2, 0.25])

@@ -29,8 +29,8 @@ def sample(
     def step(x, i):
         x0, eps = predict(x, jnp.full(x.shape[:1], at.t[i]))
         h = at.lam[i + 1] - at.lam[i]
-        s = eta * at.sigma[i + 1] * jnp.sqrt(-jnp.expm1(-2 * h))
-        x = at.alpha[i + 1] * x0 + jnp.sqrt(at.sigma[i + 1] ** 2 - s**2) * eps
-        return (x + s * noise(i) if eta else x), None
+        fresh = -jnp.expm1(-2 * h) * eta**2  # at most 1, and 1 after a long step with eta = 1
+        x = at.alpha[i + 1] * x0 + at.sigma[i + 1] * jnp.sqrt(jnp.maximum(1 - fresh, 0.0)) * eps
+        return (x + at.sigma[i + 1] * jnp.sqrt(fresh) * noise(i) if eta else x), None
 
     return jax.lax.scan(step, x_init, jnp.arange(len(times) - 1))[0]

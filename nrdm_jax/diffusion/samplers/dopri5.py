@@ -15,8 +15,8 @@ def sample(
     noise: NoiseFn,
     tolerance: float = 1e-4,
 ) -> Array:
-    """Steps are the solver's, and of the times only the first and the last matter. The step is
-    chosen for the whole batch: a sample depends on its neighbours, within the tolerance.
+    """Steps are the solver's: of the times, see `grids.ends`, the first and the last count. A step
+    is chosen for the whole batch: a sample depends on its neighbours, within the tolerance.
 
     `tolerance`: of a step, relative and absolute. Other arguments as in `euler.sample`.
 

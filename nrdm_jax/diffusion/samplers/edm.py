@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from nrdm_jax.diffusion.grids import LARGEST
 from nrdm_jax.diffusion.samplers.exponential import SMALLEST_ALPHA, nodes
 from nrdm_jax.diffusion.schedules import Path, time_at
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
@@ -32,26 +33,27 @@ def sample(
       churn_noise: S_noise, the standard deviation of what is added.
     """
     at = nodes(path, times)
-    steps = len(times) - 1
-    gamma = min(churn / steps, math.sqrt(2) - 1)
+    # N there counts the last step, to no noise, as the times do.
+    gamma = min(churn / len(times), math.sqrt(2) - 1)
+    largest = jnp.exp(-at.lam[0])
 
     def step(x, i):
         s, then = jnp.exp(-at.lam[i]), jnp.exp(-at.lam[i + 1])
-        t, alpha = at.t[i], at.alpha[i]
+        t = at.t[i]
         if gamma:
             grows = (s >= churn_min) & (s <= churn_max)
-            more = jnp.where(grows, s * (1 + gamma), s)
-            y = x / jnp.maximum(alpha, SMALLEST_ALPHA)
+            more = jnp.where(grows, jnp.minimum(s * (1 + gamma), largest), s)
+            y = x / jnp.maximum(at.alpha[i], SMALLEST_ALPHA)
             y = y + jnp.sqrt(more**2 - s**2) * churn_noise * noise(i)
             t = jnp.where(grows, time_at(path, -jnp.log(more)), t)
-            alpha = path.alpha(t)
-            x = jnp.where(grows, alpha * y, x)
+            x = jnp.where(grows, path.alpha(t) * y, x)
             s = more
         x0, eps = predict(x, jnp.full(x.shape[:1], t))
         # Euler's step in s, written so that alpha = 0 is no division.
         trial = at.alpha[i + 1] * x0 + at.sigma[i + 1] * eps
         _, eps_then = predict(trial, jnp.full(x.shape[:1], at.t[i + 1]))
         corrected = trial + at.alpha[i + 1] * (then - s) * 0.5 * (eps_then - eps)
-        return jnp.where(alpha > SMALLEST_ALPHA, corrected, trial), None
+        # From noise that hides the data a step in s is so long that the mean slope means nothing.
+        return jnp.where(s <= LARGEST, corrected, trial), None
 
-    return jax.lax.scan(step, x_init, jnp.arange(steps))[0]
+    return jax.lax.scan(step, x_init, jnp.arange(len(times) - 1))[0]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import velocity_of
-from nrdm_jax.diffusion.schedules import Path, broadcast, drift_and_diffusion
+from nrdm_jax.diffusion.schedules import Path, broadcast, drift_and_diffusion, noise_ratio
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
 # w(t) >= 0, any: the marginals are the same (Ma et al., SiT, arXiv 2401.08740, section 2.4 and
@@ -18,6 +18,9 @@ DIFFUSIONS: dict[str, Callable[[Path, Array], Array]] = {
     "sin2": lambda path, t: jnp.sin(jnp.pi * t) ** 2,
 }
 
+# Of sigma / alpha, above which a step of the forward SDE takes x_t far outside of its size.
+LARGEST_RATIO = 1000.0
+
 
 def check(path: Path, diffusion: str) -> None:
     """Raises:
@@ -27,10 +30,10 @@ def check(path: Path, diffusion: str) -> None:
         raise ValueError(
             f"sample.diffusion is {diffusion!r}; choose one of {', '.join(DIFFUSIONS)}"
         )
-    if diffusion == "sbdm" and float(path.alpha(jnp.float32(path.t_max))) == 0.0:
+    if diffusion == "sbdm" and noise_ratio(path, path.t_max) > LARGEST_RATIO:
         raise ValueError(
-            "sample.diffusion is sbdm, that of the forward SDE, which is infinite at t = 1 of "
-            f"diffusion.path={path.name}; choose sigma, or another path"
+            "sample.diffusion is sbdm, that of the forward SDE, which grows without bound to t = 1 "
+            f"of diffusion.path={path.name}; choose sigma, or another path"
         )
     if diffusion != "sbdm" and path.name == "ve":
         raise ValueError(
