@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.sampler_order import DETERMINISTIC
 from nrdm_jax.diffusion import grids, noise, schedules, times
 from nrdm_jax.diffusion.samplers import table
 from nrdm_jax.sampling.generate import make_sample_fn
@@ -38,22 +39,10 @@ def solver(name, path, **options):
     return table.make_sampler(name, path, {"diffusion": "sbdm", **options})
 
 
-ORDERS = {
-    "euler": ("euler", {}, 1),
-    "ddim": ("ddim", {}, 1),
-    "heun": ("heun", {}, 2),
-    "edm": ("edm", {}, 2),
-    "dpmpp_2m": ("dpmpp_2m", {}, 2),
-    "unipc_1": ("unipc", {"order": 1}, 2),
-    "unipc_2": ("unipc", {"order": 2}, 3),
-    "unipc_3": ("unipc", {"order": 3}, 4),
-}
-
-
 # All solvers on all paths, with more steps and in float64: benchmarks.sampler_order.
-@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_convergence_order_in_the_log_snr(name):
-    sampler, options, order = ORDERS[name]
+    sampler, options, order = DETERMINISTIC[name]
     path = schedules.make_path("cosine")
     x = jax.random.normal(jax.random.key(0), (64, 3))
     errors = []
