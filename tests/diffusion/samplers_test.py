@@ -101,8 +101,9 @@ def test_samples_have_the_data_s_mean_and_std(sampler, name):
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("rectified_flow", 1), ("rectified_flow", 2), ("rectified_flow", 30), ("cosine", 2),
-     ("cosine", 30), ("ve", 30)],
+    [("rectified_flow", 2), ("cosine", 30), ("ve", 30),
+     *(pytest.param(*case, marks=pytest.mark.slow)
+       for case in (("rectified_flow", 1), ("rectified_flow", 30), ("cosine", 2)))],
 )  # fmt: skip
 def test_few_steps_stay_finite_and_within_the_size_of_x_t(name, steps):
     """Of every solver on every grid: what the network is given is of the size that the path says,
