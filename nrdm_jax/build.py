@@ -16,7 +16,7 @@ from nrdm_jax import config as configuration
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import grids, guidance, losses, predictions, times, weights
-from nrdm_jax.diffusion.samplers.table import make_sampler
+from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
 from nrdm_jax.models import fused_attention, quantized
@@ -85,7 +85,7 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
                                                      "sigma_max", "t_min", "t_max")},
     )  # fmt: skip
     predictions.check(path, config.diffusion.prediction)
-    _solver(config, path)  # refused now, and not after the first thousand steps
+    _trajectory(config, path)  # refused now, and not after the first thousand steps
     init, apply = model(config, mesh, path)
     rate, optimizer = optimizing(config)
     train_step = step.make_train_step(
@@ -395,10 +395,14 @@ def all_examples(config, records: Source) -> np.ndarray:
     return np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
 
 
-def _solver(config, path: Path):
+def _trajectory(config, path: Path, steps: int | None = None) -> tuple[Solver, Array]:
+    """The solver, and the times that it goes through."""
     c = config.sample
     options = {name: c[name] for name in ("eta", "churn", "order", "diffusion", "tolerance")}
-    return make_sampler(c.sampler, path, options)
+    solve = make_sampler(c.sampler, path, options)
+    if c.sampler == "dopri5":
+        return solve, grids.ends(path)
+    return solve, grids.make_times(c.grid, path, c.steps if steps is None else steps, c.rho)
 
 
 def _guide(config, path: Path, scale: float):
@@ -437,18 +441,14 @@ def generator(
       ValueError: as `predictions.check`.
     """
     c = config.sample
-    steps = c.steps if steps is None else steps
+    solve, times_at = _trajectory(config, path, steps)
     sample = make_sample_fn(
         apply,
         path,
         config.diffusion.prediction,
         shape=tuple(config.data.shape),
-        solve=_solver(config, path),
-        times=(
-            grids.ends(path)
-            if c.sampler == "dopri5"
-            else grids.make_times(c.grid, path, steps, c.rho)
-        ),
+        solve=solve,
+        times=times_at,
         guide=_guide(config, path, c.guidance if scale is None else scale),
         weaker=weaker,
     )

@@ -51,20 +51,17 @@ def bits_per_dim(
     divergence: Divergence = exact,
     *,
     steps: int = 200,
-    noise_ratio: float = 1.0,
     pixel: float = 1.0,
 ) -> Array:
     """-log2 p(x) / numbers of an example, (B,), of x (B, *S, C) at t_min.
 
     Args:
       predict: (x_t, t (B,)) -> estimates (x0, eps).
-      path: of the marginals; at t_max x_t is taken to be N(0, noise_ratio^2 sigma^2).
+      path: of the marginals; at t_max x_t is taken to be N(0, sigma^2).
       x: data, which at t_min counts as x_t.
       divergence: `exact`, or `hutchinson` of probes.
       steps: of a Runge-Kutta method of order 4 from t_min to t_max, its nodes denser
         near both ends, where velocities change most.
-      noise_ratio: standard deviation of the prior over sigma(t_max): more than 1 where alpha(t_max)
-        is not 0 and the data are wide.
       pixel: width of a quantisation step of x, for integer data that were dequantised: 2/255 for
         pixels in [-1, 1]. The result is then of the integers.
     """
@@ -88,7 +85,7 @@ def bits_per_dim(
 
     start = (x, jnp.zeros(x.shape[0], x.dtype))
     (end, log_change), _ = jax.lax.scan(step, start, (times[:-1], times[1:]))
-    std = noise_ratio * path.sigma(times[-1])
+    std = path.sigma(times[-1])
     size = np.prod(x.shape[1:])
     log_prior = -0.5 * jnp.sum((end / std) ** 2, axis=axes) - size * (
         jnp.log(std) + 0.5 * np.log(2 * np.pi)

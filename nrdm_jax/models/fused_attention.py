@@ -1,6 +1,5 @@
 """Attention kernels that others wrote, of the examples and heads of one device: softmax(q k^T /
-sqrt(K)) v for q, k, v (B, H, N, K), no mask. On an
-accelerator none holds the weights."""
+sqrt(K)) v for q, k, v (B, H, N, K), no mask. On an accelerator none holds the weights."""
 
 import importlib.util
 from typing import Any

@@ -34,6 +34,18 @@ def test_a_sample_is_its_seed_s_whatever_the_batch_and_the_devices(sampled):
         assert np.abs(sampled(devices, batch).astype(int) - alone).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"sampler": "sde", "diffusion": "sbdm"}, "sample.diffusion is sbdm"),
+     ({"grid": "respaced"}, "sample.grid is respaced")],
+)  # fmt: skip
+def test_what_cannot_be_sampled_is_refused_before_a_step_is_trained(tiny_config, changes, says):
+    for field, value in changes.items():
+        tiny_config.sample[field] = value
+    with pytest.raises(ValueError, match=says):
+        build.run(tiny_config)
+
+
 def test_guidance_changes_samples(sampled):
     assert np.abs(sampled(1, 10, 3.0).astype(int) - sampled(1, 10)).max() > 1
 

@@ -22,8 +22,6 @@ SAMPLERS: dict[str, Solver] = {
     "sde": sde.sample,
     "dopri5": dopri5.sample,
 }
-# Evaluations of the network over n times: one for each, but for these.
-TWICE = ("heun", "edm")
 
 
 def make_sampler(name: str, path: Path, options: Mapping[str, Any]) -> Solver:
