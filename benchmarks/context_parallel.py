@@ -32,11 +32,11 @@ def config(shape: tuple[int, ...], context: int, kernel: str):
 def temporaries(context: int, kernel: str) -> int:
     import jax
 
-    from nrdm_jax import build
+    from nrdm_jax import build, programs
 
     c = config((64, 64, 64, 4), context, kernel)
     parts = build.run(c, jax.devices()[:context])
-    return build.compiled_step(parts, "float32").memory_analysis().temp_size_in_bytes
+    return programs.compiled_step(parts, "float32").memory_analysis().temp_size_in_bytes
 
 
 def run() -> int:

@@ -31,11 +31,11 @@ def compiled_step(depth: int) -> tuple[float, int]:
     """Seconds to compile the train step, and its instructions."""
     import numpy as np
 
-    from nrdm_jax import build
+    from nrdm_jax import build, programs
 
     parts = build.run(deep_config(depth, streams=2))
     before = time.perf_counter()
-    compiled = build.compiled_step(parts, np.dtype("float32"))
+    compiled = programs.compiled_step(parts, np.dtype("float32"))
     seconds = time.perf_counter() - before
     return seconds, sum(" = " in line for line in compiled.as_text().splitlines())
 

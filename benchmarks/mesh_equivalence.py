@@ -96,7 +96,7 @@ def losses(c, devices, steps: int) -> list[float]:
     """Of the train step, from drawn zeros."""
     import jax
 
-    from nrdm_jax import build, trees
+    from nrdm_jax import build, programs, trees
     from nrdm_jax.data.sources import synthetic
 
     parts = build.run(c, devices)
@@ -108,7 +108,7 @@ def losses(c, devices, steps: int) -> list[float]:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
     state = jax.jit(drawn, donate_argnums=0, out_shardings=shardings)(parts.fresh_state())
     source = synthetic(tuple(c.data.shape), c.data.num_classes, "train")
-    step = build.compiled_step(parts, source.dtype)
+    step = programs.compiled_step(parts, source.dtype)
     batches = build.train_loader(c, source, parts.mesh).iterate(0)
     found = []
     for batch in itertools.islice(batches, steps):

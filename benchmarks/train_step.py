@@ -36,7 +36,7 @@ def our_step(batch_size: int, micro_batches: int, memory: str):
     import jax
     import numpy as np
 
-    from nrdm_jax import build, trees
+    from nrdm_jax import build, programs, trees
 
     c = configuration.default()
     c.data.shape, c.data.num_classes = (32, 32, 4), 1000
@@ -47,7 +47,7 @@ def our_step(batch_size: int, micro_batches: int, memory: str):
     configuration.validate(c)
     parts = build.run(c)
     state = parts.fresh_state()
-    step = build.compiled_step(parts, np.dtype("float32"))
+    step = programs.compiled_step(parts, np.dtype("float32"))
     batch = measuring.placed_batch(parts)
     parameters = trees.count(state.params)
 

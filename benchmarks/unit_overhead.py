@@ -28,7 +28,7 @@ def stepper(batch_size: int, variant: str, probe: bool):
     import jax
     import numpy as np
 
-    from nrdm_jax import build
+    from nrdm_jax import build, programs
 
     c = configuration.default()
     c.data.name, c.data.shape, c.data.num_classes = "synthetic", (32, 32, 4), 10
@@ -38,7 +38,7 @@ def stepper(batch_size: int, variant: str, probe: bool):
     configuration.validate(c)
     parts = build.run(c)
     state = parts.fresh_state()
-    step = build.compiled_step(parts, np.dtype("float32"))
+    step = programs.compiled_step(parts, np.dtype("float32"))
     batch = measuring.placed_batch(parts)
 
     def run() -> None:

@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import build, dry_run, trees
+from nrdm_jax import build, dry_run, programs, trees
 from nrdm_jax import config as configuration
 from nrdm_jax.models import memory
 from nrdm_jax.sharding import collectives, partition, roofline, topologies
@@ -37,9 +37,11 @@ def view(config, topology: Topology, what: str = "train", table: bool = False) -
         dry_run.print_parameters(parts)
     before = time.monotonic()
     if what == "train":
-        lowered = build.lowered_step(parts, build.record_dtype(config), topology.lowering_platform)
+        lowered = programs.lowered_step(
+            parts, build.record_dtype(config), topology.lowering_platform
+        )
     else:
-        lowered = build.lowered_sampler(parts, topology.lowering_platform)
+        lowered = programs.lowered_sampler(parts, topology.lowering_platform)
     lowered_at = time.monotonic()
     program = lowered.compile()
     seconds = {"lower": lowered_at - before, "compile": time.monotonic() - lowered_at}
@@ -128,7 +130,9 @@ def _summary(parts: build.Run, what: str) -> dict:
         "what": what,
         "devices": parts.mesh.size,
         "parameters": trees.count(parts.abstract_state.params),
-        "flops": build.flops_per_step(parts) if what == "train" else build.flops_per_batch(parts),
+        "flops": programs.flops_per_step(parts)
+        if what == "train"
+        else programs.flops_per_batch(parts),
     }
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from nrdm_jax import build, trees
+from nrdm_jax import build, programs, trees
 from nrdm_jax.sharding import partition
 
 
@@ -18,7 +18,7 @@ def describe(config) -> dict:
     print(f"mesh: {dict(parts.mesh.shape)}, {parts.mesh.size} devices\n")
     print_parameters(parts)
     total = trees.count(state.params)
-    step_flops = build.flops_per_step(parts)
+    step_flops = programs.flops_per_step(parts)
     net = build.network(config)
     held = {"parameters": state.params, "EMA": state.ema, "optimizer": state.opt}
     held = {name: partition.bytes_on_device(tree) for name, tree in held.items()}
@@ -26,7 +26,7 @@ def describe(config) -> dict:
     print("bytes a device: " + ", ".join(f"{name} {size:,}" for name, size in held.items()))
     print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
     before = time.monotonic()
-    memory = build.compiled_step(parts, build.record_dtype(config)).memory_analysis()
+    memory = programs.compiled_step(parts, build.record_dtype(config)).memory_analysis()
     seconds = time.monotonic() - before
     gib = 2.0**30
     print(

@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 
-from nrdm_jax import __version__, build
+from nrdm_jax import __version__, build, programs
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.errors import DataError
@@ -70,13 +70,13 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
 
     with ledger.account("compile"):
         before = time.monotonic()
-        train_step = build.compiled_step(parts, records.dtype)
+        train_step = programs.compiled_step(parts, records.dtype)
         print(build.network(config).depth_in_words(), flush=True)
         print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
         if config.optim.sensitivity_penalty:
             print(
                 f"sensitivity penalty on {config.optim.sensitivity_examples} of "
-                f"{config.train.batch_size} examples: {build.penalty_cost(parts):.2f} times the "
+                f"{config.train.batch_size} examples: {programs.penalty_cost(parts):.2f} times the "
                 "FLOPs of a step without it",
                 flush=True,
             )
@@ -165,9 +165,9 @@ def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.
             every=config.log.every,
             last_step=last_step,
             batch_size=config.train.batch_size,
-            flops_per_step=build.flops_per_step(parts),
+            flops_per_step=programs.flops_per_step(parts),
             devices=parts.mesh.size,
-            peak_flops=build.peak_flops(config),
+            peak_flops=programs.peak_flops(config),
         ),
         hooks.Every(
             evaluation,

@@ -12,7 +12,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "dynamics", "compile_ahead", "job")
-ASSEMBLY = ("build", "training_run", "scoring", "denoising_dynamics", "dry_run", "ahead")
+ASSEMBLY = (
+    "build",
+    "programs",
+    "training_run",
+    "scoring",
+    "denoising_dynamics",
+    "dry_run",
+    "ahead",
+)
 LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
 ALLOWED = {
     "signatures": (),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nrdm_jax import build
+from nrdm_jax import build, programs
 from nrdm_jax.models import continuous
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.continuous import ContinuousDiT, Flow
@@ -119,4 +119,4 @@ def test_it_trains_in_the_one_step(tiny_config, adjoint):
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) and metrics["profile"].shape == (2,)
     assert float(metrics["profile"].min()) > 0
-    assert build.flops_per_step(parts) == 0  # its solver chooses the steps
+    assert programs.flops_per_step(parts) == 0  # its solver chooses the steps

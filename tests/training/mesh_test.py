@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import measuring
-from nrdm_jax import build, trees
+from nrdm_jax import build, programs, trees
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import synthetic
 from nrdm_jax.sharding import axes, partition, rules
@@ -35,7 +35,7 @@ def losses_on(config, devices, fill_zeros, monkeypatch, steps=STEPS, **mesh):
             for name in ("params", "ema")
         }
     )
-    step = build.compiled_step(parts, np.dtype("uint8"))
+    step = programs.compiled_step(parts, np.dtype("uint8"))
     source = synthetic(tuple(config.data.shape), config.data.num_classes, "train")
     losses = []
     for batch, _ in zip(build.train_loader(config, source, parts.mesh).iterate(0), range(steps)):  # noqa: B905
@@ -139,7 +139,7 @@ def test_no_part_of_a_gradient_is_lost_where_groups_are_divided(tiny_config, fil
 
 def test_compiled_step_refuses_what_would_be_a_second_compile(tiny_config):
     parts = build.run(tiny_config)
-    step = build.compiled_step(parts, np.dtype("uint8"))
+    step = programs.compiled_step(parts, np.dtype("uint8"))
     wrong = {"x": jnp.zeros((16, 8, 8, 3), jnp.float32), "label": jnp.zeros(16, jnp.int32)}
     with pytest.raises(TypeError, match=r"uint8|float32"):
         step(parts.fresh_state(), wrong)
@@ -150,7 +150,7 @@ def test_no_collective_moves_what_belongs_to_examples(tiny_config):
     c = tiny_config
     c.model.width, c.train.batch_size = 16, 136  # a number of nothing else
     c.mesh.data, c.mesh.fsdp = 1, 8
-    program = build.compiled_step(build.run(c), np.dtype("uint8")).as_text()
+    program = programs.compiled_step(build.run(c), np.dtype("uint8")).as_text()
     collectives = [
         line for line in program.splitlines()
         if re.search(r" (all-gather|all-reduce|all-to-all|reduce-scatter)(-start)?\(", line)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from nrdm_jax import build, trees
+from nrdm_jax import build, programs, trees
 from nrdm_jax.config import CHOICES, validate
 from nrdm_jax.training import optimizer
 
@@ -179,7 +179,7 @@ def test_state_of_every_optimizer_is_divided_and_trains(tiny_config, name):
     c.mesh.zero1 = True
     validate(c)
     parts = build.run(c)
-    step = build.compiled_step(parts, np.dtype("float32"))
+    step = programs.compiled_step(parts, np.dtype("float32"))
     state = parts.fresh_state()
     rng = np.random.default_rng(0)
     batch = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrdm_jax import build
+from nrdm_jax import build, programs
 from nrdm_jax.training import charts, sensitivity
 from nrdm_jax.training.hooks import SensitivityLog
 from nrdm_jax.training.metrics import Ledger, MetricsWriter
@@ -230,7 +230,7 @@ def test_cost_of_the_penalty_is_that_of_its_examples(tiny_config):
     costs = []
     for examples in (4, 8, 16):
         tiny_config.optim.sensitivity_examples = examples
-        costs.append(build.penalty_cost(build.run(tiny_config)))
+        costs.append(programs.penalty_cost(build.run(tiny_config)))
     # A step is 3 forward passes' worth. The penalty's gradient: a forward pass and one back to the
     # taps (not to the parameters), and twice that to differentiate both: 6.
     assert 2.5 < costs[2] <= 3.0

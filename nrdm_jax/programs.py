@@ -1,0 +1,88 @@
+"""The programs of a run, compiled here or ahead for elsewhere, and what they cost in FLOPs."""
+
+import jax
+import jax.numpy as jnp
+
+from nrdm_jax import build
+from nrdm_jax.sharding.mesh import batch_sharding, replicated
+from nrdm_jax.training import flops
+
+
+def compiled_step(parts: build.Run, dtype):
+    """The train step, compiled ahead of time: a call with anything else than what it was compiled
+    for is an error and not a second compile.
+
+    Args:
+      parts: of the run.
+      dtype: of the records.
+    """
+    return lowered_step(parts, dtype).compile()
+
+
+def lowered_step(parts: build.Run, dtype, platform: str | None = None):
+    """The train step before its compilation, for a platform: by default the one at hand."""
+    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, parts.abstract_state)
+    jitted = jax.jit(
+        parts.train_step,
+        donate_argnums=0,
+        out_shardings=(state_shardings, replicated(parts.mesh)),
+    )
+    batch = build.abstract_batch(parts.config, parts.mesh, dtype)
+    return _lowered(jitted.trace(parts.abstract_state, batch), platform)
+
+
+def lowered_sampler(parts: build.Run, platform: str | None = None):
+    """The same of the sampler of a batch."""
+    c = parts.config
+    sampler = build.generator(c, parts.apply, parts.path, parts.mesh)
+    numbers = [
+        jax.ShapeDtypeStruct((sampler.batch_size,), kind, sharding=batch_sharding(parts.mesh))
+        for kind in (jnp.uint32, jnp.int32)
+    ]
+    return _lowered(sampler.jitted.trace(parts.abstract_state.ema, *numbers), platform)
+
+
+def _lowered(traced, platform: str | None):
+    return traced.lower(lowering_platforms=(platform,)) if platform else traced.lower()
+
+
+def flops_per_step(parts: build.Run) -> int:
+    """Of the model, forward and backward, over a batch; 0 where the program does not say, as of a
+    solver that chooses its steps."""
+    size = parts.config.train.batch_size
+    _, apply = build.model(_counted(parts.config))
+    one = flops.count(apply, parts.abstract_state.params, *build.example(parts.config, 1))
+    return flops.FORWARD_AND_BACKWARD * one * size
+
+
+def _counted(config):
+    """A config whose program tells its FLOPs: fused kernels do not. The model is then put on no
+    mesh: a whole example is counted, and not a device's part."""
+    plain = config.copy_and_resolve_references()
+    plain.model.attention_kernel, plain.model.quantize = "xla", "none"
+    return plain
+
+
+def flops_per_batch(parts: build.Run) -> int:
+    """Of the sampler, over a batch; evaluations of the network by guidance and of the solver
+    included. 0 as `flops_per_step`."""
+    c = parts.config
+    _, apply = build.model(_counted(c))
+    sampler = build.generator(c, apply, parts.path, parts.mesh)
+    numbers = [jax.ShapeDtypeStruct((1,), kind) for kind in (jnp.uint32, jnp.int32)]
+    return c.sample.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)
+
+
+def penalty_cost(parts: build.Run) -> float:
+    """FLOPs of a train step over those of the same step without the sensitivity penalty."""
+    plain = parts.config.copy_and_resolve_references()
+    plain.optim.sensitivity_penalty = 0.0
+    batch = build.abstract_batch(parts.config, parts.mesh, jnp.float32)
+    each = (flops.count(p.train_step, p.abstract_state, batch) for p in (parts, build.run(plain)))
+    return next(each) / next(each)
+
+
+def peak_flops(config) -> float | None:
+    """Of one device, by the config or the table; None where unknown, as on CPUs."""
+    tera = config.log.peak_tflops or flops.PEAK_TFLOPS.get(jax.devices()[0].device_kind)
+    return tera * 1e12 if tera else None
