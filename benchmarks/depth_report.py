@@ -81,7 +81,9 @@ def pictures() -> tuple[np.ndarray, np.ndarray, int]:
 
     c = config.of_file(depth_runs.CONFIG, "depth_1000")
     train, heldout = (
-        build.all_examples(c, build.source(c, split, str(lifecycle.data_dir())))
+        np.concatenate(
+            list(build.example_blocks(c, build.source(c, split, str(lifecycle.data_dir()))))
+        )
         for split in ("train", "heldout")
     )
     return train, heldout[: c.evaluate.examples], c.model.patch[0]

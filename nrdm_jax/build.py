@@ -3,7 +3,7 @@ what stands above reads no more of the config than when and where to call them."
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from nrdm_jax.diffusion import grids, guidance, losses, predictions, times, weig
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.evaluation.features import FeatureNet, open_net
 from nrdm_jax.models import fused_attention, quantized
 from nrdm_jax.models.continuous import ContinuousDiT
 from nrdm_jax.models.denoiser import Denoiser
@@ -309,10 +310,15 @@ def linear_level_sums(config, path: Path, mesh: Mesh):
     return level_sums(config, apply, path, mesh)
 
 
-def all_examples(config, records: Source) -> np.ndarray:
-    """Every record in the network's range, (n, *S, C) float32, on the host."""
-    x, _ = records.gather(np.arange(len(records)))
-    return np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
+def example_blocks(
+    config, records: Source, numbers: np.ndarray | None = None, block: int = 4096
+) -> Iterator[np.ndarray]:
+    """These records, by default all, in the network's range, (n, *S, C) float32 on the host, a
+    block at a time."""
+    numbers = np.arange(len(records)) if numbers is None else numbers
+    for start in range(0, len(numbers), block):
+        x, _ = records.gather(numbers[start : start + block])
+        yield np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
 
 
 def _trajectory(config, path: Path, steps: int | None = None) -> tuple[Solver, Array]:
@@ -373,6 +379,24 @@ def generator(
         weaker=weaker,
     )
     return Generator(sample, mesh, c.batch_size)
+
+
+def feature_net(config, name: str | None = None, weights: str | None = None) -> FeatureNet:
+    """By default the config's; raises as `features.open_net`."""
+    c = config.evaluate
+    if name is None or name == c.net:
+        weights = weights or c.weights
+    return open_net(name or c.net, weights)
+
+
+def drawing(config, steps: int | None = None, scale: float | None = None) -> dict:
+    """What samples depend on beside weights, seeds and labels, as it is written into results; what
+    is not given is the config's."""
+    settings = configuration.to_dict(config)["sample"]
+    for name in ("every", "examples", "batch_size"):
+        del settings[name]
+    given = {"steps": steps, "guidance": scale}
+    return {"sampler": settings | {k: v for k, v in given.items() if v is not None}}
 
 
 def _on(mesh: Mesh, f: Callable) -> Callable:

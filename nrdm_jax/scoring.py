@@ -1,5 +1,6 @@
 """What is done with a trained run: samples, and scores of its EMA weights."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,13 +11,16 @@ import numpy as np
 
 from nrdm_jax import build
 from nrdm_jax import config as configuration
-from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.evaluation import feature_sets, linear_denoiser
 from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import generate, writers
 from nrdm_jax.training_run import read_ema
+
+NEAREST = 1000  # of scored samples, so many are compared with every training example
 
 
 def draw(
@@ -102,6 +106,24 @@ def _comparable(config, workdir: str):
     return other
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Which scores of samples are wanted beside distances to the nearest examples.
+
+    Attributes:
+      metrics: see `evaluation.scores`.
+      net, weights: see `evaluation.features.open_net`; None: the config's.
+      by_class: of each class as well.
+      npz: a file for the samples, as evaluators of others read them.
+    """
+
+    metrics: tuple[str, ...]
+    net: str | None = None
+    weights: str | None = None
+    by_class: bool = False
+    npz: pathlib.Path | None = None
+
+
 def score(
     config,
     workdir: str,
@@ -109,17 +131,18 @@ def score(
     samples: int,
     signals: lifecycle.Signals,
     drawn: np.ndarray | None = None,
+    scored: Scored | None = None,
 ) -> dict:
     """Held-out losses of the EMA weights, those of the best linear denoiser on the same images,
-    noise and levels, and nearest-neighbour distances; also written to WORKDIR/evals/scores.json, if
-    that can be written.
+    noise and levels, nearest-neighbour distances, and where they are wanted other scores of
+    samples; also written to WORKDIR/evals/scores.json, if that can be written.
 
     `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
     as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1]. What was
     `drawn` before is taken; without it `samples` are drawn, 0 for none.
 
     Raises:
-      ValueError: as `draw`.
+      ValueError: as `draw` and `SampleQuality`.
       DataError: the data are absent.
     """
     before = time.monotonic()
@@ -128,35 +151,75 @@ def score(
     with distributed.writer_first("score"):
         records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
     ema = read_ema(workdir, parts.abstract_state.ema)
-    batches = build.heldout_batches(config, heldout, parts.mesh)
-    levels = config.evaluate.log_snr
-
-    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
-    scores: dict = heldout_losses(sums, ema, batches, levels)
-    signals.check()
-    training = build.all_examples(config, records)
-    linear = linear_denoiser.fit(training)
-    signals.check()
-    linear_sums = build.linear_level_sums(config, parts.path, parts.mesh)
-    wiener = heldout_losses(linear_sums, linear, batches, levels)
-    scores["wiener"] = wiener["heldout_loss"]
-    scores |= {
-        name.replace("heldout_loss", "wiener"): value
-        for name, value in wiener.items()
-        if name.startswith("heldout_loss/")
-    }
-    if drawn is None and samples:
+    result = _losses(parts, ema, records, heldout, signals)
+    details = {}
+    if scored is not None:
+        details, drawn = _sample_scores(parts, ema, records, scored, samples, signals)
+        result |= details.get("scores", {})
+    elif drawn is None and samples:
         sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
         seeds = np.arange(samples)
         drawn = sampler(ema, seeds, seeds % config.data.num_classes, poll=signals.check)
-    if drawn is not None:
-        count = len(drawn)
-        some = build.all_examples(config, heldout)[:: max(1, len(heldout) // count)][:count]
-        scores["nearest_samples"] = float(nearest(drawn, training)[0].mean())
-        scores["nearest_heldout"] = float(nearest(some, training)[0].mean())
-    scores["evaluate_seconds"] = round(time.monotonic() - before, 1)
+    if drawn is not None and distributed.is_writer():
+        spread = feature_sets.spread(len(drawn), len(heldout))
+        some = np.concatenate(list(build.example_blocks(config, heldout, spread)))
+        for name, queries in (("samples", drawn), ("heldout", some)):
+            blocks = build.example_blocks(config, records)
+            result[f"nearest_{name}"] = float(nearest(queries, blocks)[0].mean())
+    result["evaluate_seconds"] = round(time.monotonic() - before, 1)
     out = pathlib.Path(workdir) / "evals"
     if distributed.is_writer() and os.access(workdir, os.W_OK):
         out.mkdir(exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(scores, indent=2))
-    return scores
+        (out / "scores.json").write_text(json.dumps(result | details, indent=2))
+    return result
+
+
+def _losses(parts, ema, records, heldout, signals) -> dict:
+    """Held-out losses of the weights and of the best linear denoiser."""
+    config = parts.config
+    batches = build.heldout_batches(config, heldout, parts.mesh)
+    levels = config.evaluate.log_snr
+    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
+    found: dict = heldout_losses(sums, ema, batches, levels)
+    signals.check()
+    linear = linear_denoiser.fit(build.example_blocks(config, records), len(records))
+    signals.check()
+    linear_sums = build.linear_level_sums(config, parts.path, parts.mesh)
+    wiener = heldout_losses(linear_sums, linear, batches, levels)
+    return found | {
+        name.replace("heldout_loss", "wiener"): value
+        for name, value in wiener.items()
+        if name.startswith("heldout_loss")
+    }
+
+
+def _sample_scores(parts, ema, records, scored: Scored, samples, signals):
+    """(scores with their protocol, the first samples in the network's range)."""
+    config = parts.config
+    quality = SampleQuality(
+        parts,
+        records,
+        build.generator(config, parts.apply, parts.path, parts.mesh),
+        build.drawing(config),
+        build.feature_net(config, scored.net, scored.weights),
+        metrics=scored.metrics,
+        samples=samples,
+        by_class=scored.by_class,
+    )
+    archive = None
+    if scored.npz is not None and distributed.is_writer():
+        archive = writers.NpzWriter(scored.npz, (samples, *records.shape))
+    first: list[np.ndarray] = []
+
+    def sink(pixels: np.ndarray, labels: np.ndarray) -> None:
+        if archive is not None:
+            archive.add(pixels, labels)
+        if sum(map(len, first)) < NEAREST:
+            first.append(pixels)
+
+    try:
+        details = quality(ema, signals.check, sink)
+    finally:
+        if archive is not None:
+            archive.close()
+    return details, np.concatenate(first)[:NEAREST] / 127.5 - 1.0

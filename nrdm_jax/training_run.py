@@ -1,5 +1,6 @@
 """One training run from its config to its last checkpoint: the parts of `build`, in their order."""
 
+import math
 import pathlib
 import sys
 import time
@@ -16,7 +17,9 @@ from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir
+from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import hooks, loop
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
@@ -43,6 +46,8 @@ def train(
             records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
         batches = build.train_loader(config, records, parts.mesh)
         build.level_times(config, parts.path)
+        sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
+        quality = _quality(parts, records, sampler)
         if config.checkpoint.init_from:
             _ema_step(config.checkpoint.init_from)
         home = Workdir(
@@ -53,13 +58,18 @@ def train(
         )
         checkpoints = Checkpoints(str(home.path / "checkpoints"), keep=config.checkpoint.keep)
     try:
-        return _train(parts, records, heldout, batches, home.path, checkpoints, signals, ledger)
+        return _train(
+            parts, records, heldout, batches, sampler, quality,
+            home.path, checkpoints, signals, ledger,
+        )  # fmt: skip
     finally:
         checkpoints.close()
         home.release()
 
 
-def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledger) -> dict:
+def _train(
+    parts, records, heldout, batches, sampler, quality, workdir, checkpoints, signals, ledger
+) -> dict:
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
         state, records_seen = _start(parts, checkpoints, records)
@@ -99,7 +109,8 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
     happenings: list[loop.Hook] = [
         non_finite,
         *probe,
-        *_reports(parts, evaluation, workdir, writer, progress, ledger),
+        *_reports(parts, evaluation, sampler, workdir, writer, progress, ledger),
+        *_scores(parts, quality, signals, workdir, writer, progress, ledger),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         profile,
     ]
@@ -151,11 +162,11 @@ def _probe(parts, workdir, writer, progress, ledger) -> list[hooks.SensitivityLo
     ]
 
 
-def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.Hook]:
+def _reports(parts, evaluation, sampler, workdir, writer, progress, ledger) -> list[loop.Hook]:
     """What tells of the run: step lines, held-out losses, sample grids."""
     config = parts.config
     last_step = config.train.steps
-    grid = hooks.SampleGrid(_draw(parts), workdir, progress)
+    grid = hooks.SampleGrid(_draw(config, sampler), workdir, progress)
     return [
         hooks.StepLog(
             writer,
@@ -178,6 +189,31 @@ def _reports(parts, evaluation, workdir, writer, progress, ledger) -> list[loop.
         ),
         hooks.Every(grid, ledger, "sample", every=config.sample.every),
     ]
+
+
+def _quality(parts: build.Run, records: Source, sampler: Generator) -> SampleQuality | None:
+    """What scores samples, where that is asked for."""
+    if not parts.config.evaluate.metrics_every:
+        return None
+    net = build.feature_net(parts.config)
+    return SampleQuality(parts, records, sampler, build.drawing(parts.config), net)
+
+
+def _scores(parts, quality, signals, workdir, writer, progress, ledger) -> list[loop.Hook]:
+    """Scores of samples, every so many images and at the last step."""
+    if quality is None:
+        return []
+    train = parts.config.train
+
+    def evaluate(params: Params) -> dict:
+        try:
+            return quality(params, signals.check)
+        except Stop:  # the loop will stop, and save
+            return {}
+
+    scored = hooks.SampleScores(evaluate, workdir, writer, progress)
+    every = math.ceil(parts.config.evaluate.metrics_every / train.batch_size)
+    return [hooks.Every(scored, ledger, "score", every=every, last_step=train.steps)]
 
 
 def _meta(config, records: Source, step: int, records_seen: int) -> dict:
@@ -253,10 +289,8 @@ def _heldout_losses(parts: build.Run, heldout: Source):
     return lambda params: heldout_losses(sums, params, batches, config.evaluate.log_snr)
 
 
-def _draw(parts: build.Run):
+def _draw(config, sampler: Generator):
     """Draws the run's preview: the same seeds and labels each time."""
-    config = parts.config
-    sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
 
     def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
         seeds = np.arange(config.sample.examples)

@@ -12,15 +12,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "dynamics", "compile_ahead", "job")
-ASSEMBLY = (
-    "build",
-    "programs",
-    "training_run",
-    "scoring",
-    "denoising_dynamics",
-    "dry_run",
-    "ahead",
-)
+ASSEMBLY = ("build", "programs", "sample_quality", "training_run", "scoring", "denoising_dynamics",
+            "dry_run", "ahead")  # fmt: skip
 LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
 ALLOWED = {
     "signatures": (),

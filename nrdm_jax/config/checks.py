@@ -8,7 +8,7 @@ import ml_collections
 from nrdm_jax.config.conditions import get, is_number, nearest_divisor, require
 from nrdm_jax.config.mesh_checks import check_mesh
 from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
-from nrdm_jax.config.tree import CHOICES, default, hint
+from nrdm_jax.config.tree import CHOICES, METRICS, default, hint
 
 
 def validate(config) -> None:
@@ -70,10 +70,12 @@ def _check_numbers(c) -> None:
     at_least = {
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
-        "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
-        "log.profile_steps model.streams optim.sensitivity_examples model.knots pipeline.repeats",
+        "evaluate.batch_size evaluate.samples sample.examples sample.batch_size sample.steps "
+        "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
+        "pipeline.repeats",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
-        "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
+        "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
+        "sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
         "pipeline.micro_batches sample.churn",
     }
@@ -115,6 +117,19 @@ def _check_numbers(c) -> None:
         "optim.warmup_steps",
         f"is {c.optim.warmup_steps}, more than train.steps={c.train.steps}",
         "shorten it",
+    )
+    metrics = c.evaluate.metrics
+    require(
+        isinstance(metrics, tuple) and len(metrics) > 0 and all(m in METRICS for m in metrics),
+        "evaluate.metrics",
+        f"is {metrics!r}",
+        f"give a tuple of {', '.join(METRICS)}; evaluate.metrics_every=0 turns them off",
+    )
+    require(
+        not c.evaluate.metrics_every or c.evaluate.net == "efflite0" or c.evaluate.weights,
+        "evaluate.weights",
+        f"is not set, and evaluate.net={c.evaluate.net} has no weights of its own",
+        "give the file of its published weights, or choose evaluate.net=efflite0",
     )
     levels = c.evaluate.log_snr
     require(

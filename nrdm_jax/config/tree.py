@@ -21,6 +21,8 @@ GATED_VARIANTS = ("gated", "adaln", "input_scale")
 # Of model.attention_kernel, those that others wrote: one device's part of the batch and the heads.
 FUSED_KERNELS = ("splash", "cudnn", "tokamax")
 
+METRICS = ("fd", "kid", "inception_score", "sfd", "precision_recall")
+
 CHOICES = {
     "model.name": ("dit", "uvit", "unet", "continuous"),
     "model.variant": (
@@ -61,6 +63,7 @@ CHOICES = {
     "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
+    "evaluate.net": ("efflite0", "inception", "i3d", "dinov2"),
     "sample.sampler": (
         "euler",
         "heun",
@@ -210,6 +213,14 @@ def default() -> ml_collections.ConfigDict:
     c.evaluate.every = 1000  # steps between held-out losses inside the run; 0: never
     c.evaluate.batch_size = 64
     c.evaluate.examples = 0  # held-out examples used inside the run, 0: all
+    # Images between scores of samples inside the run, rounded up to steps; 0: never.
+    c.evaluate.metrics_every = 0
+    # fd | kid | inception_score | sfd | precision_recall
+    c.evaluate.metrics = ("fd", "kid")
+    c.evaluate.samples = 1000  # that are scored
+    c.evaluate.reference = 0  # training examples that they are compared with, 0: all
+    c.evaluate.net = "efflite0"  # efflite0 | inception | i3d | dinov2: whose features are compared
+    c.evaluate.weights = placeholder(str)  # file of the network's weights; efflite0 has a package
     c.evaluate.log_snr = (-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5)  # fixed levels
 
     c.sample = ml_collections.ConfigDict()

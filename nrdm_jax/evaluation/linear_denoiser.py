@@ -1,6 +1,8 @@
 """The best linear denoiser (Wiener filter) of a data set: the yardstick that needs no training."""
 
 import functools
+import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+from nrdm_jax.evaluation.frechet import Moments
 from nrdm_jax.signatures import Array
 
 
@@ -25,17 +28,28 @@ class LinearDenoiser(NamedTuple):
     variances: Array
 
 
-def fit(x: np.ndarray) -> LinearDenoiser:
-    """Mean and covariance of examples (n, *S, C), any float range.
+def fit(blocks: Iterable[np.ndarray], count: int) -> LinearDenoiser:
+    """Mean and covariance of examples, any float range.
 
-    Through the eigenvectors of the smaller of the covariance and the Gram matrix, in float64.
+    Through the eigenvectors of the smaller of the covariance and the Gram matrix, in float64; what
+    is held is that matrix, and where the examples are fewer than their dimensions, all of them.
+
+    Args:
+      blocks: of the examples, (n, *S, C) each.
+      count: of all examples.
     """
-    flat = x.reshape(len(x), -1).astype(np.float64)
-    mean = flat.mean(axis=0)
-    flat -= mean
-    if flat.shape[1] <= flat.shape[0]:
-        variances, basis = scipy.linalg.eigh(flat.T @ flat / len(flat), driver="evd")
+    flats = (block.reshape(len(block), -1).astype(np.float64) for block in blocks)
+    first = next(flats)
+    if first.shape[1] <= count:
+        moments = Moments()
+        for block in itertools.chain([first], flats):
+            moments.add(block)
+        mean, covariance = moments.mean, moments.covariance * (1 - 1 / count)
+        variances, basis = scipy.linalg.eigh(covariance, driver="evd")
     else:
+        flat = np.concatenate([first, *flats])
+        mean = flat.mean(axis=0)
+        flat -= mean
         variances, left = scipy.linalg.eigh(flat @ flat.T / len(flat), driver="evd")
         kept = variances > variances[-1] * 1e-12
         variances, left = variances[kept], left[:, kept]

@@ -114,6 +114,15 @@ def meet(name: str) -> None:
         global_state.client.wait_at_barrier(name, timeout_in_ms=3_600_000)
 
 
+def of_writer(value):
+    """The writer's value, an array of one shape and type on all processes."""
+    if not _active:
+        return value
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(value)
+
+
 @contextlib.contextmanager
 def writer_first(name: str) -> Iterator[None]:
     """What is within is done by the writer, and then by the others: it finds what others need."""

@@ -1,5 +1,6 @@
 """What happens after a step: each hook one concern, called in order by the loop."""
 
+import json
 import pathlib
 from collections.abc import Callable
 
@@ -261,6 +262,34 @@ class SampleGrid:
     def __call__(self, step: int, state: TrainState) -> None:
         grid = self._draw(state.ema, self._workdir / "samples" / f"step_{step}")
         self._progress.line(f"step={step} samples: {grid}")
+
+
+class SampleScores:
+    """Writes scores of samples of the EMA weights, and workdir/evals/step_N.json with their
+    protocol."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[Params], dict],
+        workdir: pathlib.Path,
+        writer: MetricsWriter,
+        progress: Progress,
+    ):
+        self._evaluate, self._workdir = evaluate, workdir
+        self._writer, self._progress = writer, progress
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        result = self._evaluate(state.ema)
+        if not result:  # not of this process to write
+            return
+        directory = self._workdir / "evals"
+        directory.mkdir(exist_ok=True)
+        text = json.dumps({"step": step, **result}, indent=2)
+        (directory / f"step_{step}.json").write_text(text)
+        values = result["scores"]
+        self._writer.write(step, values)
+        words = " ".join(f"{name}={value:.4g}" for name, value in values.items())
+        self._progress.line(f"step={step} {words} (EMA weights)")
 
 
 class Profile:

@@ -20,7 +20,7 @@ def test_linear_denoiser_is_the_posterior_mean_of_a_gaussian():
     x_t = np.random.default_rng(1).standard_normal((4, 6))
     gain = alpha * covariance @ np.linalg.inv(alpha**2 * covariance + sigma**2 * np.eye(6))
     expected = mean + (x_t - alpha * mean) @ gain.T
-    fitted = linear_denoiser.fit(x.reshape(500, 2, 3, 1))
+    fitted = linear_denoiser.fit([part.reshape(-1, 2, 3, 1) for part in (x[:120], x[120:])], 500)
     x0, eps = linear_denoiser.estimate_x0(
         fitted, jnp.float32(x_t.reshape(4, 2, 3, 1)), alpha, sigma
     )
@@ -32,7 +32,7 @@ def test_linear_denoiser_is_the_posterior_mean_of_a_gaussian():
 
 def test_fewer_examples_than_dimensions_give_the_same():
     x = np.random.default_rng(0).standard_normal((5, 12))
-    fitted = linear_denoiser.fit(x)  # by the Gram matrix
+    fitted = linear_denoiser.fit([x[:2], x[2:]], 5)  # by the Gram matrix
     covariance = np.cov(x.T, bias=True)
     rebuilt = (fitted.basis * fitted.variances[None, :]) @ fitted.basis.T
     np.testing.assert_allclose(rebuilt, covariance, atol=1e-5)
@@ -43,7 +43,7 @@ def test_no_other_linear_denoiser_is_better():
     x0 = jnp.float32(x)
     eps = jax.random.normal(jax.random.key(0), x0.shape)
     x_t = 0.6 * x0 + 0.8 * eps
-    fitted = linear_denoiser.fit(x)
+    fitted = linear_denoiser.fit([x], len(x))
 
     def error(denoiser):
         return float(jnp.mean((linear_denoiser.estimate_x0(denoiser, x_t, 0.6, 0.8)[0] - x0) ** 2))
@@ -59,7 +59,7 @@ def test_nearest_finds_copies_and_agrees_with_brute_force():
     queries = np.concatenate([references[[7, 31]], draw.uniform(-1, 1, (5, 4, 4, 3))]).astype(
         np.float32
     )
-    distances, indices = nearest(queries, references, block=16)
+    distances, indices = nearest(queries, [references[:16], references[16:48], references[48:]])
     np.testing.assert_array_equal(distances[:2], 0.0)
     np.testing.assert_array_equal(indices[:2], [7, 31])
     brute = np.sqrt(np.mean((queries[:, None] - references[None]) ** 2, axis=(2, 3, 4)))

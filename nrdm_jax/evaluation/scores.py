@@ -1,0 +1,83 @@
+"""Scores of a set of samples from the features of a network, beside those of a reference set."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nrdm_jax.evaluation.feature_sets import FeatureSet
+from nrdm_jax.evaluation.frechet import distance
+from nrdm_jax.evaluation.inception_score import inception_score
+from nrdm_jax.evaluation.kernel_distance import kernel_distance
+from nrdm_jax.evaluation.precision_recall import precision_recall
+
+# The names of the distances whose network is part of the definition; no other has them.
+PUBLISHED = {
+    ("fd", "inception"): "fid",
+    ("sfd", "inception"): "sfid",
+    ("fd", "i3d"): "fvd",
+}
+KERNEL_SUBSETS = 50
+
+
+def name_of(metric: str, net: str) -> str:
+    """`fid` of inception, `fd_efflite0` of efflite0."""
+    return PUBLISHED.get((metric, net), f"{metric}_{net}")
+
+
+def scores(
+    samples: FeatureSet, reference: FeatureSet, metrics: Sequence[str], net: str
+) -> dict[str, float]:
+    """Metrics by their names with this network.
+
+    Args:
+      samples, reference: of the same network.
+      metrics: of fd, kid, inception_score, sfd, precision_recall.
+      net: its name.
+
+    Raises:
+      ValueError: the network has no logits or no spatial features, or a set is too small.
+    """
+    values: dict[str, float] = {}
+    for metric in metrics:
+        name = name_of(metric, net)
+        if metric == "fd":
+            values[name] = distance(samples.pooled, reference.pooled)
+        elif metric == "sfd":
+            if samples.spatial is None or reference.spatial is None:
+                raise ValueError(f"evaluate.metrics: {net} has no spatial features; leave out sfd")
+            values[name] = distance(samples.spatial, reference.spatial)
+        elif metric == "kid":
+            values[name], values[f"{name}_std"] = kernel_distance(
+                samples.all_features(), reference.all_features(), subsets=KERNEL_SUBSETS
+            )
+        elif metric == "inception_score":
+            logits = samples.all_logits()
+            if logits is None:
+                raise ValueError(
+                    f"evaluate.metrics: {net} is no classifier; leave out inception_score"
+                )
+            values[name], values[f"{name}_std"] = inception_score(logits)
+        elif metric == "precision_recall":
+            precision, recall = precision_recall(samples.all_features(), reference.all_features())
+            values[f"precision_{net}"], values[f"recall_{net}"] = precision, recall
+    return values
+
+
+def class_scores(
+    samples: FeatureSet, reference: FeatureSet, net: str, class_names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Kernel distance of each class to its own reference, by the class's name: unbiased, however
+    few there are. Classes with fewer than two samples or references are left out."""
+    a, b = samples.all_labels(), reference.all_labels()
+    of_samples, of_reference = samples.all_features(), reference.all_features()
+    values = {}
+    for label in np.unique(a):
+        ours, theirs = of_samples[a == label], of_reference[b == label]
+        if min(len(ours), len(theirs)) >= 2:
+            name = class_names[label] if label < len(class_names) else str(label)
+            values[name] = {
+                "samples": len(ours),
+                "reference": len(theirs),
+                name_of("kid", net): kernel_distance(ours, theirs, subsets=KERNEL_SUBSETS)[0],
+            }
+    return values
