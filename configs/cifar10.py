@@ -2,15 +2,15 @@
 
 Purpose: class-conditional photographs on one accelerator. `:laptop` is a network for two CPU cores,
 scored four times and more within the run by 1,000 samples.
-Expected result: not measured at full length. `:laptop`: docs/results.md. (The archive beside the project is JPEG: its scores
-are not comparable with published ones; use data.name=tfds:cifar10 for those.)
+Expected result: not measured at full length; `:laptop`: see docs/results.md. (The archive beside
+the project is JPEG: its scores are not comparable with published ones; use data.name=tfds:cifar10
+for those.)
 Needs: ../shared/data/cifar10_jpeg.tar.xz, or NRDM_CIFAR10, or a TFDS cifar10 in TFDS_DATA_DIR
 Command: python -m nrdm_jax.train --config=configs/cifar10.py --workdir=runs/cifar10
          python -m nrdm_jax.train --config=configs/cifar10.py:laptop --workdir=runs/cifar10-laptop
 """
 
 from nrdm_jax import config as configuration
-
 
 ARGUMENTS = ("laptop",)
 

@@ -208,7 +208,7 @@ def _of_batch(net: FeatureNet) -> Callable[[Params, Array], Outputs]:
     network of pictures gets clips or volumes."""
 
     def of_pictures(params: Params, pixels: Array) -> Outputs:
-        return net.apply(params, features.three_channels(pixels.astype(jnp.float32)))
+        return net.apply(params, features.as_colour(pixels.astype(jnp.float32)))
 
     def of_batch(params: Params, pixels: Array) -> Outputs:
         if net.clips or pixels.ndim == 4:

