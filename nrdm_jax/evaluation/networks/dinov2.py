@@ -140,7 +140,9 @@ def apply(params: Params, pixels: Array) -> Outputs:
     """
     count = pixels.shape[0]
     # Antialiased as PIL's, which FD_DINOv2's own code resizes with, then to 8 bits.
-    x = jax.image.resize(pixels, (count, SIZE, SIZE, 3), "cubic", antialias=True)
+    x = jax.image.resize(
+        pixels.astype(jnp.float32), (count, SIZE, SIZE, 3), "cubic", antialias=True
+    )
     mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (MEAN, STD))
     x = (x / 255.0 - mean) / std
     patch = params["patch"].shape[0]
@@ -156,7 +158,8 @@ def apply(params: Params, pixels: Array) -> Outputs:
     first = jnp.broadcast_to(params["first"], (count, 1, x.shape[-1]))
     z_BND = jnp.concatenate([first, x], axis=1)
     z_BND, _ = jax.lax.scan(lambda z, block: (_block(z, block), None), z_BND, params["blocks"])
-    return Outputs(pooled=_norm(z_BND[:, 0], params["norm"]["weight"], params["norm"]["bias"]))
+    pooled = _norm(z_BND[:, 0], params["norm"]["weight"], params["norm"]["bias"])
+    return Outputs(pooled, spatial=None, logits=None)
 
 
 def _block(z_BND: Array, block: Params) -> Array:

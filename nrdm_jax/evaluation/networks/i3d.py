@@ -104,9 +104,9 @@ def apply(params: Params, pixels: Array) -> Outputs:
             "generate longer clips, or choose a network of images"
         )
     shape = (*pixels.shape[:2], SIZE, SIZE, 3)
-    x = jax.image.resize(pixels, shape, "linear", antialias=False) / 127.5 - 1.0
+    x = jax.image.resize(pixels.astype(jnp.float32), shape, "linear", antialias=False) / 127.5 - 1.0
     x = layers.run(params["units"], STEPS, x)
     # Averages commute with the last, linear layer.
     x = layers.pool(x, LAST_POOL).mean(axis=(1, 2, 3))
     logits = jnp.matmul(x, params["classes"], precision=layers.PRECISION)
-    return Outputs(pooled=logits + params["bias"][None, :])
+    return Outputs(logits + params["bias"][None, :], spatial=None, logits=None)

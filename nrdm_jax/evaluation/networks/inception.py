@@ -166,7 +166,7 @@ def apply(params: Params, pixels: Array) -> Outputs:
       pixels: (B, H, W, 3), float32 in [0, 255].
     """
     shape = (pixels.shape[0], SIZE, SIZE, 3)
-    x = jax.image.resize(pixels, shape, "linear", antialias=False) / 127.5 - 1.0
+    x = jax.image.resize(pixels.astype(jnp.float32), shape, "linear", antialias=False) / 127.5 - 1.0
     middle = layers.run(params["units"], TO_MIXED_6D, x)
     pooled = layers.run(params["units"], FROM_MIXED_6E, middle).mean(axis=(1, 2))
     return Outputs(

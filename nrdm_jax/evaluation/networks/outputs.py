@@ -1,4 +1,4 @@
-"""What a feature network says of its images or clips."""
+"""What every feature network gives."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,16 @@ from nrdm_jax.signatures import Array
 
 
 class Outputs(NamedTuple):
-    """Float32, one row an example.
+    """Of B pictures or clips, in float32.
 
     Attributes:
-      pooled: (B, F), the features of Fréchet and kernel distances, precision and recall.
-      spatial: (B, G), features that still know where they are (sFID), if the network has them.
-      logits: (B, K), of its classes (inception score), if it has any.
+      pooled: (B, F), what the Fréchet and kernel distances and precision and recall compare.
+      spatial: (B, G), a flattened part of a map in mid-network, where places still tell, for a
+        spatial Fréchet distance; None where a network has none.
+      logits: (B, K), of the classes it was trained on, for the Inception Score; None where it has
+        no classes.
     """
 
     pooled: Array
-    spatial: Array | None = None
-    logits: Array | None = None
+    spatial: Array | None
+    logits: Array | None
