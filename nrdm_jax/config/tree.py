@@ -63,7 +63,7 @@ CHOICES = {
     "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
-    "evaluate.net": ("efflite0", "inception", "i3d", "dinov2"),
+    "evaluate.net": ("efflite0", "inception", "i3d", "i3d_videogpt", "dinov2"),
     "sample.sampler": (
         "euler",
         "heun",
@@ -219,7 +219,8 @@ def default() -> ml_collections.ConfigDict:
     c.evaluate.metrics = ("fd", "kid")
     c.evaluate.samples = 1000  # that are scored
     c.evaluate.reference = 0  # training examples that they are compared with, 0: all
-    c.evaluate.net = "efflite0"  # efflite0 | inception | i3d | dinov2: whose features are compared
+    # efflite0 | inception | i3d | i3d_videogpt | dinov2: whose features are compared
+    c.evaluate.net = "efflite0"
     c.evaluate.weights = placeholder(str)  # file of the network's weights; efflite0 has a package
     c.evaluate.log_snr = (-6.0, -4.5, -3.0, -1.5, 0.0, 1.5, 3.0, 4.5)  # fixed levels
 

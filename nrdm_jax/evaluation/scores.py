@@ -15,6 +15,7 @@ PUBLISHED = {
     ("fd", "inception"): "fid",
     ("sfd", "inception"): "sfid",
     ("fd", "i3d"): "fvd",
+    ("fd", "i3d_videogpt"): "fvd_videogpt",
 }
 KERNEL_SUBSETS = 50
 
