@@ -15,7 +15,16 @@ from jax.sharding import Mesh
 from nrdm_jax import config as configuration
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, open_source
-from nrdm_jax.diffusion import grids, guidance, losses, predictions, times, weights
+from nrdm_jax.diffusion import (
+    grids,
+    guidance,
+    likelihood,
+    losses,
+    noise,
+    predictions,
+    times,
+    weights,
+)
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
@@ -295,6 +304,39 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
         return losses.level_sums(
             denoise, path, config.diffusion.prediction, times_at, x0, label, mask, seeds
         )
+
+    return jax.jit(sums, out_shardings=replicated(mesh))
+
+
+def bits_sums(
+    config, apply: objectives.ApplyFn, path: Path, mesh: Mesh, *, probes: int, steps: int
+):
+    """Jitted (params, x, label, mask, seeds) -> sums of the unmasked examples' bits per number, and
+    of their squares: exact likelihoods under the label, pixels dequantised by even noise.
+
+    Args:
+      probes: of the divergence, 0: exact.
+      steps: see `likelihood.bits_per_dim`.
+    """
+    shape, prediction = tuple(config.data.shape), config.diffusion.prediction
+    pixel = 2 / 255 if record_dtype(config) == jnp.uint8 else config.data.scale
+
+    def sums(params, x, label, mask, seeds):
+        def predict(x_t, t):
+            output = apply(params, x_t, t, label)[..., : shape[-1]]
+            return predictions.to_x0_eps(path, prediction, output, x_t, t)
+
+        x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        if x.dtype == jnp.uint8:
+            x0 = x0 + pixel * (noise.uniform_of_seeds(seeds, shape) - 0.5)
+        divergence = (
+            likelihood.hutchinson(noise.signs_of_seeds(seeds, shape, probes))
+            if probes
+            else likelihood.exact
+        )
+        bits = likelihood.bits_per_dim(predict, path, x0, divergence, steps=steps, pixel=pixel)
+        bits = jnp.where(mask, bits, 0.0)
+        return jnp.sum(bits), jnp.sum(bits**2)
 
     return jax.jit(sums, out_shardings=replicated(mesh))
 

@@ -1,6 +1,7 @@
 """Scores the EMA weights of a run on held-out data: loss at fixed noise levels, beside that of the
 best linear denoiser, the distance of samples to their nearest training examples, and, with
---metrics, distances of their features to those of the training set.
+--metrics, distances of their features to those of the training set; with --likelihood, bits per
+number of held-out examples.
 
   python -m nrdm_jax.evaluate --workdir=runs/openmoji32 --samples=64
   python -m nrdm_jax.evaluate --workdir=runs/cifar10 --samples=1000 --metrics=fd,kid
@@ -27,6 +28,11 @@ def define_flags() -> None:
                       "metrics compare; by default the config's")  # fmt: skip
     flags.DEFINE_string("weights", None, "file of the net's weights; efflite0 has a package")
     flags.DEFINE_boolean("by_class", False, "metrics of each class as well, in evals/scores.json")
+    flags.DEFINE_integer("likelihood", 0, "held-out examples whose bits per number are measured, "
+                         "by the probability-flow ODE; 0: none", lower_bound=0)  # fmt: skip
+    flags.DEFINE_integer("probes", 1, "of the divergence along it; 0: exact, a pass a number of an "
+                         "example", lower_bound=0)  # fmt: skip
+    flags.DEFINE_integer("ode_steps", 100, "of it, of order 4", lower_bound=1)
     flags.DEFINE_string("npz", None, "file for the scored samples, as ADM's evaluator reads them")
 
 
@@ -49,8 +55,11 @@ def run() -> None:
     if f.metrics:
         npz = pathlib.Path(f.npz) if f.npz else None
         scored = scoring.Scored(tuple(f.metrics), f.net, f.weights, f.by_class, npz)
+    bits = scoring.Bits(f.likelihood, f.probes, f.ode_steps) if f.likelihood else None
     with lifecycle.Signals().installed() as signals:
-        result = scoring.score(config, f.workdir, samples=f.samples, scored=scored, signals=signals)
+        result = scoring.score(
+            config, f.workdir, samples=f.samples, scored=scored, bits=bits, signals=signals
+        )
     command_line.print_result(result)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nrdm_jax import build
 from nrdm_jax import config as configuration
 from nrdm_jax.evaluation import feature_sets, linear_denoiser
-from nrdm_jax.evaluation.heldout import heldout_losses
+from nrdm_jax.evaluation.heldout import bits_per_dim, heldout_losses
 from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
@@ -124,6 +124,20 @@ class Scored:
     npz: pathlib.Path | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """Of how many held-out examples the likelihood is wanted, and how exactly.
+
+    Attributes:
+      examples: spread evenly over the held-out ones.
+      probes, steps: see `build.bits_sums`.
+    """
+
+    examples: int
+    probes: int = 1
+    steps: int = 100
+
+
 def score(
     config,
     workdir: str,
@@ -132,10 +146,12 @@ def score(
     signals: lifecycle.Signals,
     drawn: np.ndarray | None = None,
     scored: Scored | None = None,
+    bits: Bits | None = None,
 ) -> dict:
     """Held-out losses of the EMA weights, those of the best linear denoiser on the same images,
     noise and levels, nearest-neighbour distances, and where they are wanted other scores of
-    samples; also written to WORKDIR/evals/scores.json, if that can be written.
+    samples and the likelihood of held-out examples; also written to WORKDIR/evals/scores.json, if
+    that can be written.
 
     `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
     as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1]. What was
@@ -152,6 +168,12 @@ def score(
         records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
     ema = read_ema(workdir, parts.abstract_state.ema)
     result = _losses(parts, ema, records, heldout, signals)
+    if bits is not None:
+        sums = build.bits_sums(
+            config, parts.apply, parts.path, parts.mesh, probes=bits.probes, steps=bits.steps
+        )
+        batches = build.heldout_batches(config, heldout, parts.mesh, bits.examples)
+        result |= bits_per_dim(sums, ema, batches)
     details = {}
     if scored is not None:
         details, drawn = _sample_scores(parts, ema, records, scored, samples, signals)

@@ -70,7 +70,7 @@ NETS = {
     ),
     "inception": Source("inception"),
     "i3d": Source("i3d", clips=True),
-    # The file that most FVD code in torch loads: the same names, other weights, and another epsilon.
+    # What most FVD code in torch loads: the same names, other weights, another epsilon.
     "i3d_videogpt": Source("i3d", clips=True, options={"epsilon": 1e-5}),
     "dinov2": Source("dinov2"),
 }

@@ -13,6 +13,35 @@ from nrdm_jax.signatures import Array
 LevelSums = Callable[..., tuple[Array, Array]]
 
 
+def bits_per_dim(
+    bits_sums: Callable[..., tuple[Array, Array]], params: Any, batches: Callable[[], Iterable]
+) -> dict[str, float]:
+    """Mean negative log2-likelihood of a number of an example, and the mean's standard error.
+
+    Args:
+      bits_sums: jitted, (params, x, label, mask, seeds) -> sums over the masked examples of their
+        bits, and of the squares; the noise of an example is a function of its seed, here its
+        number.
+      params, batches: as of `heldout_losses`.
+    """
+    total = square = 0.0
+    count = position = 0
+    for batch in batches():
+        size = len(batch["label"])
+        seeds = np.arange(position, position + size, dtype=np.uint32)
+        sums = bits_sums(params, batch["x"], batch["label"], batch["mask"], seeds)
+        total, square = total + float(sums[0]), square + float(sums[1])
+        count += int(jnp.sum(batch["mask"]))
+        position += size
+    mean = total / count
+    variance = max(square / count - mean**2, 0.0)
+    return {
+        "bits_per_dim": mean,
+        "bits_per_dim_error": (variance / count) ** 0.5,
+        "bits_per_dim_examples": count,
+    }
+
+
 def heldout_losses(
     level_sums: LevelSums,
     params: Any,
