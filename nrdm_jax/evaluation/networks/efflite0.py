@@ -109,7 +109,8 @@ def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
 def convolve_depthwise(x_BHWC: Array, kernel: Array, stride: int) -> Array:
     """Each channel with its own (h, w) of the kernel (h, w, C), padded as "SAME".
 
-    A sum of h * w shifted products: XLA's grouped convolution takes five times as long on a CPU.
+    A sum of h * w shifted products: XLA's grouped convolution takes four to five times as long on a
+    CPU (benchmarks/feature_network.py).
     """
     h, w, _ = kernel.shape
     lengths = x_BHWC.shape[1:3]
