@@ -176,25 +176,30 @@ def test_other_globals_are_refused(tmp_path, write, name, protocol):
 
 
 @pytest.mark.parametrize(
-    "stream",
+    "stream, message",
     [
-        b"(S'echo'\nios\nsystem\n.",  # INST
-        b"(cos\nsystem\nS'echo'\no.",  # OBJ
-        b"\x80\x02\x82\x01.",  # EXT1
-        b"\x80\x02ccollections\nOrderedDict\n)\x81.",  # NEWOBJ
-        b"\x80\x02P1\n.",  # PERSID
-        b"\x80\x02ccollections\nOrderedDict\nX\x01\x00\x00\x00a\x85R.",  # called with a string
-        b"\x80\x02ctorch\nSize\n}b.",  # BUILD on a global
-        b"\x80\x02}))s.",  # a tuple as key
-        b"\x80\x02}h\x05.",  # refers to nothing
-        b"\x80\x02t.",  # takes from nothing
-        b"\x80\x02}}.",  # two objects
-        b"\x80\x02}",  # no end
-        b"\x80\x02X\xff\xff\xff\x7fa.",  # a string longer than the file
+        (b"(S'echo'\nios\nsystem\n.", "opcode STRING"),
+        (b"(ios\nsystem\n.", "opcode INST"),
+        (b"(cos\nsystem\no.", "names os.system"),
+        (b"(o.", "opcode OBJ"),
+        (b"\x80\x02\x82\x01.", "opcode EXT1"),
+        (b"\x80\x02ccollections\nOrderedDict\n)\x81.", "opcode NEWOBJ"),
+        (b"\x80\x02P1\n.", "opcode PERSID"),
+        (b"\x80\x02)Q.", "persistent identity"),
+        (b"\x80\x02ccollections\nOrderedDict\nX\x01\x00\x00\x00a\x85R.", "calls collections.Ord"),
+        (b"\x80\x02X\x01\x00\x00\x00a)R.", "calls str"),
+        (b"\x80\x02ctorch\nSize\n}b.", "adds to what is no dict"),
+        (b"\x80\x02}))s.", "key that is a tuple"),
+        (b"\x80\x02}h\x05.", "refers to"),
+        (b"\x80\x02t.", "no mark"),
+        (b"\x80\x02}(s.", "takes more"),
+        (b"\x80\x02}}.", "more than one"),
+        (b"\x80\x02}", "exhausted"),
+        (b"\x80\x02X\xff\xff\xff\x7fa.", "expected 2147483647 bytes"),
     ],
 )
 @pytest.mark.parametrize("archive", [False, True])
-def test_streams_that_no_state_dict_needs_are_refused(tmp_path, stream, archive):
+def test_streams_that_no_state_dict_needs_are_refused(tmp_path, stream, message, archive):
     if archive:
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as made:
@@ -202,8 +207,15 @@ def test_streams_that_no_state_dict_needs_are_refused(tmp_path, stream, archive)
         contents = out.getvalue()
     else:
         contents = b"".join(pickle.dumps(p, 2) for p in (MAGIC, PROTOCOL, SYSTEM)) + stream
-    with pytest.raises(ValueError, match="is refused"):
+    with pytest.raises(ValueError, match=f"is refused.*{message}"):
         read(tmp_path, contents)
+
+
+def test_an_old_storage_has_numbers_of_one_size(tmp_path):
+    numbers = np.zeros(2, np.int64)
+    tensors = {"a": whole("0", numbers, "LongStorage"), "b": whole("0", numbers, "FloatStorage")}
+    with pytest.raises(ValueError, match="two sizes"):
+        read(tmp_path, old_format(tensors))
 
 
 @FORMATS
