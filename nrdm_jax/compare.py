@@ -21,11 +21,11 @@ def run(workdirs: list[str]) -> None:
     if not workdirs:
         raise ValueError("no run is given; give directories of runs: runs/a runs/b")
     # Only now: importing numpy takes time.
-    from nrdm_jax import comparison
+    from nrdm_jax import comparison, comparison_report
 
     runs = comparison.read(workdirs, flags.FLAGS.labels)
     out = pathlib.Path(flags.FLAGS.out or pathlib.Path(workdirs[0]).resolve().parent / "compare")
-    found = comparison.view(runs, out)
+    found = comparison_report.view(runs, out)
     print((out / "compare.md").read_text(), flush=True)
     command_line.print_result(
         {

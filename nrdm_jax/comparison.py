@@ -12,8 +12,7 @@ import numpy as np
 
 from nrdm_jax import config as configuration
 from nrdm_jax.processes.workdir import read_whole_config
-from nrdm_jax.training import charts
-from nrdm_jax.training.metrics import duration, nulls, read_metrics
+from nrdm_jax.training.metrics import nulls, read_metrics
 
 LOSS, ERROR, LEVEL = "heldout_loss", "heldout_x0_error", "heldout_loss/log_snr="
 HELDOUT_EXAMPLES = "heldout_examples"
@@ -21,7 +20,6 @@ HELDOUT_EXAMPLES = "heldout_examples"
 DISTANCES = ("fd_", "sfd_", "fvd_", "kid_", "inception_score", "precision", "recall")
 SCORES = ("inception_score", "precision", "recall")
 EXAMPLES = "_examples"
-NOT_FINITE = "not finite"
 # Fields on which the value of a held-out loss depends: what is denoised, and, for the loss in the
 # network's own terms, what it predicts. The x0 error is of all predictions and paths.
 DATA_FIELDS = ("data.name", "data.shape", "data.scale", "data.shift")
@@ -316,10 +314,7 @@ def summarise(runs: Sequence[Run]) -> tuple[dict, list[dict[str, Curve]]]:
     """What compare.json says, and the curves that the charts show."""
     shown, warnings = alike(runs)
     names = {name for own in shown for name in own}
-    equal = {
-        name: min(own[name].images[-1] for own in shown if name in own)
-        for name in names
-    }  # fmt: skip
+    equal = {name: min(own[name].images[-1] for own in shown if name in own) for name in names}
     summary = {
         "warnings": warnings,
         "levels": levels_of(names),
@@ -349,156 +344,3 @@ def summarise(runs: Sequence[Run]) -> tuple[dict, list[dict[str, Curve]]]:
         ],
     }
     return summary, shown
-
-
-def view(runs: Sequence[Run], out: pathlib.Path) -> dict:
-    """Writes compare.md, compare.json and, of what there is, losses.png and distances.png into
-    `out`; returns what is in compare.json."""
-    summary, shown = summarise(runs)
-    out.mkdir(parents=True, exist_ok=True)
-    labels = [run.label for run in runs]
-
-    def panel(name: str) -> dict[str, Curve]:
-        own = zip(labels, shown, strict=True)
-        return {label: curves[name] for label, curves in own if name in curves}
-
-    drawn = []
-    means = {f"{name}, mean over levels": panel(name) for name in (LOSS, ERROR)}
-    means = {title: lines for title, lines in means.items() if lines}
-    at_levels = {
-        f"log-SNR {name.removeprefix(LEVEL)}": panel(name) for name in summary["levels"]
-    }  # fmt: skip
-    if means or at_levels:
-        drawn.append(out / "losses.png")
-        charts.losses_chart(drawn[-1], labels, means, at_levels)
-    if summary["distances"]:
-        drawn.append(out / "distances.png")
-        distances = {name: panel(name) for name in summary["distances"]}
-        scores = [name for name in distances if name.startswith(SCORES)]
-        charts.distances_chart(drawn[-1], labels, distances, scores)
-    for name in {"losses.png", "distances.png"} - {path.name for path in drawn}:
-        (out / name).unlink(missing_ok=True)  # of a comparison before
-    summary["charts"] = [str(path) for path in drawn]
-    (out / "compare.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    (out / "compare.md").write_text(markdown(summary))
-    return summary
-
-
-def markdown(summary: dict) -> str:
-    """The tables of `summarise`'s summary."""
-    runs = summary["runs"]
-    parts = [f"# {', '.join(run['label'] for run in runs)}"]
-    parts += [f"Warning: {line}." for line in summary["warnings"]]
-    parts.append(_table(
-        ["run", "workdir", "steps", "images", "time", "of it steps", "parameters", "devices"],
-        [
-            [
-                run["label"],
-                run["workdir"],
-                _steps(run),
-                run["images"],
-                _time(run["seconds"]),
-                _time(run["step_seconds"]),
-                run["parameters"],
-                run["devices"],
-            ]
-            for run in runs
-        ],
-    ))  # fmt: skip
-    losses = {
-        LOSS: "Held-out loss of the EMA weights, mean over levels",
-        ERROR: "Held-out x0 error of the EMA weights, mean over levels",
-    }
-    for name, title in losses.items():
-        parts += _figures_of(summary, name, title)
-    levels = summary["levels"]
-    if levels:
-        parts.append("## Last held-out loss at each log-SNR (noise on the left)")
-        rows = [
-            [run["label"], *(_last(run, name) for name in levels)]
-            for run in runs
-            if any(name in run["metrics"] for name in levels)
-        ]
-        parts.append(_table(["run", *(name.removeprefix(LEVEL) for name in levels)], rows))
-    for name in summary["distances"]:
-        better = "more is better" if name.startswith(SCORES) else "less is better"
-        parts += _figures_of(summary, name, f"{name} ({better})")
-    if len(runs) > 1:
-        parts.append("## Config fields that differ")
-        rows = [[field, *map(_as_field, values)] for field, values in summary["config"].items()]
-        header = ["field", *(run["label"] for run in runs)]
-        parts.append(_table(header, rows) if rows else "None.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _figures_of(summary: dict, name: str, title: str) -> list[str]:
-    rows = []
-    for run in summary["runs"]:
-        if name in run["metrics"]:
-            f = run["metrics"][name]
-            first = NOT_FINITE if f["first"] is None else f["first"]
-            rows.append(
-                [run["label"], first, _last(run, name)]
-                + [f[key] for key in ("last_over_first", "best", "best_images", "at_equal_images",
-                                      "examples")]
-            )  # fmt: skip
-    if not rows:
-        return []
-    equal = summary["equal_images"][name]
-    header = ["run", "first", "last", "last / first", "best", "best at images",
-              f"at {equal:,} images", "examples"]  # fmt: skip
-    return [f"## {title}", _table(header, rows)]
-
-
-def _last(run: dict, name: str) -> float | str | None:
-    """None where it was never measured."""
-    if name not in run["metrics"]:
-        return None
-    value = run["metrics"][name]["last"]
-    return NOT_FINITE if value is None else value
-
-
-def _steps(run: dict) -> str:
-    unfinished = "" if run["steps"] >= run["of_steps"] else ", unfinished"
-    return f"{run['steps']:,} of {run['of_steps']:,}{unfinished}"
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else duration(seconds)
-
-
-def _as_field(value: Any) -> str:
-    return json.dumps(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Markdown; text on the left, numbers on the right, padded so that it reads as text, too."""
-    cells = [[_cell(value) for value in row] for row in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [
-        all(not isinstance(row[i], str) or row[i] == NOT_FINITE for row in rows)
-        for i in range(len(header))
-    ]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rule = (
-        "-" * (width - 1) + ":" if right else "-" * width
-        for width, right in zip(widths, numeric, strict=True)
-    )
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).replace("|", "\\|")

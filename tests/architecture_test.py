@@ -19,6 +19,7 @@ ASSEMBLY = (
     "scoring",
     "denoising_dynamics",
     "comparison",
+    "comparison_report",
     "dry_run",
     "ahead",
 )

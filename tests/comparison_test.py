@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrdm_jax import comparison
+from nrdm_jax import comparison, comparison_report
 from nrdm_jax import config as configuration
 
 LEVELS = (-2.0, 0.0, 2.0)
@@ -113,7 +113,7 @@ def test_figures_of_two_runs(two):
 
 def test_tables_and_charts(two, tmp_path):
     out = tmp_path / "out"
-    found = comparison.view(comparison.read(two, ["first", "se|cond"]), out)
+    found = comparison_report.view(comparison.read(two, ["first", "se|cond"]), out)
     assert json.loads((out / "compare.json").read_text()) == found
     assert found["charts"] == [str(out / "losses.png"), str(out / "distances.png")]
     text = (out / "compare.md").read_text()
@@ -133,7 +133,7 @@ def test_tables_and_charts(two, tmp_path):
     (tmp_path / "b" / "metrics.jsonl").unlink()
     rows = [(0, heldout([4.0, 2.0, 3.0]))]
     c = write_run(tmp_path / "c", rows)
-    assert comparison.view(comparison.read([c]), out)["charts"] == [str(out / "losses.png")]
+    assert comparison_report.view(comparison.read([c]), out)["charts"] == [str(out / "losses.png")]
     assert not (out / "distances.png").exists()
 
 
@@ -143,11 +143,11 @@ def has_colour(path, colour):
 
 def test_a_run_has_one_colour_whatever_others_have(two, tmp_path):
     blue, orange = (31, 119, 180), (255, 127, 14)
-    found = comparison.view(comparison.read(two), tmp_path / "both")
+    found = comparison_report.view(comparison.read(two), tmp_path / "both")
     for chart in found["charts"]:
         assert has_colour(chart, blue) and has_colour(chart, orange)
     (tmp_path / "a" / "metrics.jsonl").unlink()
-    found = comparison.view(comparison.read(two), tmp_path / "second")
+    found = comparison_report.view(comparison.read(two), tmp_path / "second")
     assert found["warnings"] == ["a has no metrics yet"]
     for chart in found["charts"]:
         assert not has_colour(chart, blue) and has_colour(chart, orange)
@@ -164,7 +164,7 @@ def test_what_is_not_finite_is_neither_best_nor_a_number(tmp_path):
     # A run that is going may be read in the middle of a line.
     with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "ima')
-    found = comparison.view(comparison.read([workdir]), tmp_path / "out")
+    found = comparison_report.view(comparison.read([workdir]), tmp_path / "out")
     (run,) = found["runs"]
     assert run["steps"] == 30
     fd, kid = run["metrics"]["fd_net"], run["metrics"]["kid_net"]
@@ -174,14 +174,14 @@ def test_what_is_not_finite_is_neither_best_nor_a_number(tmp_path):
     assert "not finite" in (tmp_path / "out" / "compare.md").read_text()
     rows = [(10, {"fd_net": None}), (20, {"fd_net": None})]
     workdir = write_run(tmp_path / "b", rows)
-    fd = comparison.view(comparison.read([workdir]), tmp_path / "out")["runs"][0]["metrics"]
+    fd = comparison_report.view(comparison.read([workdir]), tmp_path / "out")["runs"][0]["metrics"]
     assert set(fd["fd_net"].values()) == {None}
 
 
 def test_rows_of_an_older_version_say_no_time(tmp_path):
     rows = [(0, heldout([2.0, 2.0, 2.0])), (10, heldout([1.0, 1.0, 1.0]))]
     workdir = write_run(tmp_path / "a", rows, train__batch_size=8)
-    found = comparison.view(comparison.read([workdir]), tmp_path / "out")
+    found = comparison_report.view(comparison.read([workdir]), tmp_path / "out")
     (run,) = found["runs"]
     assert (run["images"], run["seconds"], run["parameters"]) == (80, None, None)
     assert run["metrics"]["heldout_loss"]["best_images"] == 80
