@@ -8,6 +8,7 @@ ENTRIES = {
     "sample": "draw samples from a run",
     "evaluate": "score a run on held-out data",
     "dynamics": "show a run's gates over depth and time, and what each block denoises",
+    "compare": "table and charts of runs: losses, distances, where their configs differ",
     "compile_ahead": "compile a job for machines that need not be there: memory, collectives, time",
     "job": "train, sample and score in one command",
 }

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from nrdm_jax import __version__, build, programs
+from nrdm_jax import __version__, build, programs, trees
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.errors import DataError
@@ -53,7 +53,7 @@ def train(
         home = Workdir(
             workdir,
             configuration.to_dict(config),
-            _environment(parts),
+            _environment(parts, records),
             allow_change=allow_config_change,
         )
         checkpoints = Checkpoints(str(home.path / "checkpoints"), keep=config.checkpoint.keep)
@@ -91,7 +91,13 @@ def _train(
                 flush=True,
             )
 
-    writer = MetricsWriter(workdir, first_step)
+    writer = MetricsWriter(
+        workdir,
+        first_step,
+        ledger=ledger,
+        images=records_seen,
+        batch_size=config.train.batch_size,
+    )
     progress = Progress(first_step, last_step)
     evaluation = hooks.HeldoutLoss(_heldout_losses(parts, heldout), writer, progress)
     if first_step == 0 and config.evaluate.every:
@@ -140,7 +146,7 @@ def _train(
             f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
         )
     seconds = {name: round(value, 2) for name, value in ledger.spent.items()}
-    seconds["step"] = round(ledger.elapsed() - ledger.outside(), 2)
+    seconds["step"] = round(ledger.productive(), 2)
     print("seconds: " + " ".join(f"{name}={value}" for name, value in seconds.items()), flush=True)
     return {
         "steps": step,
@@ -304,7 +310,7 @@ def _draw(config, sampler: Generator):
     return draw
 
 
-def _environment(parts: build.Run) -> dict:
+def _environment(parts: build.Run, records: Source) -> dict:
     return {
         "nrdm_jax": __version__,
         "jax": jax.__version__,
@@ -312,5 +318,7 @@ def _environment(parts: build.Run) -> dict:
         "devices": f"{parts.mesh.size} x {jax.devices()[0].device_kind}",
         "processes": jax.process_count(),
         "mesh": dict(parts.mesh.shape),
+        "parameters": trees.count(parts.abstract_state.params),
+        "data": records.fingerprint,
         "command": sys.argv,
     }

@@ -11,9 +11,19 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "dynamics", "compile_ahead", "job")
-ASSEMBLY = ("build", "programs", "sample_quality", "training_run", "scoring", "denoising_dynamics",
-            "dry_run", "ahead")  # fmt: skip
+ENTRIES = ("train", "sample", "evaluate", "dynamics", "compare", "compile_ahead", "job")
+ASSEMBLY = (
+    "build",
+    "programs",
+    "sample_quality",
+    "training_run",
+    "scoring",
+    "denoising_dynamics",
+    "comparison",
+    "comparison_report",
+    "dry_run",
+    "ahead",
+)
 LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
 ALLOWED = {
     "signatures": (),
@@ -111,7 +121,7 @@ print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 def test_flags_and_validation_import_no_jax():
     script = """
 import sys
-from nrdm_jax import train, sample, evaluate, job, compile_ahead, cli, config
+from nrdm_jax import train, sample, evaluate, compare, job, compile_ahead, cli, config
 config.validate(config.default())
 print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])
 """

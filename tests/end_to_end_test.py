@@ -56,6 +56,10 @@ def test_a_run_leaves_what_it_promises(finished):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert [r["step"] for r in rows if "loss" in r] == [5, 10, 15, 20]
+    assert all(row["images"] == 16 * row["step"] for row in rows)
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds) and 0 < rows[-1]["step_seconds"] < seconds[-1]
+    assert json.loads((workdir / "env.json").read_text())["parameters"] > 0
     losses = [r["heldout_loss"] for r in rows if "heldout_loss" in r]
     assert losses[-1] < losses[0]
     probes = [r for r in rows if "profile" in r]

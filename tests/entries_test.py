@@ -1,5 +1,6 @@
 """What answers before jax is imported: help and every error of flags and config."""
 
+import json
 import os
 import pathlib
 import re
@@ -32,7 +33,7 @@ def no_jax(tmp_path_factory):
 @pytest.mark.parametrize("entry", cli.ENTRIES)
 def test_help(entry, no_jax):
     done = run("-m", f"nrdm_jax.{entry}", "--help", path=no_jax)
-    of_what = "--topology" if entry == "compile_ahead" else "--workdir"
+    of_what = {"compile_ahead": "--topology", "compare": "--labels"}.get(entry, "--workdir")
     assert done.returncode == 0 and of_what in done.stdout and "python -m" in done.stdout
 
 
@@ -87,6 +88,27 @@ def test_a_changed_config_is_seen_before_jax(no_jax, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     done = run("-m", "nrdm_jax.train", CONFIG, f"--workdir={tmp_path}", path=no_jax)
     assert done.returncode == 2 and "--config differs" in done.stderr
+
+
+def test_runs_are_compared_without_jax(no_jax, tmp_path):
+    for name, loss in (("a", 2.0), ("b", 1.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "metrics.jsonl").write_text(f'{{"step": 3, "heldout_loss": {loss}}}\n')
+    runs = [str(tmp_path / "a"), str(tmp_path / "b")]
+    # Flags may stand after the runs.
+    done = run("-m", "nrdm_jax.cli", "compare", *runs, "--labels=x,y", path=no_jax)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert found["out"] == str(tmp_path / "compare") and "| x " in done.stdout
+    assert [(r["label"], r["images"], r["heldout_loss"]) for r in found["runs"]] == [
+        ("x", 192, 2.0), ("y", 192, 1.0),
+    ]  # fmt: skip
+    missing = str(tmp_path / "c")
+    done = run("-m", "nrdm_jax.compare", runs[0], missing, path=no_jax)
+    assert done.returncode == 2 and f"{missing} is no run" in done.stderr
+    done = run("-m", "nrdm_jax.compare", path=no_jax)
+    assert done.returncode == 2 and "no run is given" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def scores(
     Raises:
       ValueError: the network has no logits or no spatial features, or a set is too small.
     """
-    values: dict[str, float] = {}
+    values: dict[str, float] = {"scored_examples": samples.count}
     for metric in metrics:
         name = name_of(metric, net)
         if metric == "fd":

@@ -45,33 +45,42 @@ def prepare_environment() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def launch(main: Callable[[], int | None], summary: str | None) -> None:
+def launch(
+    main: Callable[..., int | None], summary: str | None, *, with_operands: bool = False
+) -> None:
     """Parses the flags, runs `main`, and leaves with the exit code of what happened.
+
+    `with_operands`: `main` takes the list of arguments that are no flags, before or after them;
+    without it there may be none.
 
     ValueError is a user's error (exit code 2, no traceback) and so is an exception of our own that
     has an `exit_code`; anything else is a defect, and shows its traceback.
     """
-    code = _run(main, summary or "", sys.argv)
+    code = _run(main, summary or "", sys.argv, with_operands)
     distributed.leave(code)
     sys.exit(code)
 
 
-def _run(main: Callable[[], int | None], summary: str, argv: list[str]) -> int:
+def _run(
+    main: Callable[..., int | None], summary: str, argv: list[str], with_operands: bool
+) -> int:
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
         print(summary.strip(), "\n")
         print(flags.FLAGS.main_module_help())
         return exit_codes.DONE
+    if with_operands:
+        flags.FLAGS.set_gnu_getopt(True)  # flags may come after operands
     try:
-        rest = flags.FLAGS(argv)
+        _, *operands = flags.FLAGS(argv)
     except Exception as error:  # config_flags raises whatever the config file raised
         return _fail(_flag_message(error, argv), exit_codes.USAGE)
-    if len(rest) > 1:
-        return _fail(f"unexpected argument {rest[1]!r}; see --help", exit_codes.USAGE)
+    if operands and not with_operands:
+        return _fail(f"unexpected argument {operands[0]!r}; see --help", exit_codes.USAGE)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     prepare_environment()
     try:
-        return main() or exit_codes.DONE
+        return (main(operands) if with_operands else main()) or exit_codes.DONE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:

@@ -88,8 +88,7 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
     """
     if not (path / "config.json").exists():
         return []
-    # A field that is newer than the run has its default there.
-    lines = difference(_over(to_dict(default()), read_config(path)), config)
+    lines = difference(read_whole_config(path), config)
     if lines and not allowed:
         listed = "\n".join("  " + line for line in lines)
         raise ValueError(
@@ -120,6 +119,11 @@ def read_config(path: pathlib.Path) -> dict:
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:
-        raise ValueError(f"--workdir={path} is no run: it has no config.json") from None
+        raise ValueError(f"workdir {path} is no run: it has no config.json") from None
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def read_whole_config(path: pathlib.Path) -> dict:
+    """The same; a field that is newer than the run has its default."""
+    return _over(to_dict(default()), read_config(path))

@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,21 @@ OF_UNITS = {
     "trunk_rms": "RMS of the trunk",
 }
 COLUMNS = 400  # records in a heat map, at most: more are narrower than a pixel
+MARKED = 40  # points of a run that are marked, at most: more hide the line
+
+
+class Line(Protocol):
+    """Of one run; seconds are NaN where they are unknown."""
+
+    @property
+    def images(self) -> np.ndarray: ...
+    @property
+    def seconds(self) -> np.ndarray: ...
+    @property
+    def values(self) -> np.ndarray: ...
+
+
+Lines = Mapping[str, Line]  # by the run's label
 
 
 def sensitivity_chart(
@@ -124,6 +140,150 @@ def _gate_panels(figure, row, gate: str, found: dict, t, coefficient, label: str
         row[1].legend(fontsize=7)
     for axes in row[:2]:
         axes.set(xlabel="t (noise on the left)", xlim=(t.max(), t.min()))
+
+
+def losses_chart(
+    path: pathlib.Path,
+    labels: Sequence[str],
+    means: Mapping[str, Lines],
+    levels: Mapping[str, Lines],
+) -> None:
+    """Held-out losses of runs: means against images and against time, and small panels of levels
+    against images.
+
+    Args:
+      path: of the PNG, which appears whole or not at all.
+      labels: of all runs: a run has one colour in every chart of theirs.
+      means: {title: {label: line}}, a row of two panels each.
+      levels: the same, a small panel each.
+    """
+    columns = min(len(levels), 4)
+    rows = -(-len(levels) // columns) if levels else 0
+    heights = [3.6 * len(means), 2.4 * rows]
+    figure = _figure(13, sum(heights) + 0.6)
+    parts = figure.subfigures(2, 1, height_ratios=heights) if all(heights) else (figure, figure)
+    # One scale for all, so that slopes may be compared.
+    logarithmic = any(_falls_far(lines) for lines in [*means.values(), *levels.values()])
+    if means:
+        _against_both(parts[0], labels, means, dict.fromkeys(means, logarithmic))
+    if levels:
+        panels = parts[1].subplots(rows, columns, squeeze=False, sharex=True).flat
+        for axes, (title, lines) in zip(panels, levels.items(), strict=False):
+            _draw_runs(axes, labels, lines, "images", logarithmic=logarithmic)
+            axes.set_title(title, fontsize=9)
+            axes.tick_params(labelsize=8)
+        for axes in list(panels)[len(levels) :]:
+            axes.set_axis_off()
+        for axes in panels[-columns:]:
+            axes.set_xlabel("images")
+    _legend_of_runs(figure, labels, [*means.values(), *levels.values()])
+    _save(figure, path)
+
+
+def distances_chart(
+    path: pathlib.Path,
+    labels: Sequence[str],
+    distances: Mapping[str, Lines],
+    scores: Collection[str] = (),
+) -> None:
+    """Distances and scores of runs' samples, a row each: against images and against time.
+
+    Args:
+      path, labels: as of `losses_chart`.
+      distances: {name: {label: line}}.
+      scores: those of them of which more is better: on a linear axis.
+    """
+    figure = _figure(13, 3.2 * len(distances) + 0.6)
+    logarithmic = {
+        name: name not in scores and _falls_far(lines) for name, lines in distances.items()
+    }
+    _against_both(figure, labels, distances, logarithmic)
+    _legend_of_runs(figure, labels, distances.values())
+    _save(figure, path)
+
+
+def _against_both(
+    figure, labels: Sequence[str], titled: Mapping[str, Lines], logarithmic: Mapping[str, bool]
+) -> None:
+    """For each title a panel against images and one against time, of one height."""
+    rows = figure.subplots(len(titled), 2, squeeze=False, sharey="row")
+    longest = max(
+        (np.nanmax(line.seconds, initial=0.0) for lines in titled.values()
+         for line in lines.values()), default=0.0,
+    )  # fmt: skip
+    unit, seconds = ("hours", 3600.0) if longest >= 7200 else ("minutes", 60.0)
+    for (left, right), (title, lines) in zip(rows, titled.items(), strict=True):
+        _draw_runs(left, labels, lines, "images", logarithmic=logarithmic[title])
+        left.set(title=title, xlabel="images")
+        timed = {label: line for label, line in lines.items() if np.any(np.isfinite(line.seconds))}
+        _draw_runs(right, labels, timed, "seconds", seconds, logarithmic=logarithmic[title])
+        right.set(title=title, xlabel=f"{unit} of the run, evaluation included")
+        untimed = [label for label in lines if label not in timed]
+        if untimed:
+            right.text(0.98, 0.96, f"no times known: {', '.join(untimed)}", ha="right", va="top",
+                       transform=right.transAxes, fontsize=8)  # fmt: skip
+
+
+def _draw_runs(
+    axes,
+    labels: Sequence[str],
+    lines: Lines,
+    against: str,
+    unit: float = 1.0,
+    *,
+    logarithmic: bool,
+) -> None:
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+
+    for label, line in lines.items():
+        # A figure that was not finite leaves a gap.
+        marker = "o" if len(line.values) <= MARKED else None
+        axes.plot(getattr(line, against) / unit, line.values, marker=marker, markersize=3,
+                  linewidth=1.4, color=_colour_of_run(label, labels))  # fmt: skip
+    axes.grid(alpha=0.3)
+    if logarithmic:
+        values = _finite(lines)
+        within_a_decade = len(values) and values.max() < 10 * values.min()
+        subs = (1, 1.5, 2, 3, 4, 5, 7) if within_a_decade else (1, 2, 3, 5)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    if against == "images":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _falls_far(lines: Lines) -> bool:
+    """So far that differences at the end would not be seen on a linear axis."""
+    values = _finite(lines)
+    return bool(len(values) and 0 < 5 * values.min() < values.max())
+
+
+def _finite(lines: Lines) -> np.ndarray:
+    values = np.concatenate([np.zeros(0), *(line.values for line in lines.values())])
+    return values[np.isfinite(values)]
+
+
+def _legend_of_runs(figure, labels: Sequence[str], shown) -> None:
+    """Above all panels, so that it covers no line."""
+    from matplotlib.lines import Line2D
+
+    present = {label for lines in shown for label in lines}
+    handles = [
+        Line2D([], [], color=_colour_of_run(label, labels), linewidth=3, label=label)
+        for label in labels
+        if label in present
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
+
+
+def _colour_of_run(label: str, labels: Sequence[str]):
+    from matplotlib import colormaps
+
+    place = list(labels).index(label)
+    if len(labels) <= 10:
+        return colormaps["tab10"](place)
+    return colormaps["turbo"](0.05 + 0.9 * place / (len(labels) - 1))
 
 
 def _colour(value: float, values: list[float]):

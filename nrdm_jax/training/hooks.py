@@ -71,11 +71,7 @@ class StepLog:
         self._devices, self._peak = devices, peak_flops
         self._pending: list[Metrics] = []
         self._data_wait = 0.0
-        self._mark = self._productive()
-        self._begun = (self._mark, ledger.elapsed())
-
-    def _productive(self) -> float:
-        return self._ledger.elapsed() - self._ledger.outside()
+        self._mark = ledger.productive()
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
         self._progress.advance()
@@ -85,7 +81,7 @@ class StepLog:
             return
         rows = jax.device_get(self._pending)
         values = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        seconds = self._productive() - self._mark
+        seconds = self._ledger.productive() - self._mark
         step_time = seconds / len(rows)
         line = {
             "loss": values.pop("loss"),
@@ -100,11 +96,11 @@ class StepLog:
             line["MFU"] = self._flops / step_time / self._devices / self._peak
         line["data_wait"] = self._data_wait / seconds
         line["eta"] = (self._last_step - step) * step_time
-        line["goodput"] = self._productive() / self._ledger.elapsed()
+        line["goodput"] = self._ledger.productive() / self._ledger.elapsed()
         values.pop("finite")
         self._progress.line(step_line(step, self._last_step, line | values))
         self._writer.write(step, line | values)
-        self._pending, self._data_wait, self._mark = [], 0.0, self._productive()
+        self._pending, self._data_wait, self._mark = [], 0.0, self._ledger.productive()
 
 
 class Every:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -17,49 +17,87 @@ from nrdm_jax.processes import distributed
 
 
 class Ledger:
-    """Seconds of this process by what they were spent on, by the monotonic clock."""
+    """Seconds of this process by what they were spent on.
 
-    def __init__(self):
-        self.start = time.monotonic()
+    Args:
+      clock: -> seconds; monotonic, since the time of day may be set back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._start = clock()
+        self._open: float | None = None  # when the section began that is not charged yet
         self.spent: dict[str, float] = {}
 
     @contextlib.contextmanager
     def account(self, section: str) -> Iterator[None]:
-        """Charges the time within to `section`."""
-        before = time.monotonic()
+        """Charges the time within to `section`; sections do not nest."""
+        self._open = before = self._clock()
         try:
             yield
         finally:
-            self.spent[section] = self.spent.get(section, 0.0) + time.monotonic() - before
+            self._open = None
+            self.spent[section] = self.spent.get(section, 0.0) + self._clock() - before
 
     def elapsed(self) -> float:
-        return time.monotonic() - self.start
+        return self._clock() - self._start
 
     def outside(self) -> float:
-        """Seconds charged to anything at all: the rest of the elapsed time went to steps."""
-        return sum(self.spent.values())
+        """Seconds that went to sections, to one that is open as well."""
+        since = 0.0 if self._open is None else self._clock() - self._open
+        return sum(self.spent.values()) + since
+
+    def productive(self) -> float:
+        """Seconds that went to steps: all that no section was charged with."""
+        return self.elapsed() - self.outside()
 
 
 class MetricsWriter:
-    """metrics.jsonl (one JSON object a line, with `step`) and TensorBoard events in a workdir; of
-    several processes, one writes.
+    """metrics.jsonl (one JSON object a line) and TensorBoard events in a workdir; of several
+    processes, one writes.
+
+    Each row says where the run stands: `step`, `images` seen, `seconds` that it has taken and
+    `step_seconds`, those of them that went to steps: not to compiling, evaluating, saving or
+    drawing. The seconds are of all processes that worked on the run: they go on from the last row
+    that is kept, so that neither a pause nor work that was lost counts; nor do steps between that
+    row and the restored step. Where the rows that are kept do not say them, as those of an older
+    version, they are unknown, and no row says them.
 
     Args:
       workdir: an existing directory.
       first_step: steps done at the start of this process. What a killed process logged beyond it is
         removed: those steps will be done, and logged, again. At 0 that is everything.
+      ledger: of this process.
+      images: seen at the first step.
+      batch_size: images a step.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int):
+    SECONDS = ("seconds", "step_seconds")
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        first_step: int,
+        *,
+        ledger: Ledger,
+        images: int,
+        batch_size: int,
+    ):
         self._path = workdir / "metrics.jsonl"
+        self._first_step, self._images, self._batch_size = first_step, images, batch_size
+        self._ledger = ledger
         self._events = None
         if not distributed.is_writer():
             return
+        kept = [row for row in read_metrics(workdir) if 0 < first_step >= row["step"]]
         if self._path.exists():
-            kept = [row for row in read_metrics(workdir) if 0 < first_step >= row["step"]]
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(_line(row) for row in kept))
             os.replace(partial, self._path)
+        before = kept[-1] if kept else {}
+        self._before = {
+            name: before.get(name) if first_step else 0.0 for name in MetricsWriter.SECONDS
+        }
         self._events = _summary_writer()(
             str(workdir), purge_step=first_step + 1 if first_step else 0
         )
@@ -68,11 +106,20 @@ class MetricsWriter:
         if self._events is None:
             return
         with self._path.open("a") as file:
-            file.write(_line({"step": step, **values}))
+            file.write(_line({"step": step, **self._so_far(step), **values}))
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
         self._events.flush()
+
+    def _so_far(self, step: int) -> dict[str, float]:
+        images = self._images + (step - self._first_step) * self._batch_size
+        now = (self._ledger.elapsed(), self._ledger.productive())
+        return {"images": images} | {
+            name: round(before + seconds, 3)
+            for (name, before), seconds in zip(self._before.items(), now, strict=True)
+            if before is not None
+        }
 
     def close(self) -> None:
         if self._events is not None:

@@ -154,8 +154,9 @@ class Lines:
 
 
 def log_of(workdir, first_step, lines):
-    writer = MetricsWriter(workdir, first_step)
-    return SensitivityLog(workdir, writer, lines, Ledger(), every=5, last_step=1000)
+    ledger = Ledger()
+    writer = MetricsWriter(workdir, first_step, ledger=ledger, images=0, batch_size=1)
+    return SensitivityLog(workdir, writer, lines, ledger, every=5, last_step=1000)
 
 
 def metrics_of(share):
