@@ -25,6 +25,9 @@ LAYOUTS = {"2x4": (2, 4), "8": (1, 8), "1": (1, 1)}
 def define_flags() -> None:
     flags.DEFINE_string("config", "configs/openmoji32.py:smoke", "of the run that is scored")
     flags.DEFINE_integer("samples", 192, "that are scored", lower_bound=2)
+    flags.DEFINE_integer(
+        "reference", 512, "training examples they are compared with", lower_bound=2
+    )
     flags.DEFINE_string("net", "efflite0", "whose features are compared")
 
 
@@ -63,10 +66,11 @@ def scored(workdir: pathlib.Path, processes: int, devices: int) -> dict:
 
 
 def run() -> int:
-    name = f"fd_{flags.FLAGS.net}"
+    f = flags.FLAGS
+    name = f"fd_{f.net}"
     with tempfile.TemporaryDirectory() as directory:
         workdir = pathlib.Path(directory) / "run"
-        measuring.train(workdir)
+        measuring.train(workdir, f"--config.evaluate.reference={f.reference}")
         found = {}
         for layout, (processes, devices) in LAYOUTS.items():
             found[layout] = scored(workdir, processes, devices)[name]
