@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nrdm_jax import build
+from nrdm_jax import build, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.data.sources import ArraySource
 from nrdm_jax.evaluation import feature_sets, scores
@@ -15,7 +15,9 @@ from nrdm_jax.evaluation.feature_sets import FeatureSet
 from nrdm_jax.evaluation.features import FeatureNet
 from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.processes import lifecycle
+from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.sample_quality import SampleQuality
+from nrdm_jax.training.metrics import read_metrics
 
 
 def linear_net(size, clips=False, features=5):
@@ -129,6 +131,34 @@ def test_frames_of_clips_are_examples_of_a_network_of_pictures(tiny_config, cach
     clips = linear_net(3 * 8 * 8 * 3, clips=True)
     whole = quality(c, records, Given(pixels), clips, metrics=("fd",), samples=10)(None)
     assert "each frame" not in whole["protocol"]["pixels"]
+
+
+def test_a_run_scores_its_ema_every_so_many_images(tiny_config, cache, tmp_path, monkeypatch):
+    c = tiny_config
+    c.train.steps, c.evaluate.every, c.checkpoint.every = 5, 0, 5
+    c.evaluate.metrics_every, c.evaluate.metrics, c.evaluate.samples = 20, ("fd", "kid"), 12
+    c.sample.steps, c.sample.batch_size, c.log.sensitivity_every = 1, 8, 0
+    monkeypatch.setattr(build, "feature_net", lambda config: linear_net(8 * 8 * 3))
+    signals, calls = lifecycle.Signals(), []
+    score = SampleQuality.__call__
+
+    def interrupted(self, params, poll):
+        calls.append(poll)
+        signals.received = "SIGTERM" if len(calls) == 2 else None
+        return score(self, params, poll)
+
+    monkeypatch.setattr(SampleQuality, "__call__", interrupted)
+    # The second scoring ends at a signal, and the run goes on from the step that it was at.
+    with pytest.raises(Stop, match="saved step 4 of 5"):
+        training_run.train(c, str(tmp_path / "run"), signals=signals)
+    signals.received = None
+    training_run.train(c, str(tmp_path / "run"), signals=signals)
+    rows = [r for r in read_metrics(tmp_path / "run") if "fd_linear" in r]
+    # 20 images are two steps of 16; and at the end.
+    assert [r["step"] for r in rows] == [2, 5] and all(r["scored_examples"] == 12 for r in rows)
+    last = json.loads((tmp_path / "run" / "evals" / "step_5.json").read_text())
+    assert last["scores"]["fd_linear"] == rows[-1]["fd_linear"]
+    assert last["protocol"]["samples"] == 12 and last["protocol"]["sampler"]["steps"] == 1
 
 
 def test_what_cannot_be_scored_is_refused(tiny_config, cache):
