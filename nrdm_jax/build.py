@@ -199,6 +199,7 @@ def objective(config, apply: objectives.ApplyFn, path: Path):
         label_dropout=config.model.label_dropout,
         scale=config.data.scale,
         shift=config.data.shift,
+        variance_weight=d.variance_weight if config.model.learn_variance else 0.0,
     )
 
 
@@ -371,6 +372,11 @@ def generator(
         times=times_at,
         guide=_guide(config, path, c.guidance if scale is None else scale),
         weaker=weaker,
+        learned_variance=(
+            c.sampler == "ddpm"
+            and config.model.learn_variance
+            and config.diffusion.variance_weight > 0
+        ),
     )
     return Generator(sample, mesh, c.batch_size)
 

@@ -17,7 +17,8 @@ Metrics = dict[str, Array]
 # What a data loader yields: "x" (B, *S, C), uint8 pixels or float latents; "label" (B,) int32.
 Batch = Mapping[str, Array]
 
-# (x_t (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> the network's output (B, *S, C).
+# (x_t (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> the network's output (B, *S, C),
+# of which the first channels are its prediction where it has more.
 DenoiseFn = Callable[[Array, Array, Array], Array]
 
 # (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.

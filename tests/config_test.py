@@ -164,6 +164,7 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ({"optim.sensitivity_penalty": 0.1, "model.name": "continuous"}, "solver of model.name"),
         ({"model.label_dropout": 0.0, "sample.guidance": 2.0}, "sample.guidance is 2.0"),
         ({"model.mlp_ratio": 0.001}, "leaves no hidden channel"),
+        ({"model.learn_variance": True}, "no variance for model.learn_variance=True to learn"),
         (
             {"model.modulation": "none", "model.variant": "resnet"},
             "nothing else tells the network the time",
@@ -266,6 +267,7 @@ def test_parts_that_do_not_go_together_are_refused_with_the_reason(changes, says
         UNET | {"model.memory": "remat", "model.remat_policy": "branches"},
         {"model.modulation": "none", "model.variant": "mv_split", "model.prefix_tokens": True},
         {"model.name": "uvit", "model.modulation": "shared", "model.skip": "project"},
+        {"model.learn_variance": True, "diffusion.variance_weight": 0.0},
     ],
 )
 def test_what_goes_together_is_let_through(changes):

@@ -75,7 +75,7 @@ def _check_numbers(c) -> None:
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
-        "pipeline.micro_batches sample.churn",
+        "pipeline.micro_batches sample.churn diffusion.variance_weight",
     }
     for low, fields in at_least.items():
         for field in fields.split():
@@ -208,6 +208,14 @@ def _check_diffusion(c) -> None:
             f"is {c.sample[field]}",
             "give a number from 0 to 1",
         )
+    require(
+        not (c.model.learn_variance and d.variance_weight and d.path == "rectified_flow"
+             and not d.t_min),
+        "diffusion.t_min",
+        "is 0, where sigma of diffusion.path=rectified_flow is 0 and a step to it has no variance "
+        "for model.learn_variance=True to learn",
+        "set it to 0.001, or diffusion.variance_weight=0",
+    )  # fmt: skip
     # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
     require(
         not (d.path == "rectified_flow" and d.prediction in ("eps", "score") and d.t_max is None),

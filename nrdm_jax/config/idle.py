@@ -60,6 +60,7 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "diffusion.mode_scale": (_drawn("mode"), "diffusion.times"),
     "diffusion.snr_gamma": (lambda c: c.diffusion.weight == "min_snr", "diffusion.weight"),
     "diffusion.sigmoid_bias": (lambda c: c.diffusion.weight == "sigmoid", "diffusion.weight"),
+    "diffusion.variance_weight": (lambda c: c.model.learn_variance, "model.learn_variance"),
     "diffusion.sigma_min": (lambda c: c.diffusion.path == "ve", "diffusion.path"),
     "diffusion.sigma_max": (lambda c: c.diffusion.path == "ve", "diffusion.path"),
     "diffusion.sigma_data": (

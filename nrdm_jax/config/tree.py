@@ -121,7 +121,7 @@ def default() -> ml_collections.ConfigDict:
     c.model.adjoint = "backpropagation"  # continuous: backpropagation | ode
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
     c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
-    c.model.learn_variance = False  # twice the output channels; the second half is unused yet
+    c.model.learn_variance = False  # twice the output channels: the second half is of the variance
     c.model.variant = "gated"  # the form of every residual unit, one of models.unit.VARIANTS
     c.model.gate_shape = "channel"  # channel | scalar
     c.model.gate_condition = "cond"  # cond | cond_shared | static
@@ -162,6 +162,9 @@ def default() -> ml_collections.ConfigDict:
     c.diffusion.weight = "uniform"  # uniform | min_snr | sigmoid | edm | velocity | likelihood
     c.diffusion.snr_gamma = 5.0  # of min_snr
     c.diffusion.sigmoid_bias = 0.0  # of sigmoid
+    # With model.learn_variance: factor of the variational bound, 1 is DiT's; 0: the variance is not
+    # learned, and no sampler looks at it.
+    c.diffusion.variance_weight = 1.0
 
     c.optim = ml_collections.ConfigDict()
     c.optim.name = "adamw"  # adamw | lion | adafactor | muon | schedule_free

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.diffusion.losses import diffusion_loss
+from nrdm_jax.diffusion.losses import random_terms
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 
@@ -33,6 +33,7 @@ def diffusion_objective(
     label_dropout: float,
     scale: float = 1.0,
     shift: float = 0.0,
+    variance_weight: float = 0.0,
 ) -> ObjectiveFn:
     """The diffusion loss with classifier-free label dropout (Ho & Salimans, arXiv 2207.12598).
 
@@ -41,6 +42,12 @@ def diffusion_objective(
       path, prediction, sample_times, weight: see `diffusion`.
       null_label: takes the place of the label with probability `label_dropout`.
       scale, shift: see `to_model_range`.
+      variance_weight: the network learns a variance: factor of its bound, which is added. 1 is
+        L_simple + 0.001 L_vlb of a thousand steps (Nichol & Dhariwal, arXiv 2102.09672, eq. 16),
+        and the MSE loss of DiT. 0: it has none, or does not learn it.
+
+    The metrics: `health` with taps; `weighted_loss`, where it is not all that is minimised, and
+    `variance_bound`, in bits a number, means over the batch's times.
     """
 
     def objective(
@@ -57,8 +64,24 @@ def diffusion_objective(
             output, health = apply(params, x_t, t, label, taps)
             return output, {"health": health}
 
-        return diffusion_loss(
-            denoise, path, prediction, sample_times, weight, x0, label, both[:, 1]
+        terms, metrics = random_terms(
+            denoise,
+            path,
+            prediction,
+            sample_times,
+            x0,
+            label,
+            both[:, 1],
+            learned_variance=variance_weight > 0,
+            pixels=batch["x"].dtype == jnp.uint8,
         )
+        loss_B = weight(terms.t) * terms.loss
+        if terms.bound is not None:
+            metrics = metrics | {
+                "weighted_loss": jnp.mean(loss_B),
+                "variance_bound": jnp.mean(terms.bound),
+            }
+            loss_B = loss_B + variance_weight * terms.bound
+        return loss_B, metrics
 
     return objective
