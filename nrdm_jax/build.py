@@ -4,7 +4,7 @@ what stands above reads no more of the config than when and where to call them."
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.stack import Schedule
+from nrdm_jax.models.uncertainty import Uncertainty
 from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.models.uvit import UViT
@@ -112,6 +113,9 @@ def _sized(config):
     return sized
 
 
+UNCERTAINTY = "uncertainty"  # in the tree of weights: what is no network's
+
+
 NETWORKS: dict[str, type[Denoiser]] = {
     "dit": DiT,
     "uvit": UViT,
@@ -140,19 +144,30 @@ def network(config) -> Denoiser:
 def model(
     config, mesh: Mesh | None = None, path: Path | None = None
 ) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
-    """(init, apply) of the network, its input scaled as the path asks for."""
-    net = network(config)
+    """(init, apply) of the network, its input scaled as the path asks for. With
+    `diffusion.uncertainty` the weights have those of that head beside, which `apply` does not see.
+    """
+    net, with_uncertainty = network(config), config.diffusion.uncertainty
     x, t, label = example(config, 1)
 
     def init(key: Array) -> Params:
-        zeros = (jnp.zeros(part.shape, part.dtype) for part in (x, t, label))
-        return net.init(key, *zeros)["params"]
+        zeros = [jnp.zeros(part.shape, part.dtype) for part in (x, t, label)]
+        params = net.init(key, *zeros)["params"]
+        if with_uncertainty:
+            params = {**params, UNCERTAINTY: Uncertainty().init(key, zeros[1])["params"]}
+        return params
 
     def apply(params: Params, x_t: Array, t: Array, label: Array, taps: Array | None = None):
         x_t = x_t if path is None else scaled_input(path, x_t, t)
         return net.apply({"params": params}, x_t, t, label, taps)
 
     return init, _on(mesh, apply) if mesh is not None else apply
+
+
+def uncertainty(params: Params, log_snr: Array) -> Array:
+    """u (B,) of those weights at a log SNR (B,)."""
+    u = Uncertainty().apply({"params": params[UNCERTAINTY]}, log_snr)
+    return cast(Array, u)
 
 
 def readouts(config, mesh: Mesh, path: Path, after: tuple[int, ...]) -> objectives.ApplyFn:
@@ -200,6 +215,7 @@ def objective(config, apply: objectives.ApplyFn, path: Path):
         scale=config.data.scale,
         shift=config.data.shift,
         variance_weight=d.variance_weight if config.model.learn_variance else 0.0,
+        uncertainty=uncertainty if d.uncertainty else None,
     )
 
 

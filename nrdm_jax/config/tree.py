@@ -162,6 +162,9 @@ def default() -> ml_collections.ConfigDict:
     c.diffusion.weight = "uniform"  # uniform | min_snr | sigmoid | edm | velocity | likelihood
     c.diffusion.snr_gamma = 5.0  # of min_snr
     c.diffusion.sigmoid_bias = 0.0  # of sigmoid
+    # The weighted loss l of a noise level becomes l / exp(u) + u, with a learned u: in the end all
+    # levels weigh alike, whatever diffusion.weight.
+    c.diffusion.uncertainty = False
     # With model.learn_variance: factor of the variational bound, 1 is DiT's; 0: the variance is not
     # learned, and no sampler looks at it.
     c.diffusion.variance_weight = 1.0

@@ -43,6 +43,8 @@ AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"label/Embed_0/embedding$", (None, "embed")),
     (r"final/kernel$", (..., "embed", None)),
     (r"(patch_embed|time/hidden|time/out|final)/bias$", (None,)),
+    (r"uncertainty/linear/kernel$", (None, None)),
+    (r"uncertainty/linear/bias$", (None,)),
 )
 
 RULES: Rules = {

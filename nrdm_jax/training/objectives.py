@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nrdm_jax.diffusion.losses import random_terms
-from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.diffusion.schedules import Path, log_snr
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 
 # (params, x_t, t, label) -> output: a model's apply. With taps as a fifth argument it returns the
@@ -34,6 +34,7 @@ def diffusion_objective(
     scale: float = 1.0,
     shift: float = 0.0,
     variance_weight: float = 0.0,
+    uncertainty: Callable[[Params, Array], Array] | None = None,
 ) -> ObjectiveFn:
     """The diffusion loss with classifier-free label dropout (Ho & Salimans, arXiv 2207.12598).
 
@@ -45,6 +46,9 @@ def diffusion_objective(
       variance_weight: the network learns a variance: factor of its bound, which is added. 1 is
         L_simple + 0.001 L_vlb of a thousand steps (Nichol & Dhariwal, arXiv 2102.09672, eq. 16),
         and the MSE loss of DiT. 0: it has none, or does not learn it.
+      uncertainty: (params, log SNR (B,)) -> u (B,): the weighted loss l becomes l / e^u + u, least
+        where e^u is the mean of l at that noise, so that all of them weigh alike (Karras et al.,
+        arXiv 2312.02696, appendix B.2).
 
     The metrics: `health` with taps; `weighted_loss`, where it is not all that is minimised, and
     `variance_bound`, in bits a number, means over the batch's times.
@@ -75,13 +79,15 @@ def diffusion_objective(
             learned_variance=variance_weight > 0,
             pixels=batch["x"].dtype == jnp.uint8,
         )
-        loss_B = weight(terms.t) * terms.loss
+        loss_B = weighted_B = weight(terms.t) * terms.loss
+        if uncertainty is not None:
+            u_B = uncertainty(params, log_snr(path, terms.t))
+            loss_B = loss_B * jnp.exp(-u_B) + u_B
         if terms.bound is not None:
-            metrics = metrics | {
-                "weighted_loss": jnp.mean(loss_B),
-                "variance_bound": jnp.mean(terms.bound),
-            }
             loss_B = loss_B + variance_weight * terms.bound
+            metrics = metrics | {"variance_bound": jnp.mean(terms.bound)}
+        if loss_B is not weighted_B:
+            metrics = metrics | {"weighted_loss": jnp.mean(weighted_B)}
         return loss_B, metrics
 
     return objective
