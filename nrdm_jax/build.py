@@ -16,6 +16,7 @@ from nrdm_jax import config as configuration
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import grids, guidance, losses, predictions, times, weights
+from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
@@ -80,11 +81,7 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
     micro = config.train.batch_size // config.train.micro_batches
     check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
-    path = make_path(
-        config.diffusion.path,
-        **{name: config.diffusion[name] for name in ("shift", "sigma_data", "sigma_min",
-                                                     "sigma_max", "t_min", "t_max")},
-    )  # fmt: skip
+    path = diffusion_path(config)
     predictions.check(path, config.diffusion.prediction)
     _trajectory(config, path)  # refused now, and not after the first thousand steps
     init, apply = model(config, mesh, path)
@@ -99,9 +96,23 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         units=network(config).units if probed(config) else 0,
         penalty=config.optim.sensitivity_penalty,
         penalty_examples=config.optim.sensitivity_examples,
+        importance=importance(config, path),
     )
-    state, fresh = create_sharded(init, optimizer.transform, config.seed, mesh, config.mesh.zero1)
+    state, fresh = create_sharded(
+        init,
+        optimizer.transform,
+        config.seed,
+        mesh,
+        config.mesh.zero1,
+        importance=importance(config, path),
+    )
     return Run(config, mesh, apply, path, rate, _on(mesh, train_step), state, fresh)
+
+
+def diffusion_path(config) -> Path:
+    """Raises as `make_path`."""
+    names = ("shift", "sigma_data", "sigma_min", "sigma_max", "t_min", "t_max")
+    return make_path(config.diffusion.path, **{name: config.diffusion[name] for name in names})
 
 
 def _sized(config):
@@ -196,9 +207,17 @@ def example(config, batch: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     )
 
 
+def importance(config, path: Path) -> Importance | None:
+    """By which the training times are drawn, where they are."""
+    d = config.diffusion
+    if d.times != "importance":
+        return None
+    return Importance(path.t_min, path.t_max, d.importance_bins, d.importance_history)
+
+
 def objective(config, apply: objectives.ApplyFn, path: Path):
     d = config.diffusion
-    sample_times = times.make_times(
+    sample_times = importance(config, path) or times.make_times(
         d.times, path, mean=d.logit_mean, std=d.logit_std, mode_scale=d.mode_scale
     )
     weight = weights.make_weights(
@@ -256,7 +275,8 @@ def abstract_state(config) -> TrainState:
     """Shapes and types of the state, on no mesh."""
     init, _ = model(config)
     transform = optimizing(config)[1].transform
-    return jax.eval_shape(lambda: create(init, transform, config.seed))
+    drawn_by = importance(config, diffusion_path(config))
+    return jax.eval_shape(lambda: create(init, transform, config.seed, importance=drawn_by))
 
 
 def source(config, split: str, data_dir: str) -> Source:

@@ -12,7 +12,7 @@ import jax
 
 Array = jax.Array
 Params = Mapping[str, Any]
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]  # arrays, or trees of them
 
 # What a data loader yields: "x" (B, *S, C), uint8 pixels or float latents; "label" (B,) int32.
 Batch = Mapping[str, Array]
@@ -29,5 +29,6 @@ NoiseFn = Callable[[Array], Array]
 
 # (params, batch, keys (B,), one an example, taps (units + 1,) or None) -> (per-example loss (B,),
 # metrics, each a mean over the examples). All that training sees of a model and its diffusion. With
-# taps, whose gradient is the sensitivity of the units, the metrics have the units' `health`.
-ObjectiveFn = Callable[[Params, Batch, Array, Array | None], tuple[Array, Metrics]]
+# taps, whose gradient is the sensitivity of the units, the metrics have the units' `health`. One
+# whose times are drawn by its own losses takes the `history` of these as well, see `training.step`.
+ObjectiveFn = Callable[..., tuple[Array, Metrics]]

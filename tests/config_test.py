@@ -72,7 +72,7 @@ def test_choices_are_the_tables_of_the_parts():
     assert set(choices["optim.name"]) == {*optimizer.SCALES, "schedule_free"}
     assert set(choices["model.solver"]) == set(continuous.SOLVERS)
     assert set(choices["model.adjoint"]) == set(continuous.ADJOINTS)
-    assert set(choices["diffusion.times"]) == set(times.TIMES)
+    assert set(choices["diffusion.times"]) == {*times.TIMES, "importance"}
     assert set(choices["diffusion.weight"]) == set(weights.WEIGHTS)
     assert set(choices["sample.grid"]) == set(grids.GRIDS)
     assert set(choices["sample.diffusion"]) == set(sde.DIFFUSIONS)
@@ -121,6 +121,7 @@ def test_early_refusals_are_those_of_the_algebra(path, prediction):
         ("mesh.fsdp", 7, "multiple of 7"),
         ("evaluate.log_snr", (), "tuple of numbers"),
         ("seed", 2**32, r"below 2\^32"),
+        ("diffusion.importance_bins", 1, "at least 2"),
         ("train.steps", 10.5, "like its default, 1000"),
         ("model.depth", True, "like its default, 8"),
         ("model.beta", 1, "like its default, True"),
@@ -163,6 +164,10 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ({"optim.sensitivity_penalty": 0.1, "optim.sensitivity_examples": 65}, "give fewer"),
         ({"optim.sensitivity_penalty": 0.1, "model.name": "continuous"}, "solver of model.name"),
         ({"model.label_dropout": 0.0, "sample.guidance": 2.0}, "sample.guidance is 2.0"),
+        (
+            {"diffusion.times": "importance", "diffusion.uncertainty": True},
+            "makes those of all times alike",
+        ),
         ({"model.mlp_ratio": 0.001}, "leaves no hidden channel"),
         ({"model.learn_variance": True}, "no variance for model.learn_variance=True to learn"),
         (

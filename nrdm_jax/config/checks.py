@@ -68,10 +68,12 @@ def _of_type(value, wanted: type) -> bool:
 
 def _check_numbers(c) -> None:
     at_least = {
+        2: "diffusion.importance_bins",
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
         "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
-        "log.profile_steps model.streams optim.sensitivity_examples model.knots pipeline.repeats",
+        "log.profile_steps model.streams optim.sensitivity_examples model.knots pipeline.repeats "
+        "diffusion.importance_history",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
@@ -177,6 +179,13 @@ def _check_diffusion(c) -> None:
         "diffusion.mode_scale",
         f"is {d.mode_scale}",
         "give a number from 0 to 2 / (pi - 2) = 1.75",
+    )
+    require(
+        d.times != "importance" or not d.uncertainty,
+        "diffusion.times",
+        "is importance, by the size of the losses, and diffusion.uncertainty=True makes those of "
+        "all times alike",
+        "choose other times, or diffusion.uncertainty=False",
     )
     require(
         d.path != "ve" or d.shift == 1,

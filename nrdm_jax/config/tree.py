@@ -57,7 +57,7 @@ CHOICES = {
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
-    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete"),
+    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete", "importance"),
     "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
@@ -153,12 +153,15 @@ def default() -> ml_collections.ConfigDict:
     c.diffusion.t_min = placeholder(float)  # training times; None: the path's own
     c.diffusion.t_max = placeholder(float)
     c.diffusion.prediction = "velocity"  # velocity | v | eps | x0 | score | edm
-    c.diffusion.times = "logit_normal"  # logit_normal | uniform | log_normal | mode | discrete
+    # logit_normal | uniform | log_normal | mode | discrete | importance
+    c.diffusion.times = "logit_normal"
     # Of logit_normal, before the logistic function, > 0 is noisier; of log_normal, of
     # log(sigma / alpha).
     c.diffusion.logit_mean = 0.0
     c.diffusion.logit_std = 1.0
     c.diffusion.mode_scale = 1.29  # of mode, at most 2 / (pi - 2)
+    c.diffusion.importance_bins = 100  # of importance: parts of the times, drawn by their losses
+    c.diffusion.importance_history = 10  # examples of each part that are remembered
     c.diffusion.weight = "uniform"  # uniform | min_snr | sigmoid | edm | velocity | likelihood
     c.diffusion.snr_gamma = 5.0  # of min_snr
     c.diffusion.sigmoid_bias = 0.0  # of sigmoid

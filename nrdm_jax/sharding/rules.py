@@ -14,6 +14,8 @@ from nrdm_jax.sharding.axes import Rules
 AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     # Adafactor's row and column sums, and what optimizers count.
     (r"/(v_row|v_col|v|count|ns_coeffs|schedule_free)$", (...,)),
+    # What the state remembers of the losses.
+    (r"^importance/", (...,)),
     (r"(alpha|beta)/kernel$", ("embed", None)),
     (r"(alpha|beta)/bias$", (None,)),
     (r"gamma$", (None,)),
