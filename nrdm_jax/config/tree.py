@@ -226,6 +226,7 @@ def default() -> ml_collections.ConfigDict:
     c.sample.examples = 64
     c.sample.batch_size = 64
     # euler | heun | ddim | ddpm | edm | dpmpp_2m | dpmpp_2m_sde | unipc | sde | dopri5
+    # ddpm draws with the learned variance of model.learn_variance, others do not look at it.
     c.sample.sampler = "heun"
     c.sample.steps = 30  # times at which the network is evaluated; heun and edm do so twice
     c.sample.grid = "uniform"  # uniform | quadratic | karras | log_snr | respaced
