@@ -31,6 +31,7 @@ def get_config(arg: str = ""):
     c.model.memory = "sqrt"
     c.diffusion.path, c.diffusion.prediction = "rectified_flow", "velocity"
     c.diffusion.times = "logit_normal"
+    c.sample.sampler, c.sample.grid, c.sample.steps = "heun", "uniform", 30
     c.optim.warmup_steps = 2_000
     c.optim.b2 = 0.95
     c.train.batch_size = 1_024

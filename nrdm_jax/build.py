@@ -4,7 +4,7 @@ what stands above reads no more of the config than when and where to call them."
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from nrdm_jax.diffusion import (
     times,
     weights,
 )
+from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path, make_path, scaled_input, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
@@ -36,6 +37,7 @@ from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.stack import Schedule
+from nrdm_jax.models.uncertainty import Uncertainty
 from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.models.uvit import UViT
@@ -89,11 +91,7 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
     micro = config.train.batch_size // config.train.micro_batches
     check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
-    path = make_path(
-        config.diffusion.path,
-        **{name: config.diffusion[name] for name in ("shift", "sigma_data", "sigma_min",
-                                                     "sigma_max", "t_min", "t_max")},
-    )  # fmt: skip
+    path = diffusion_path(config)
     predictions.check(path, config.diffusion.prediction)
     _trajectory(config, path)  # refused now, and not after the first thousand steps
     init, apply = model(config, mesh, path)
@@ -108,9 +106,23 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         units=network(config).units if probed(config) else 0,
         penalty=config.optim.sensitivity_penalty,
         penalty_examples=config.optim.sensitivity_examples,
+        importance=importance(config, path),
     )
-    state, fresh = create_sharded(init, optimizer.transform, config.seed, mesh, config.mesh.zero1)
+    state, fresh = create_sharded(
+        init,
+        optimizer.transform,
+        config.seed,
+        mesh,
+        config.mesh.zero1,
+        importance=importance(config, path),
+    )
     return Run(config, mesh, apply, path, rate, _on(mesh, train_step), state, fresh)
+
+
+def diffusion_path(config) -> Path:
+    """Raises as `make_path`."""
+    names = ("shift", "sigma_data", "sigma_min", "sigma_max", "t_min", "t_max")
+    return make_path(config.diffusion.path, **{name: config.diffusion[name] for name in names})
 
 
 def _sized(config):
@@ -120,6 +132,9 @@ def _sized(config):
         sized.model.update(DIT[config.model.size])
         sized.model.size = None
     return sized
+
+
+UNCERTAINTY = "uncertainty"  # in the tree of weights: what is no network's
 
 
 NETWORKS: dict[str, type[Denoiser]] = {
@@ -150,19 +165,30 @@ def network(config) -> Denoiser:
 def model(
     config, mesh: Mesh | None = None, path: Path | None = None
 ) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
-    """(init, apply) of the network, its input scaled as the path asks for."""
-    net = network(config)
+    """(init, apply) of the network, its input scaled as the path asks for. With
+    `diffusion.uncertainty` the weights have those of that head beside, which `apply` does not see.
+    """
+    net, with_uncertainty = network(config), config.diffusion.uncertainty
     x, t, label = example(config, 1)
 
     def init(key: Array) -> Params:
-        zeros = (jnp.zeros(part.shape, part.dtype) for part in (x, t, label))
-        return net.init(key, *zeros)["params"]
+        zeros = [jnp.zeros(part.shape, part.dtype) for part in (x, t, label)]
+        params = net.init(key, *zeros)["params"]
+        if with_uncertainty:
+            params = {**params, UNCERTAINTY: Uncertainty().init(key, zeros[1])["params"]}
+        return params
 
     def apply(params: Params, x_t: Array, t: Array, label: Array, taps: Array | None = None):
         x_t = x_t if path is None else scaled_input(path, x_t, t)
         return net.apply({"params": params}, x_t, t, label, taps)
 
     return init, _on(mesh, apply) if mesh is not None else apply
+
+
+def uncertainty(params: Params, log_snr: Array) -> Array:
+    """u (B,) of those weights at a log SNR (B,)."""
+    u = Uncertainty().apply({"params": params[UNCERTAINTY]}, log_snr)
+    return cast(Array, u)
 
 
 def readouts(config, mesh: Mesh, path: Path, after: tuple[int, ...]) -> objectives.ApplyFn:
@@ -191,9 +217,17 @@ def example(config, batch: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     )
 
 
+def importance(config, path: Path) -> Importance | None:
+    """By which the training times are drawn, where they are."""
+    d = config.diffusion
+    if d.times != "importance":
+        return None
+    return Importance(path.t_min, path.t_max, d.importance_bins, d.importance_history)
+
+
 def objective(config, apply: objectives.ApplyFn, path: Path):
     d = config.diffusion
-    sample_times = times.make_times(
+    sample_times = importance(config, path) or times.make_times(
         d.times, path, mean=d.logit_mean, std=d.logit_std, mode_scale=d.mode_scale
     )
     weight = weights.make_weights(
@@ -209,6 +243,8 @@ def objective(config, apply: objectives.ApplyFn, path: Path):
         label_dropout=config.model.label_dropout,
         scale=config.data.scale,
         shift=config.data.shift,
+        variance_weight=d.variance_weight if config.model.learn_variance else 0.0,
+        uncertainty=uncertainty if d.uncertainty else None,
     )
 
 
@@ -249,7 +285,8 @@ def abstract_state(config) -> TrainState:
     """Shapes and types of the state, on no mesh."""
     init, _ = model(config)
     transform = optimizing(config)[1].transform
-    return jax.eval_shape(lambda: create(init, transform, config.seed))
+    drawn_by = importance(config, diffusion_path(config))
+    return jax.eval_shape(lambda: create(init, transform, config.seed, importance=drawn_by))
 
 
 def source(config, split: str, data_dir: str) -> Source:
@@ -419,6 +456,11 @@ def generator(
         times=times_at,
         guide=_guide(config, path, c.guidance if scale is None else scale),
         weaker=weaker,
+        learned_variance=(
+            c.sampler == "ddpm"
+            and config.model.learn_variance
+            and config.diffusion.variance_weight > 0
+        ),
     )
     return Generator(sample, mesh, c.batch_size)
 

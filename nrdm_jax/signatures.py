@@ -12,12 +12,13 @@ import jax
 
 Array = jax.Array
 Params = Mapping[str, Any]
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]  # arrays, or trees of them
 
 # What a data loader yields: "x" (B, *S, C), uint8 pixels or float latents; "label" (B,) int32.
 Batch = Mapping[str, Array]
 
-# (x_t (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> the network's output (B, *S, C).
+# (x_t (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> the network's output (B, *S, C),
+# of which the first channels are its prediction where it has more.
 DenoiseFn = Callable[[Array, Array, Array], Array]
 
 # (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
@@ -28,5 +29,6 @@ NoiseFn = Callable[[Array], Array]
 
 # (params, batch, keys (B,), one an example, taps (units + 1,) or None) -> (per-example loss (B,),
 # metrics, each a mean over the examples). All that training sees of a model and its diffusion. With
-# taps, whose gradient is the sensitivity of the units, the metrics have the units' `health`.
-ObjectiveFn = Callable[[Params, Batch, Array, Array | None], tuple[Array, Metrics]]
+# taps, whose gradient is the sensitivity of the units, the metrics have the units' `health`. One
+# whose times are drawn by its own losses takes the `history` of these as well, see `training.step`.
+ObjectiveFn = Callable[..., tuple[Array, Metrics]]

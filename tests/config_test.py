@@ -72,7 +72,7 @@ def test_choices_are_the_tables_of_the_parts():
     assert set(choices["optim.name"]) == {*optimizer.SCALES, "schedule_free"}
     assert set(choices["model.solver"]) == set(continuous.SOLVERS)
     assert set(choices["model.adjoint"]) == set(continuous.ADJOINTS)
-    assert set(choices["diffusion.times"]) == set(times.TIMES)
+    assert set(choices["diffusion.times"]) == {*times.TIMES, "importance"}
     assert set(choices["diffusion.weight"]) == set(weights.WEIGHTS)
     assert set(choices["sample.grid"]) == set(grids.GRIDS)
     assert set(choices["sample.diffusion"]) == set(sde.DIFFUSIONS)
@@ -121,6 +121,7 @@ def test_early_refusals_are_those_of_the_algebra(path, prediction):
         ("mesh.fsdp", 7, "multiple of 7"),
         ("evaluate.log_snr", (), "tuple of numbers"),
         ("seed", 2**32, r"below 2\^32"),
+        ("diffusion.importance_bins", 1, "at least 2"),
         ("train.steps", 10.5, "like its default, 1000"),
         ("model.depth", True, "like its default, 8"),
         ("model.beta", 1, "like its default, True"),
@@ -163,7 +164,12 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ({"optim.sensitivity_penalty": 0.1, "optim.sensitivity_examples": 65}, "give fewer"),
         ({"optim.sensitivity_penalty": 0.1, "model.name": "continuous"}, "solver of model.name"),
         ({"model.label_dropout": 0.0, "sample.guidance": 2.0}, "sample.guidance is 2.0"),
+        (
+            {"diffusion.times": "importance", "diffusion.uncertainty": True},
+            "makes those of all times alike",
+        ),
         ({"model.mlp_ratio": 0.001}, "leaves no hidden channel"),
+        ({"model.learn_variance": True}, "no variance for model.learn_variance=True to learn"),
         (
             {"model.modulation": "none", "model.variant": "resnet"},
             "nothing else tells the network the time",
@@ -266,6 +272,7 @@ def test_parts_that_do_not_go_together_are_refused_with_the_reason(changes, says
         UNET | {"model.memory": "remat", "model.remat_policy": "branches"},
         {"model.modulation": "none", "model.variant": "mv_split", "model.prefix_tokens": True},
         {"model.name": "uvit", "model.modulation": "shared", "model.skip": "project"},
+        {"model.learn_variance": True, "diffusion.variance_weight": 0.0},
     ],
 )
 def test_what_goes_together_is_let_through(changes):

@@ -1,8 +1,9 @@
 """Checkpoints of a run, over orbax's v0 manager: the one place that knows orbax.
 
-A step directory holds the items `params`, `ema`, `opt` and `loop` (step and key), each restorable
-by itself, and `meta`, a JSON item. Steps are written asynchronously and committed by a rename, so
-that a kill at any moment leaves the previous step whole.
+A step directory holds items, each restorable by itself: of a run `params`, `ema`, `opt` and `loop`
+(step and key), `importance` where it has any, and `meta`, a JSON item. Steps are written
+asynchronously and committed by a rename, so that a kill at any moment leaves the previous step
+whole.
 """
 
 import json
@@ -15,7 +16,7 @@ from etils import epath
 
 from nrdm_jax import trees
 
-ITEMS = ("params", "ema", "opt", "loop")
+ITEMS = ("params", "ema", "opt", "loop", "importance")
 
 
 class Checkpoints:
@@ -52,9 +53,9 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
-        """Copies the items (trees of arrays, named as in `ITEMS`) and writes them in the
+        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the
         background."""
-        arguments = {name: ocp.args.StandardSave(items[name]) for name in ITEMS}
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(
             step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
         )
@@ -68,7 +69,7 @@ class Checkpoints:
         stored = self._manager.item_metadata(step)
         rows = []
         for name, tree in wanted.items():
-            rows += _differences(name, stored[name], tree)
+            rows += _differences(name, stored.get(name), tree)
         if rows:
             table = "\n".join(f"  {path}: stored {a}, wanted {b}" for path, a, b in rows[:40])
             raise ValueError(

@@ -68,16 +68,17 @@ def _of_type(value, wanted: type) -> bool:
 
 def _check_numbers(c) -> None:
     at_least = {
+        2: "diffusion.importance_bins",
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
         "evaluate.batch_size evaluate.samples sample.examples sample.batch_size sample.steps "
         "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
-        "pipeline.repeats",
+        "pipeline.repeats diffusion.importance_history",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
         "sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
-        "pipeline.micro_batches sample.churn",
+        "pipeline.micro_batches sample.churn diffusion.variance_weight",
     }
     for low, fields in at_least.items():
         for field in fields.split():
@@ -194,6 +195,13 @@ def _check_diffusion(c) -> None:
         "give a number from 0 to 2 / (pi - 2) = 1.75",
     )
     require(
+        d.times != "importance" or not d.uncertainty,
+        "diffusion.times",
+        "is importance, by the size of the losses, and diffusion.uncertainty=True makes those of "
+        "all times alike",
+        "choose other times, or diffusion.uncertainty=False",
+    )
+    require(
         d.path != "ve" or d.shift == 1,
         "diffusion.shift",
         f"is {d.shift}, which diffusion.path=ve does not have",
@@ -223,6 +231,14 @@ def _check_diffusion(c) -> None:
             f"is {c.sample[field]}",
             "give a number from 0 to 1",
         )
+    require(
+        not (c.model.learn_variance and d.variance_weight and d.path == "rectified_flow"
+             and not d.t_min),
+        "diffusion.t_min",
+        "is 0, where sigma of diffusion.path=rectified_flow is 0 and a step to it has no variance "
+        "for model.learn_variance=True to learn",
+        "set it to 0.001, or diffusion.variance_weight=0",
+    )  # fmt: skip
     # On this path alpha(1) = 0: the data cannot be told from eps there (see diffusion.predictions).
     require(
         not (d.path == "rectified_flow" and d.prediction in ("eps", "score") and d.t_max is None),

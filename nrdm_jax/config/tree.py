@@ -59,7 +59,7 @@ CHOICES = {
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
-    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete"),
+    "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete", "importance"),
     "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
@@ -124,7 +124,7 @@ def default() -> ml_collections.ConfigDict:
     c.model.adjoint = "backpropagation"  # continuous: backpropagation | ode
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
     c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
-    c.model.learn_variance = False  # twice the output channels; the second half is unused yet
+    c.model.learn_variance = False  # twice the output channels: the second half is of the variance
     c.model.variant = "gated"  # the form of every residual unit, one of models.unit.VARIANTS
     c.model.gate_shape = "channel"  # channel | scalar
     c.model.gate_condition = "cond"  # cond | cond_shared | static
@@ -156,15 +156,24 @@ def default() -> ml_collections.ConfigDict:
     c.diffusion.t_min = placeholder(float)  # training times; None: the path's own
     c.diffusion.t_max = placeholder(float)
     c.diffusion.prediction = "velocity"  # velocity | v | eps | x0 | score | edm
-    c.diffusion.times = "logit_normal"  # logit_normal | uniform | log_normal | mode | discrete
+    # logit_normal | uniform | log_normal | mode | discrete | importance
+    c.diffusion.times = "logit_normal"
     # Of logit_normal, before the logistic function, > 0 is noisier; of log_normal, of
     # log(sigma / alpha).
     c.diffusion.logit_mean = 0.0
     c.diffusion.logit_std = 1.0
     c.diffusion.mode_scale = 1.29  # of mode, at most 2 / (pi - 2)
+    c.diffusion.importance_bins = 100  # of importance: parts of the times, drawn by their losses
+    c.diffusion.importance_history = 10  # examples of each part that are remembered
     c.diffusion.weight = "uniform"  # uniform | min_snr | sigmoid | edm | velocity | likelihood
     c.diffusion.snr_gamma = 5.0  # of min_snr
     c.diffusion.sigmoid_bias = 0.0  # of sigmoid
+    # The weighted loss l of a noise level becomes l / exp(u) + u, with a learned u: in the end all
+    # levels weigh alike, whatever diffusion.weight.
+    c.diffusion.uncertainty = False
+    # With model.learn_variance: factor of the variational bound, 1 is DiT's; 0: the variance is not
+    # learned, and no sampler looks at it.
+    c.diffusion.variance_weight = 1.0
 
     c.optim = ml_collections.ConfigDict()
     c.optim.name = "adamw"  # adamw | lion | adafactor | muon | schedule_free
@@ -229,6 +238,7 @@ def default() -> ml_collections.ConfigDict:
     c.sample.examples = 64
     c.sample.batch_size = 64
     # euler | heun | ddim | ddpm | edm | dpmpp_2m | dpmpp_2m_sde | unipc | sde | dopri5
+    # ddpm draws with the learned variance of model.learn_variance, others do not look at it.
     c.sample.sampler = "heun"
     c.sample.steps = 30  # times at which the network is evaluated; heun and edm do so twice
     c.sample.grid = "uniform"  # uniform | quadratic | karras | log_snr | respaced

@@ -1,7 +1,8 @@
 """Guidance: wrappers from one DenoiseFn to another.
 
 Every prediction is affine in x0 at given x_t and t, so that combining outputs is combining
-estimates of x0.
+estimates of x0. What a network puts out in further channels, a learned variance, is no such
+prediction: it stays what the network said of the given label, as in DiT.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,11 @@ def within(path: Path, scale: float, low: float, high: float) -> ScaleFn:
         return jnp.where(inside, scale, 1.0)
 
     return of
+
+
+def _with_rest(prediction: Array, output: Array) -> Array:
+    """The output, with another prediction in its first channels."""
+    return jnp.concatenate([prediction, output[..., prediction.shape[-1] :]], axis=-1)
 
 
 def classifier_free(
@@ -55,7 +61,8 @@ def classifier_free(
             paired(x_t, x_t), paired(t_B, t_B), paired(label_B, jnp.full_like(label_B, null_label))
         )
         output = output.reshape(x_t.shape[0], 2, *output.shape[1:])
-        conditional, unconditional = output[:, 0], output[:, 1]
+        whole, channels = output[:, 0], x_t.shape[-1]
+        conditional, unconditional = whole[..., :channels], output[:, 1, ..., :channels]
         factor = broadcast(scale(t_B), x_t) if callable(scale) else scale
         out = unconditional + factor * (conditional - unconditional)
         if rescale:
@@ -63,7 +70,7 @@ def classifier_free(
             own, wanted = (jnp.std(o, axis=axes, keepdims=True) for o in (out, conditional))
             ratio = wanted / jnp.maximum(own, 1e-8)
             out = rescale * ratio * out + (1.0 - rescale) * out
-        return out
+        return _with_rest(out, whole)
 
     return guided
 
@@ -73,9 +80,10 @@ def autoguidance(denoise: DenoiseFn, weaker: DenoiseFn, scale: float | ScaleFn) 
     the same network does (Karras et al., arXiv 2406.02507, eq. 3)."""
 
     def guided(x_t: Array, t_B: Array, label_B: Array) -> Array:
-        strong, weak = (f(x_t, t_B, label_B) for f in (denoise, weaker))
+        whole = denoise(x_t, t_B, label_B)
+        strong, weak = (y[..., : x_t.shape[-1]] for y in (whole, weaker(x_t, t_B, label_B)))
         factor = broadcast(scale(t_B), x_t) if callable(scale) else scale
-        return weak + factor * (strong - weak)
+        return _with_rest(weak + factor * (strong - weak), whole)
 
     return guided
 
@@ -87,11 +95,13 @@ def dynamic_thresholding(
     values and at least 1: for pixels in [-1, 1] (Saharia et al., arXiv 2205.11487, section 2.3)."""
 
     def thresholded(x_t: Array, t_B: Array, label_B: Array) -> Array:
-        x0, _ = to_x0_eps(path, prediction, denoise(x_t, t_B, label_B), x_t, t_B)
+        output = denoise(x_t, t_B, label_B)
+        x0, _ = to_x0_eps(path, prediction, output[..., : x_t.shape[-1]], x_t, t_B)
         sizes = jnp.abs(x0).reshape(x0.shape[0], -1)
         s = broadcast(jnp.maximum(jnp.quantile(sizes, quantile, axis=1), 1.0), x0)
         x0 = jnp.clip(x0, -s, s) / s
         sigma, alpha = (broadcast(f(t_B), x_t) for f in (path.sigma, path.alpha))
-        return target(path, prediction, x0, (x_t - alpha * x0) / sigma, t_B)
+        clipped = target(path, prediction, x0, (x_t - alpha * x0) / sigma, t_B)
+        return _with_rest(clipped, output)
 
     return thresholded

@@ -1,10 +1,12 @@
 """Per-example losses of a network, while training and at fixed noise levels."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from nrdm_jax.diffusion import posterior
 from nrdm_jax.diffusion.noise import noise_of_keys, noise_of_seeds
 from nrdm_jax.diffusion.predictions import target, to_x0_eps
 from nrdm_jax.diffusion.schedules import Path, add_noise
@@ -30,25 +32,55 @@ def loss_and_error(
     return loss, mean_squared_error(x0_hat, x0)
 
 
-def diffusion_loss(
+class Terms(NamedTuple):
+    """Of each example at its random time, (B,).
+
+    Attributes:
+      t: the time.
+      loss: native, not weighted.
+      bound: see `posterior.bound`; learns the variance alone. None of a network without one.
+    """
+
+    t: Array
+    loss: Array
+    bound: Array | None
+
+
+def random_terms(
     denoise: Callable[[Array, Array, Array], tuple[Array, Metrics]],
     path: Path,
     prediction: str,
     sample_times: Callable[[Array], Array],
-    weight: Callable[[Array], Array],
     x0: Array,
     label_B: Array,
     keys_B: Array,
-) -> tuple[Array, Metrics]:
-    """Per-example loss (B,), weighted, at random times and noise, each example's from its own key;
-    and what `denoise` returned beside its output."""
+    *,
+    learned_variance: bool = False,
+    pixels: bool = False,
+) -> tuple[Terms, Metrics]:
+    """The terms of a loss at random times and noise, each example's from its own key; and what
+    `denoise` returned beside its output.
+
+    Args:
+      denoise: (x_t, t, label) -> (output, anything).
+      path, prediction, sample_times: see there.
+      x0, label_B, keys_B: of the examples.
+      learned_variance: the second half of the output's channels is of the variance.
+      pixels: x0 were uint8.
+    """
     both = jax.vmap(jax.random.split)(keys_B)
     t_B = sample_times(both[:, 0])
     eps = noise_of_keys(both[:, 1], x0.shape[1:])
     x_t = add_noise(path, x0, eps, t_B)
     output, metrics = denoise(x_t, t_B, label_B)
     loss_B, _ = loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
-    return weight(t_B) * loss_B, metrics
+    if not learned_variance:
+        return Terms(t_B, loss_B, None), metrics
+    output, channels = output.astype(jnp.float32), x0.shape[-1]
+    mean = jax.lax.stop_gradient(output[..., :channels])
+    x0_hat, _ = to_x0_eps(path, prediction, mean, x_t, t_B)
+    v = output[..., channels:]
+    return Terms(t_B, loss_B, posterior.bound(path, x0, x0_hat, v, t_B, pixels)), metrics
 
 
 def level_sums(

@@ -29,7 +29,7 @@ class Denoiser(nn.Module):
       patch: side of a patch, one number or one a spatial axis.
       depth, width, heads: blocks, trunk channels, attention heads; see `sizes.DIT`.
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
-      learn_variance: twice the output channels.
+      learn_variance: twice the output channels; the second half is no prediction.
       variant: the form of every residual unit, a key of `unit.VARIANTS`.
       gate_shape, gate_condition, alpha_start, alpha_bound, beta, beta_start, beta_bound: see
         `unit.Gates`.

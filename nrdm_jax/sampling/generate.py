@@ -29,6 +29,7 @@ def make_sample_fn(
     times: Array,
     guide: Callable[..., DenoiseFn] = lambda denoise: denoise,
     weaker: Callable[[Params, Array, Array, Array], Array] | None = None,
+    learned_variance: bool = False,
 ) -> SampleFn:
     """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
 
@@ -44,11 +45,16 @@ def make_sample_fn(
       guide: wraps the labelled network, see `diffusion.guidance`; with `weaker` it gets that one
         as well.
       weaker: another network with the same prediction; the sampler's params are then a pair.
+      learned_variance: the network has twice the channels, and the solver takes what the second
+        half says, as `ddpm.sample` does.
     """
+
+    channels = shape[-1]
+    read = 2 * channels if learned_variance else channels
 
     def sample(params: Any, seeds: Array, labels: Array) -> Array:
         def denoiser(apply, params) -> DenoiseFn:
-            return lambda x_t, t, label: apply(params, x_t, t, label)[..., : shape[-1]]
+            return lambda x_t, t, label: apply(params, x_t, t, label)[..., :read]
 
         if weaker is None:
             guided = guide(denoiser(apply, params))
@@ -56,11 +62,17 @@ def make_sample_fn(
             own, others = params
             guided = guide(denoiser(apply, own), denoiser(weaker, others))
 
+        def predict_variance(x_t, t):
+            output = guided(x_t, t, labels)
+            x0, eps = to_x0_eps(path, prediction, output[..., :channels], x_t, t)
+            return x0, eps, output[..., channels:]
+
         def predict(x_t, t):
-            return to_x0_eps(path, prediction, guided(x_t, t, labels), x_t, t)
+            return predict_variance(x_t, t)[:2]
 
         start = path.sigma(jnp.float32(path.t_max)) * noise_of_seeds(seeds, shape)
-        x = solve(predict, path, start, times, noise_of_steps(seeds, shape))
+        more = {"predict_variance": predict_variance} if learned_variance else {}
+        x = solve(predict, path, start, times, noise_of_steps(seeds, shape), **more)
         return predict(x, jnp.full(x.shape[:1], times[-1]))[0]
 
     return sample

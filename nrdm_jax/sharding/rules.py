@@ -14,6 +14,8 @@ from nrdm_jax.sharding.axes import Rules
 AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     # Adafactor's row and column sums, and what optimizers count.
     (r"/(v_row|v_col|v|count|ns_coeffs|schedule_free)$", (...,)),
+    # What the state remembers of the losses.
+    (r"^importance/", (...,)),
     (r"(alpha|beta)/kernel$", ("embed", None)),
     (r"(alpha|beta)/bias$", (None,)),
     (r"gamma$", (None,)),
@@ -43,6 +45,8 @@ AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"label/Embed_0/embedding$", (None, "embed")),
     (r"final/kernel$", (..., "embed", None)),
     (r"(patch_embed|time/hidden|time/out|final)/bias$", (None,)),
+    (r"uncertainty/linear/kernel$", (None, None)),
+    (r"uncertainty/linear/bias$", (None,)),
 )
 
 RULES: Rules = {

@@ -1,5 +1,6 @@
 """What a run minimises: functions (params, batch, keys, taps) -> (per-example loss, metrics)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.diffusion.losses import diffusion_loss
-from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.diffusion.importance import History, Importance
+from nrdm_jax.diffusion.losses import random_terms
+from nrdm_jax.diffusion.schedules import Path, log_snr
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 
 # (params, x_t, t, label) -> output: a model's apply. With taps as a fifth argument it returns the
@@ -26,25 +28,43 @@ def diffusion_objective(
     apply: ApplyFn,
     path: Path,
     prediction: str,
-    sample_times: Callable[[Array], Array],
+    sample_times: Callable[[Array], Array] | Importance,
     weight: Callable[[Array], Array] = jnp.ones_like,
     *,
     null_label: int,
     label_dropout: float,
     scale: float = 1.0,
     shift: float = 0.0,
+    variance_weight: float = 0.0,
+    uncertainty: Callable[[Params, Array], Array] | None = None,
 ) -> ObjectiveFn:
     """The diffusion loss with classifier-free label dropout (Ho & Salimans, arXiv 2207.12598).
 
     Args:
       apply: the network.
-      path, prediction, sample_times, weight: see `diffusion`.
+      path, prediction, sample_times, weight: see `diffusion`. Times by importance are drawn by the
+        objective's argument `history`, and its metric `importance` is what was observed: means over
+        the examples that make the next history.
       null_label: takes the place of the label with probability `label_dropout`.
       scale, shift: see `to_model_range`.
+      variance_weight: the network learns a variance: factor of its bound, which is added. 1 is
+        L_simple + 0.001 L_vlb of a thousand steps (Nichol & Dhariwal, arXiv 2102.09672, eq. 16),
+        and the MSE loss of DiT. 0: it has none, or does not learn it.
+      uncertainty: (params, log SNR (B,)) -> u (B,): the weighted loss l becomes l / e^u + u, least
+        where e^u is the mean of l at that noise, so that all of them weigh alike (Karras et al.,
+        arXiv 2312.02696, appendix B.2).
+
+    The metrics: `health` with taps; `weighted_loss`, where it is not all that is minimised, and
+    `variance_bound`, in bits a number, means over the batch's times, or over uniform ones where
+    these are drawn by importance.
     """
 
     def objective(
-        params: Params, batch: Batch, keys: Array, taps: Array | None = None
+        params: Params,
+        batch: Batch,
+        keys: Array,
+        taps: Array | None = None,
+        history: History | None = None,
     ) -> tuple[Array, Metrics]:
         both = jax.vmap(jax.random.split)(keys)
         dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_dropout))(both[:, 0])
@@ -57,8 +77,38 @@ def diffusion_objective(
             output, health = apply(params, x_t, t, label, taps)
             return output, {"health": health}
 
-        return diffusion_loss(
-            denoise, path, prediction, sample_times, weight, x0, label, both[:, 1]
+        draw: Callable[[Array], Array]
+        if isinstance(sample_times, Importance):
+            assert history is not None, "times by importance are drawn by a history"
+            chances = sample_times.chances(history)
+            draw = functools.partial(sample_times.draw, chances)
+        else:
+            draw = sample_times
+        terms, metrics = random_terms(
+            denoise,
+            path,
+            prediction,
+            draw,
+            x0,
+            label,
+            both[:, 1],
+            learned_variance=variance_weight > 0,
+            pixels=batch["x"].dtype == jnp.uint8,
         )
+        loss_B = weighted_B = weight(terms.t) * terms.loss
+        if uncertainty is not None:
+            u_B = uncertainty(params, log_snr(path, terms.t))
+            loss_B = loss_B * jnp.exp(-u_B) + u_B
+        parts = {}
+        if terms.bound is not None:
+            loss_B = loss_B + variance_weight * terms.bound
+            parts["variance_bound"] = terms.bound
+        if loss_B is not weighted_B:
+            parts["weighted_loss"] = weighted_B
+        if isinstance(sample_times, Importance):
+            metrics = metrics | {"importance": sample_times.observed(terms.t, loss_B)}
+            ratio_B = sample_times.ratio(chances, terms.t)
+            loss_B, parts = jax.tree.map(lambda part_B: ratio_B * part_B, (loss_B, parts))
+        return loss_B, metrics | jax.tree.map(jnp.mean, parts)
 
     return objective

@@ -14,9 +14,10 @@ from nrdm_jax.sharding.partition import logical_axes
 from nrdm_jax.signatures import Params
 
 # What is multiplied by an input and has no scale of its own to keep: not gates, norms, biases,
-# embeddings, or the projections that gates and norms of a stack share.
+# embeddings, the projections that gates and norms of a stack share, or the uncertainty's weights,
+# whose scale is the loss's.
 _DECAYED = re.compile(r"kernel$")
-_NOT_DECAYED = re.compile(r"(^|/)(alpha|beta|norm|first_norm|final_norm|shared)/")
+_NOT_DECAYED = re.compile(r"(^|/)(alpha|beta|norm|first_norm|final_norm|shared|uncertainty)/")
 _GATE = re.compile(r"(^|/)(alpha|beta)/|(^|/)gamma$")
 _BETA = re.compile(r"(^|/)beta/")
 BETA_RATE = 0.1

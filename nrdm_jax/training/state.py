@@ -9,6 +9,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.sharding import partition
 from nrdm_jax.signatures import Array, Params
 
@@ -19,6 +20,7 @@ class TrainState(struct.PyTreeNode):
     key: (2,) uint32, the bits of the key all training noise is drawn from; never changes.
     params, ema: the weights and their moving average, float32.
     opt: the optimizer's state.
+    importance: by which times are drawn, see `importance.History`; as a rule nothing.
     """
 
     step: Array
@@ -26,10 +28,15 @@ class TrainState(struct.PyTreeNode):
     params: Params
     ema: Params
     opt: Any
+    importance: Any = ()
 
 
 def create(
-    init: Callable[[Array], Params], optimizer: optax.GradientTransformation, seed: int
+    init: Callable[[Array], Params],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    importance: Importance | None = None,
 ) -> TrainState:
     """A fresh state; the average starts at the weights. Pure, so that it can be jitted or
     shaped."""
@@ -41,6 +48,7 @@ def create(
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt=optimizer.init(params),
+        importance=importance.start() if importance else (),
     )
 
 
@@ -50,15 +58,17 @@ def create_sharded(
     seed: int,
     mesh: Mesh,
     zero1: bool = False,
+    *,
+    importance: Importance | None = None,
 ) -> tuple[TrainState, Callable[[], TrainState]]:
     """The abstract state, with the sharding of every leaf, and a function that allocates it.
-    `zero1`: see `partition.shardings`.
+    `zero1`: see `partition.shardings`; `importance`: of times that are drawn by it.
 
     Each leaf is born in its shards: nothing ever holds the whole state on one device.
     """
 
     def fresh() -> TrainState:
-        return create(init, optimizer, seed)
+        return create(init, optimizer, seed, importance=importance)
 
     shapes = jax.eval_shape(fresh)
     shardings = partition.shardings(shapes, mesh, zero1)
@@ -66,17 +76,24 @@ def create_sharded(
 
 
 def save_items(state: TrainState) -> dict:
-    """The state as the items of a checkpoint."""
-    return {
+    """The state as the items of a checkpoint; what a run does not have is no item of it."""
+    items = {
         "params": state.params,
         "ema": state.ema,
         "opt": state.opt,
         "loop": {"step": state.step, "key": state.key},
     }
+    optional = {"importance": state.importance}
+    return items | {name: tree for name, tree in optional.items() if tree}
 
 
 def state_of(items: dict) -> TrainState:
     """The inverse of `save_items`."""
     return TrainState(
-        items["loop"]["step"], items["loop"]["key"], items["params"], items["ema"], items["opt"]
+        step=items["loop"]["step"],
+        key=items["loop"]["key"],
+        params=items["params"],
+        ema=items["ema"],
+        opt=items["opt"],
+        importance=items.get("importance", ()),
     )

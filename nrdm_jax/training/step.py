@@ -1,11 +1,13 @@
 """The one train step, for every objective, model and mesh: (state, batch) -> (state, metrics)."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
 from nrdm_jax.training import accumulation, ema, sensitivity
@@ -26,6 +28,7 @@ def make_train_step(
     units: int = 0,
     penalty: float = 0.0,
     penalty_examples: int = 0,
+    importance: Importance | None = None,
 ) -> TrainStep:
     """A pure step. The noise of example i of step s depends on (state.key, s, i) only, so neither
     the mesh nor the number of micro-batches changes what is trained on.
@@ -40,27 +43,32 @@ def make_train_step(
       units: residual units to probe, all of the model's; 0: no probe.
       penalty: factor of the sensitivity penalty (`sensitivity.unevenness`) in what is minimised.
       penalty_examples: of the batch, on which it is measured: the first ones.
+      importance: of an objective whose times are drawn by the losses so far: it gets
+        `state.importance` as its `history`, all parts of a batch the same.
 
     The step's metrics: the means of the objective's, `loss`, `grad_norm`, and `finite`, 0 where the
-    loss or the gradient was not: then weights, EMA and optimizer stay as they were. With a probe,
+    loss or the gradient was not: then all but the count of steps stays as it was. With a probe,
     `profile` (units + 1,) and `health` (units + 1, 2), see `sensitivity`; with a penalty, `penalty`
     without its factor.
     """
 
-    def mean_loss(params: Params, taps: Array | None, batch: Batch, keys: Array):
-        loss_B, metrics = objective(params, batch, keys, taps)
-        return jnp.mean(loss_B), metrics
-
-    def gradient(params: Params, batch: Batch, keys: Array):
-        """((loss, metrics), (of the params, of the taps or None))"""
-        taps = jnp.zeros(units + 1) if units else None
-        return jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)(
-            params, taps, batch, keys
-        )
-
-    total_gradient = accumulation.accumulated(gradient, micro_batches)
-
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        own = objective
+        if importance:
+            own = functools.partial(objective, history=state.importance)
+
+        def mean_loss(params: Params, taps: Array | None, batch: Batch, keys: Array):
+            loss_B, metrics = own(params, batch, keys, taps)
+            return jnp.mean(loss_B), metrics
+
+        def gradient(params: Params, batch: Batch, keys: Array):
+            """((loss, metrics), (of the params, of the taps or None))"""
+            taps = jnp.zeros(units + 1) if units else None
+            return jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)(
+                params, taps, batch, keys
+            )
+
+        total_gradient = accumulation.accumulated(gradient, micro_batches)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(batch_size))
         (loss, metrics), (grads, squares) = total_gradient(state.params, batch, keys)
@@ -82,12 +90,15 @@ def make_train_step(
         images_seen = (state.step + 1).astype(jnp.float32) * batch_size
         decay = ema.decay(images_seen, batch_size, ema_halflife_images)
         mean = averaged(opt, params) if averaged else ema.update(state.ema, params, decay)
-        new = (params, mean, opt)
-        old = (state.params, state.ema, state.opt)
-        params, average, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        new = dict(params=params, ema=mean, opt=opt)
+        if importance:
+            seen = metrics.pop("importance")
+            new["importance"] = importance.updated(state.importance, seen, batch_size)
+        old = {name: getattr(state, name) for name in new}
+        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         metrics = dict(metrics, loss=loss, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
-        return TrainState(state.step + 1, state.key, params, average, opt), metrics
+        return state.replace(step=state.step + 1, **kept), metrics
 
     return step
 

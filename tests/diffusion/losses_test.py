@@ -15,18 +15,17 @@ def test_loss_of_a_zero_output_is_the_second_moment_of_the_target():
     # velocity = eps - x0: E = 1 + x0^2
     x0 = jnp.full((256, 8, 8, 1), 0.5)
     keys = jax.random.split(jax.random.key(0), 256)
-    loss, _ = losses.diffusion_loss(
+    terms, _ = losses.random_terms(
         lambda *a: (zero(*a), {}),
         PATH,
         "velocity",
         times.uniform(0.0, 1.0),
-        jnp.ones_like,
         x0,
         jnp.zeros(256, jnp.int32),
         keys,
     )
-    assert loss.shape == (256,)
-    assert abs(float(loss.mean()) - 1.25) < 0.02
+    assert terms.loss.shape == (256,) and terms.bound is None
+    assert abs(float(terms.loss.mean()) - 1.25) < 0.02
 
 
 def test_loss_of_the_truth_is_zero_and_extra_channels_are_ignored():

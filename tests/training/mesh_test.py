@@ -105,6 +105,27 @@ def test_eight_devices_give_what_one_gives_for_every_stack(
     assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
+def test_eight_devices_remember_the_losses_that_one_remembers(tiny_config, fill_zeros, monkeypatch):
+    c = tiny_config
+    c.model.depth, c.model.width, c.model.learn_variance = 1, 16, True
+    c.diffusion.path, c.diffusion.prediction = "ddpm_discrete", "eps"
+    c.diffusion.times, c.diffusion.importance_bins, c.diffusion.importance_history = (
+        "importance", 3, 5,
+    )  # fmt: skip
+    found = []
+    for devices, mesh in ((1, {"data": 1, "fsdp": 1}), (8, {"data": 2, "fsdp": 4})):
+        c.train.micro_batches = 2 if devices == 8 else 1
+        with monkeypatch.context() as patch:
+            losses, state = losses_on(c, devices, fill_zeros, patch, steps=6, **mesh)
+        found.append((losses, jax.device_get(state.importance)))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+    times = build.importance(c, build.diffusion_path(c))
+    assert np.ptp(times.chances(state.importance)) > 1e-3  # they have been used
+    assert state.importance.squares.sharding.is_fully_replicated
+
+
 def gradients_on(config, devices, fill_zeros, **mesh):
     """{path: gradient of the loss} on normal numbers, from drawn zeros."""
     for axis, size in mesh.items():

@@ -5,7 +5,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nrdm_jax.diffusion.samplers import ddim, dopri5, dpm_solver, edm, euler, heun, sde, unipc
+from nrdm_jax.diffusion.samplers import (
+    ddim,
+    ddpm,
+    dopri5,
+    dpm_solver,
+    edm,
+    euler,
+    heun,
+    sde,
+    unipc,
+)
 from nrdm_jax.diffusion.schedules import Path
 
 Solver = Callable[..., Any]
@@ -14,7 +24,7 @@ SAMPLERS: dict[str, Solver] = {
     "euler": euler.sample,
     "heun": heun.sample,
     "ddim": ddim.sample,
-    "ddpm": functools.partial(ddim.sample, eta=1.0),
+    "ddpm": ddpm.sample,
     "edm": edm.sample,
     "dpmpp_2m": dpm_solver.sample,
     "dpmpp_2m_sde": functools.partial(dpm_solver.sample, stochastic=True),
