@@ -99,7 +99,14 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         penalty=config.optim.sensitivity_penalty,
         penalty_examples=config.optim.sensitivity_examples,
     )
-    state, fresh = create_sharded(init, optimizer.transform, config.seed, mesh, config.mesh.zero1)
+    state, fresh = create_sharded(
+        init,
+        optimizer.transform,
+        config.seed,
+        mesh,
+        config.mesh.zero1,
+        widths=config.train.ema_widths,
+    )
     return Run(config, mesh, apply, path, rate, _on(mesh, train_step), state, fresh)
 
 
@@ -239,7 +246,7 @@ def abstract_state(config) -> TrainState:
     """Shapes and types of the state, on no mesh."""
     init, _ = model(config)
     transform = optimizing(config)[1].transform
-    return jax.eval_shape(lambda: create(init, transform, config.seed))
+    return jax.eval_shape(lambda: create(init, transform, config.seed, config.train.ema_widths))
 
 
 def source(config, split: str, data_dir: str) -> Source:

@@ -1,6 +1,6 @@
 """Everything that a training run carries from step to step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from nrdm_jax.sharding import partition
 from nrdm_jax.signatures import Array, Params
+from nrdm_jax.training import power_ema
 
 
 class TrainState(struct.PyTreeNode):
@@ -19,6 +20,7 @@ class TrainState(struct.PyTreeNode):
     key: (2,) uint32, the bits of the key all training noise is drawn from; never changes.
     params, ema: the weights and their moving average, float32.
     opt: the optimizer's state.
+    averages: by the names of their widths, see `power_ema`; as a rule there are none.
     """
 
     step: Array
@@ -26,12 +28,16 @@ class TrainState(struct.PyTreeNode):
     params: Params
     ema: Params
     opt: Any
+    averages: dict[str, Params] = struct.field(default_factory=dict)
 
 
 def create(
-    init: Callable[[Array], Params], optimizer: optax.GradientTransformation, seed: int
+    init: Callable[[Array], Params],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    widths: Sequence[float] = (),
 ) -> TrainState:
-    """A fresh state; the average starts at the weights. Pure, so that it can be jitted or
+    """A fresh state; the averages start at the weights. Pure, so that it can be jitted or
     shaped."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     params = init(init_key)
@@ -41,6 +47,7 @@ def create(
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt=optimizer.init(params),
+        averages=power_ema.start(params, widths),
     )
 
 
@@ -50,15 +57,16 @@ def create_sharded(
     seed: int,
     mesh: Mesh,
     zero1: bool = False,
+    widths: Sequence[float] = (),
 ) -> tuple[TrainState, Callable[[], TrainState]]:
     """The abstract state, with the sharding of every leaf, and a function that allocates it.
-    `zero1`: see `partition.shardings`.
+    `zero1`: see `partition.shardings`; `widths`: of its power-function averages.
 
     Each leaf is born in its shards: nothing ever holds the whole state on one device.
     """
 
     def fresh() -> TrainState:
-        return create(init, optimizer, seed)
+        return create(init, optimizer, seed, widths)
 
     shapes = jax.eval_shape(fresh)
     shardings = partition.shardings(shapes, mesh, zero1)
@@ -66,17 +74,24 @@ def create_sharded(
 
 
 def save_items(state: TrainState) -> dict:
-    """The state as the items of a checkpoint."""
-    return {
+    """The state as the items of a checkpoint; what a run does not have is no item of it."""
+    items = {
         "params": state.params,
         "ema": state.ema,
         "opt": state.opt,
         "loop": {"step": state.step, "key": state.key},
     }
+    optional = {"averages": state.averages}
+    return items | {name: tree for name, tree in optional.items() if tree}
 
 
 def state_of(items: dict) -> TrainState:
     """The inverse of `save_items`."""
     return TrainState(
-        items["loop"]["step"], items["loop"]["key"], items["params"], items["ema"], items["opt"]
+        step=items["loop"]["step"],
+        key=items["loop"]["key"],
+        params=items["params"],
+        ema=items["ema"],
+        opt=items["opt"],
+        averages=items.get("averages", {}),
     )

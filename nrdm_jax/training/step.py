@@ -8,7 +8,7 @@ import optax
 
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
-from nrdm_jax.training import accumulation, ema, sensitivity
+from nrdm_jax.training import accumulation, ema, power_ema, sensitivity
 from nrdm_jax.training.optimizer import Averaged
 from nrdm_jax.training.state import TrainState
 
@@ -42,9 +42,9 @@ def make_train_step(
       penalty_examples: of the batch, on which it is measured: the first ones.
 
     The step's metrics: the means of the objective's, `loss`, `grad_norm`, and `finite`, 0 where the
-    loss or the gradient was not: then weights, EMA and optimizer stay as they were. With a probe,
-    `profile` (units + 1,) and `health` (units + 1, 2), see `sensitivity`; with a penalty, `penalty`
-    without its factor.
+    loss or the gradient was not: then weights, averages and optimizer stay as they were. With a
+    probe, `profile` (units + 1,) and `health` (units + 1, 2), see `sensitivity`; with a penalty,
+    `penalty` without its factor.
     """
 
     def mean_loss(params: Params, taps: Array | None, batch: Batch, keys: Array):
@@ -82,12 +82,13 @@ def make_train_step(
         images_seen = (state.step + 1).astype(jnp.float32) * batch_size
         decay = ema.decay(images_seen, batch_size, ema_halflife_images)
         mean = averaged(opt, params) if averaged else ema.update(state.ema, params, decay)
-        new = (params, mean, opt)
-        old = (state.params, state.ema, state.opt)
-        params, average, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        averages = power_ema.update(state.averages, params, state.step + 1)
+        new = dict(params=params, ema=mean, opt=opt, averages=averages)
+        old = {name: getattr(state, name) for name in new}
+        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         metrics = dict(metrics, loss=loss, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
-        return TrainState(state.step + 1, state.key, params, average, opt), metrics
+        return state.replace(step=state.step + 1, **kept), metrics
 
     return step
 
