@@ -5,9 +5,10 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax import __version__, build, programs
+from nrdm_jax import __version__, build, programs, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.errors import DataError
@@ -44,22 +45,33 @@ def train(
         batches = build.train_loader(config, records, parts.mesh)
         build.level_times(config, parts.path)
         if config.checkpoint.init_from:
-            _ema_step(config.checkpoint.init_from)
+            run_weights.find(config.checkpoint.init_from)
         home = Workdir(
             workdir,
             configuration.to_dict(config),
-            _environment(parts),
+            environment(parts),
             allow_change=allow_config_change,
         )
-        checkpoints = Checkpoints(str(home.path / "checkpoints"), keep=config.checkpoint.keep)
+        checkpoints = Checkpoints(
+            str(home.path / run_weights.CHECKPOINTS), keep=config.checkpoint.keep
+        )
+        snapshots = None
+        if config.train.ema_widths and config.train.ema_snapshots:
+            snapshots = Checkpoints(str(home.path / run_weights.SNAPSHOTS), keep=None)
     try:
-        return _train(parts, records, heldout, batches, home.path, checkpoints, signals, ledger)
+        return _train(
+            parts, records, heldout, batches, home.path, checkpoints, snapshots, signals, ledger
+        )
     finally:
         checkpoints.close()
+        if snapshots is not None:
+            snapshots.close()
         home.release()
 
 
-def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledger) -> dict:
+def _train(
+    parts, records, heldout, batches, workdir, checkpoints, snapshots, signals, ledger
+) -> dict:
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
         state, records_seen = _start(parts, checkpoints, records)
@@ -67,6 +79,9 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
     if first_step >= last_step:
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
+    if snapshots is not None:
+        # They are of steps that are now done again, maybe with another config.
+        snapshots.remove_after(first_step)
 
     with ledger.account("compile"):
         before = time.monotonic()
@@ -100,6 +115,8 @@ def _train(parts, records, heldout, batches, workdir, checkpoints, signals, ledg
         non_finite,
         *probe,
         *_reports(parts, evaluation, workdir, writer, progress, ledger),
+        # Before the checkpoint of the same step: what is restored has all its snapshots.
+        *_snapshots(config, snapshots, meta, ledger),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         profile,
     ]
@@ -147,6 +164,21 @@ def _probe(parts, workdir, writer, progress, ledger) -> list[hooks.SensitivityLo
     return [
         hooks.SensitivityLog(
             workdir, writer, progress, ledger, every=log.sensitivity_every, last_step=last_step
+        )
+    ]
+
+
+def _snapshots(config, snapshots, meta, ledger) -> list[hooks.Snapshots]:
+    """The record of the power-function averages, where it is asked for."""
+    if snapshots is None:
+        return []
+    return [
+        hooks.Snapshots(
+            snapshots,
+            meta,
+            ledger,
+            count=config.train.ema_snapshots,
+            last_step=config.train.steps,
         )
     ]
 
@@ -209,41 +241,24 @@ def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple
         return state, int(meta["records_seen"])
     state = parts.fresh_state()
     if config.checkpoint.init_from:
-        weights = read_ema(config.checkpoint.init_from, parts.abstract_state.ema)
-        state = state.replace(params=weights, ema=jax.tree.map(lambda x: x.copy(), weights))
+        weights = read_ema(config.checkpoint.init_from, parts.abstract_state.params)
+        own = {"ema": state.ema, "averages": state.averages}
+        copied = jax.jit(
+            lambda weights: {
+                "ema": jax.tree.map(jnp.copy, weights),
+                "averages": {name: jax.tree.map(jnp.copy, weights) for name in state.averages},
+            },
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, own),
+        )
+        state = state.replace(params=weights, **copied(weights))
         print(f"started from the weights of {config.checkpoint.init_from}", flush=True)
     return state, 0
 
 
-def _ema_step(workdir: str) -> int:
-    """Newest step of another run.
-
-    Raises:
-      ValueError: there is none.
-    """
-    directory = pathlib.Path(workdir) / "checkpoints"
-    latest = None
-    if directory.is_dir():
-        checkpoints = Checkpoints(str(directory), read_only=True)
-        latest = checkpoints.latest_step()
-        checkpoints.close()
-    if latest is None:
-        raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
-    return latest
-
-
 def read_ema(workdir: str, abstract_ema: Params) -> Params:
-    """The EMA weights of the newest checkpoint of a run; nothing is written there.
-
-    Raises:
-      ValueError: there is no checkpoint, or it is of other shapes, with a table.
-    """
-    step = _ema_step(workdir)
-    checkpoints = Checkpoints(str(pathlib.Path(workdir) / "checkpoints"), read_only=True)
-    try:
-        return checkpoints.restore(step, {"ema": abstract_ema})["ema"]
-    finally:
-        checkpoints.close()
+    """The EMA weights of the newest checkpoint of a run; nothing is written there. Raises as
+    `run_weights.find` and `Stored.read`."""
+    return run_weights.find(workdir).read(abstract_ema)
 
 
 def _heldout_losses(parts: build.Run, heldout: Source):
@@ -270,7 +285,8 @@ def _draw(parts: build.Run):
     return draw
 
 
-def _environment(parts: build.Run) -> dict:
+def environment(parts: build.Run) -> dict:
+    """What a workdir says of the programs and devices that wrote it."""
     return {
         "nrdm_jax": __version__,
         "jax": jax.__version__,
