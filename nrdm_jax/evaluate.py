@@ -1,5 +1,5 @@
-"""Scores the EMA weights of a run on held-out data: loss at fixed noise levels, beside that of the
-best linear denoiser, and the distance of samples to their nearest training examples.
+"""Scores the averaged weights of a run on held-out data: loss at fixed noise levels, beside that of
+the best linear denoiser, and the distance of samples to their nearest training examples.
 
   python -m nrdm_jax.evaluate --workdir=runs/openmoji32 --samples=64
 """
@@ -14,6 +14,7 @@ def define_flags() -> None:
     command_line.define_config(required=False)
     command_line.define_workdir()
     command_line.define_processes()
+    command_line.define_ema_width()
     flags.DEFINE_integer("samples", 64, "compared with the training set; 0: none", lower_bound=0)
 
 
@@ -24,7 +25,11 @@ def run() -> None:
 
     with lifecycle.Signals().installed() as signals:
         scores = scoring.score(
-            config, flags.FLAGS.workdir, samples=flags.FLAGS.samples, signals=signals
+            config,
+            flags.FLAGS.workdir,
+            samples=flags.FLAGS.samples,
+            ema_width=flags.FLAGS.ema_width,
+            signals=signals,
         )
     command_line.print_result(scores)
 
