@@ -80,7 +80,9 @@ def reconstruct(
 
     parts = build.run(config)
     plain = config.copy_and_resolve_references()
-    plain.train.ema_widths = ()  # there are none in what is written
+    # There are none in what is written.
+    plain.train.ema_widths = ()
+    plain.train.ema_snapshots = configuration.default().train.ema_snapshots
     home = Workdir(
         out, configuration.to_dict(plain), training_run.environment(parts), allow_change=False
     )

@@ -50,7 +50,7 @@ def find(workdir: str, width: float | None = None) -> Stored:
     if width is not None and width not in tracked:
         raise ValueError(
             f"--ema_width={width:g}: {workdir} tracks {listed(tracked) or 'no widths'}; nrdm ema "
-            f"--workdir=RUN --width={width:g} --out=DIR makes it from a run with snapshots"
+            f"--workdir={workdir} --width={width:g} --out=DIR makes it from a run's snapshots"
         )
     steps = steps_of(workdir, CHECKPOINTS)
     if not steps:
