@@ -6,8 +6,10 @@ asynchronously and committed by a rename, so that a kill at any moment leaves th
 whole.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -67,12 +69,16 @@ class Checkpoints:
             self._manager.delete(later)
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
-        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the
-        background."""
+        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background.
+
+        Raises:
+          OSError: they, or those of the save before, cannot be written, as on a disk that is full.
+        """
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(
-            step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
-        )
+        with self._writing():
+            self._manager.save(
+                step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
+            )
 
     def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The items of `wanted` (abstract trees with shardings), bit for bit.
@@ -120,11 +126,25 @@ class Checkpoints:
         return json.loads((self._directory / str(step) / "meta" / "metadata").read_text())
 
     def wait(self) -> None:
-        """Returns when everything saved is committed; raises what went wrong meanwhile."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved is committed; raises as `save` what went wrong
+        meanwhile."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What tensorstore could not write is a ValueError there."""
+        try:
+            yield
+        except ValueError as error:
+            system = re.search(r"(\w[\w ]+) \[os_error_code=", str(error))
+            if not system:
+                raise
+            raise OSError(f"{self._directory} cannot be written: {system[1]}") from error
 
 
 def _differences(item: str, stored, wanted) -> list[tuple[str, str, str]]:

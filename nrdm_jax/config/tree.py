@@ -189,8 +189,8 @@ def default() -> ml_collections.ConfigDict:
     # Further averages, whose widths grow with the run: standard deviations of power functions, as
     # shares of the steps so far, such as (0.1, 0.25). Each is one more copy of the weights.
     c.train.ema_widths = ()
-    # How often those are kept, evenly over train.steps, in WORKDIR/ema_snapshots: `nrdm ema` makes
-    # the average of any width from them. 0: never
+    # How often those are kept, evenly over train.steps, all of them and in float32, in
+    # WORKDIR/ema_snapshots: `nrdm ema` makes the average of any width from them. 0: never
     c.train.ema_snapshots = 32
 
     c.mesh = ml_collections.ConfigDict()

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from nrdm_jax import build
@@ -60,6 +61,26 @@ def test_averages_are_an_item_of_runs_that_have_them(saved):
         assert a.sharding == w.sharding
     # Who does not want them need not know of them.
     assert state_of(checkpoints.restore(6, save_items(state))).averages == {}
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [("RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 3: No space left on device "
+      "[os_error_code='28']", OSError),
+     ("item is of no known type", ValueError)],
+)  # fmt: skip
+def test_a_full_disk_is_told_from_a_defect(tmp_path, monkeypatch, problem, kind):
+    checkpoints = Checkpoints(str(tmp_path))
+
+    def fails(*arguments, **options):
+        raise ValueError(problem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", fails)
+        with pytest.raises(kind, match="cannot be written: No space left" if kind is OSError
+                           else "no known type"):  # fmt: skip
+            checkpoints.save(1, {"ema": {"w": jnp.ones(3)}}, {})
+    checkpoints.close()
 
 
 @pytest.mark.parametrize(
