@@ -11,10 +11,12 @@ from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import Workdir
+from nrdm_jax.signatures import Params
 from nrdm_jax.training import power_ema
 
-# Relative error of the profile above which the user is warned. Between two snapshots it is 0.1 to
-# 0.9, at one of them, after eight or more, below this (widths from 0.07 of 0.1 and 0.25).
+# Relative error of the profile above which the user is warned. Of widths from 0.075 to 0.25, from
+# snapshots of 0.1 and 0.25, it is below this at the step of the eighth snapshot and of later ones,
+# and above it between two of any number.
 TRUSTED = 0.05
 # Snapshots that count less than this beside the one that counts most are not read: float32 would
 # not show them.
@@ -42,6 +44,46 @@ def reconstruct(
         impossible; or `out` has something in it.
       Stop: `out` cannot be written, or a signal came.
     """
+    step, factors, error = _plan(workdir, width, step)
+    place = pathlib.Path(out)
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise ValueError(f"--out={out} has something in it; name a new directory")
+    distributed.meet("looked at out")  # before any process writes there
+
+    parts = build.run(config)
+    plain = config.copy_and_resolve_references()
+    # There are none in what is written.
+    plain.train.ema_widths = ()
+    plain.train.ema_snapshots = configuration.default().train.ema_snapshots
+    home = Workdir(
+        out, configuration.to_dict(plain), training_run.environment(parts), allow_change=False
+    )
+    try:
+        average = _sum(parts, factors, signals)
+        meta = {"step": step, "of": str(workdir), "width": width, "version": __version__}
+        checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS))
+        try:
+            newest = max(stored.step for stored in factors)
+            checkpoints.save(step, {"ema": average}, _meta(workdir, newest) | meta)
+            checkpoints.wait()
+        finally:
+            checkpoints.close()
+    finally:
+        home.release()
+    return {
+        "width": width,
+        "step": step,
+        "snapshots": len(factors),
+        "largest_coefficient": max(map(abs, factors.values())),
+        "relative_error": error,
+        "workdir": str(out),
+    }
+
+
+def _plan(
+    workdir: str, width: float, step: int | None
+) -> tuple[int, dict[run_weights.Stored, float], float]:
+    """The step, the snapshots that count with their factors, and the error of the profile."""
     power_ema.gamma_of(width)  # refused now, before anything is looked for
     steps = run_weights.steps_of(workdir, run_weights.SNAPSHOTS)
     tracked = run_weights.tracked_widths(workdir)
@@ -56,56 +98,26 @@ def reconstruct(
             f"--step={step}: the snapshots of {workdir} are of steps {steps[0]} to {steps[-1]}; "
             "give one of those, or train on"
         )
-    if pathlib.Path(out).exists() and (not pathlib.Path(out).is_dir() or any(_entries(out))):
-        raise ValueError(f"--out={out} has something in it; name a new directory")
-    distributed.meet("looked at out")  # before any process writes there
-
-    # Later snapshots than the first one at `step` or after it would not be nearer.
+    # Later snapshots than the first one at `step` or after it would not bring it nearer.
     last = next(s for s in steps if s >= step)
     kept = [(s, w) for s in steps if s <= last for w in tracked]
     factors = power_ema.coefficients(kept, step, width)
     error = power_ema.profile_error(kept, step, width, factors)
-    largest = float(abs(factors).max())
-    counting = [
-        (*k, f) for k, f in zip(kept, factors, strict=True) if abs(f) > NEGLIGIBLE * largest
-    ]
     if error > TRUSTED:
         print(
-            f"WARNING: the snapshots give the profile of width {width:g} at step "
-            f"{step} with a relative error of {error:.2g}; take the step of a snapshot "
+            f"WARNING: the snapshots give the profile of width {width:g} at step {step} with a "
+            f"relative error of {error:.2g}; take the step of a snapshot "
             f"({run_weights.listed(steps)}), a width nearer to {run_weights.listed(tracked)}, or "
             "train with more train.ema_snapshots",
             flush=True,
         )
-
-    parts = build.run(config)
-    plain = config.copy_and_resolve_references()
-    # There are none in what is written.
-    plain.train.ema_widths = ()
-    plain.train.ema_snapshots = configuration.default().train.ema_snapshots
-    home = Workdir(
-        out, configuration.to_dict(plain), training_run.environment(parts), allow_change=False
-    )
-    try:
-        average = _sum(parts, workdir, counting, signals)
-        checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS))
-        try:
-            checkpoints.save(step, {"ema": average}, _meta(workdir, last) | {
-                "step": step, "of": str(workdir), "width": width, "version": __version__,
-            })  # fmt: skip
-            checkpoints.wait()
-        finally:
-            checkpoints.close()
-    finally:
-        home.release()
-    return {
-        "width": width,
-        "step": step,
-        "snapshots": len(counting),
-        "largest_coefficient": largest,
-        "relative_error": error,
-        "workdir": str(out),
+    directory = pathlib.Path(workdir) / run_weights.SNAPSHOTS
+    counting = {
+        run_weights.Stored(directory, s, w): float(factor)
+        for (s, w), factor in zip(kept, factors, strict=True)
+        if abs(factor) > NEGLIGIBLE * abs(factors).max()
     }
+    return step, counting, error
 
 
 def _meta(workdir: str, step: int) -> dict:
@@ -117,12 +129,10 @@ def _meta(workdir: str, step: int) -> dict:
         snapshots.close()
 
 
-def _entries(path: str):
-    return pathlib.Path(path).iterdir()
-
-
-def _sum(parts: build.Run, workdir: str, counting, signals: lifecycle.Signals):
-    """Of the snapshots, each (step, width) by its factor."""
+def _sum(
+    parts: build.Run, factors: dict[run_weights.Stored, float], signals: lifecycle.Signals
+) -> Params:
+    """Of the snapshots, each by its factor."""
     abstract = parts.abstract_state.ema
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     zeros = jax.jit(
@@ -131,10 +141,8 @@ def _sum(parts: build.Run, workdir: str, counting, signals: lifecycle.Signals):
     )
     plus = jax.jit(power_ema.plus, donate_argnums=0, out_shardings=shardings)
     total = zeros()
-    for step, width, factor in counting:
+    for stored, factor in factors.items():
         signals.check()
-        snapshot = run_weights.Stored(
-            pathlib.Path(workdir) / run_weights.SNAPSHOTS, step, width
-        ).read(abstract)
-        total = plus(total, jnp.float32(factor), snapshot)
+        # Nothing refers to a snapshot when the next one is read.
+        total = plus(total, jnp.float32(factor), stored.read(abstract))
     return total

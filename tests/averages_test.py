@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -99,7 +101,7 @@ def test_snapshots_are_even_and_none_is_removed(finished):
 
 
 @pytest.mark.slow
-def test_a_kill_after_a_snapshot_leaves_no_trace(config, finished, tmp_path):
+def test_a_kill_after_a_snapshot_leaves_no_trace(config, finished, tmp_path, monkeypatch):
     parts, whole = finished
     workdir = tmp_path / "w"
     with pytest.raises(Stop, match="saved step 14"):
@@ -108,7 +110,18 @@ def test_a_kill_after_a_snapshot_leaves_no_trace(config, finished, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "14")
     assert run_weights.steps_of(workdir, "ema_snapshots") == [6, 12]
     shutil.rmtree(workdir / "ema_snapshots" / "12" / "averages")  # so that it must be written again
-    train(config, workdir)
+    save, found = Checkpoints.save, {}
+
+    def watched(checkpoints, step, items, meta):
+        if "params" in items:
+            found[step] = run_weights.steps_of(workdir, "ema_snapshots")
+        save(checkpoints, step, items, meta)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", watched)
+        train(config, workdir)
+    # No checkpoint is begun before all snapshots up to its step are committed.
+    assert found == {16: [6, 12], 24: [6, 12, 18, 24]}
     for step in (12, 18, 24):
         assert_equal(*(averages(parts, w, "ema_snapshots", step) for w in (whole, workdir)))
     assert_equal(*(averages(parts, w, "checkpoints", STEPS) for w in (whole, workdir)))
@@ -140,11 +153,22 @@ def test_a_tracked_width_comes_back(of_two, tmp_path):
     assert distance(average, tracked) < 1e-5 * float(optax.global_norm(tracked))
 
 
-def test_another_width_is_that_which_would_have_been_tracked(of_two, tmp_path):
+def test_another_width_is_that_which_would_have_been_tracked(of_two, tmp_path, monkeypatch):
     parts, workdir = of_two
     out = tmp_path / "out"
     tracked = averages(parts, workdir, "ema_snapshots", STEPS)
-    found, average = make(of_two, out, 0.15)
+    read, live = run_weights.Stored.read, []
+
+    def watched(stored, abstract):
+        live.append(sum(x.nbytes for x in jax.live_arrays()))
+        return read(stored, abstract)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_weights.Stored, "read", watched)
+        found, average = make(of_two, out, 0.15)
+    # Beside the snapshot that is read next there is the sum, and nothing else of that size.
+    size = sum(x.nbytes for x in jax.tree.leaves(average))
+    assert len(live) == 2 * SNAPSHOTS + 1 and max(live[1:-1]) - live[0] < 0.1 * size
     assert found["snapshots"] == 2 * SNAPSHOTS and 0.01 < found["relative_error"] < 0.04
     error = distance(average, tracked["0.15"])
     assert error < found["relative_error"] * distance(tracked["0.1"], tracked["0.25"])
@@ -204,6 +228,33 @@ def test_a_workdir_may_have_a_step(tmp_path):
     assert run_weights.at_step("runs/x@5000") == ("runs/x", 5000)
     assert run_weights.at_step("runs/x") == ("runs/x", None)
     assert run_weights.at_step(str(tmp_path / "a@7")) == (str(tmp_path / "a@7"), None)
+
+
+@pytest.mark.slow
+def test_the_commands(of_two, tmp_path):
+    _, workdir = of_two
+    out = tmp_path / "out"
+
+    def run(entry, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", f"nrdm_jax.{entry}", *arguments],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+    made = run("ema", f"--workdir={workdir}", "--width=0.12", "--step=18", f"--out={out}")
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert found["step"] == 18 and found["snapshots"] == 6 and found["relative_error"] < 0.1
+    for wanted, says in (
+        (("ema", f"--workdir={workdir}", "--width=0.12", f"--out={out}"), "has something in it"),
+        (("ema", f"--workdir={out}", "--width=0.1", f"--out={out}_"), "train.ema_snapshots"),
+        (("evaluate", f"--workdir={workdir}", "--ema_width=0.2"), "tracks 0.1, 0.25; nrdm ema"),
+    ):
+        done = run(*wanted)
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+    scored = run("evaluate", f"--workdir={out}", "--samples=0")
+    assert scored.returncode == 0, scored.stderr
+    assert (out / "evals" / "scores.json").exists()
 
 
 @pytest.mark.slow
