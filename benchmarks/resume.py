@@ -3,8 +3,8 @@
   python -m benchmarks.resume --config=configs/openmoji32.py:smoke
 
 Trains 20 steps in one go, and again with the process killed (SIGKILL) after step 7 was saved, then
-resumed. Prints the sha256 over every leaf of both states (step, key, weights, EMA, optimizer);
-exits 1 unless they are equal.
+resumed. Prints the sha256 over every leaf of both states (step, key, weights, EMA, power-function
+averages, optimizer) and of the snapshots of the averages; exits 1 unless they are equal.
 """
 
 import hashlib
@@ -32,6 +32,8 @@ def command(workdir: pathlib.Path) -> list[str]:
         workdir,
         f"--config.train.steps={STEPS}",
         f"--config.checkpoint.every={KILLED_AFTER}",
+        "--config.train.ema_widths=(0.1, 0.25)",
+        f"--config.train.ema_snapshots={STEPS // 2}",
     )
 
 
@@ -53,23 +55,30 @@ def train_and_kill(workdir: pathlib.Path) -> None:
 
 
 def digest(workdir: pathlib.Path) -> tuple[str, int]:
-    """sha256 over path, type and bytes of every leaf of the newest checkpoint, and its step."""
+    """sha256 over path, type and bytes of every leaf of the newest checkpoint, whose step is given
+    too, and of all snapshots."""
     import jax
     import numpy as np
 
-    from nrdm_jax import build, config, trees
+    from nrdm_jax import build, config, run_weights, trees
     from nrdm_jax.checkpointing.manager import Checkpoints
     from nrdm_jax.processes.workdir import read_config
     from nrdm_jax.training.hooks import save_items
 
     parts = build.run(config.from_dict(read_config(workdir)))
-    checkpoints = Checkpoints(str(workdir / "checkpoints"), read_only=True)
-    step = checkpoints.latest_step()
-    state = jax.device_get(checkpoints.restore(step, save_items(parts.abstract_state)))
+    step = run_weights.steps_of(str(workdir), run_weights.CHECKPOINTS)[-1]
+    snapshots = run_weights.steps_of(str(workdir), run_weights.SNAPSHOTS)
+    items = save_items(parts.abstract_state)
     total = hashlib.sha256()
-    for path, leaf in trees.leaves_with_path(state):
-        total.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
+    for kind, at, wanted in [
+        (run_weights.CHECKPOINTS, step, items),
+        *((run_weights.SNAPSHOTS, at, {"averages": items["averages"]}) for at in snapshots),
+    ]:
+        checkpoints = Checkpoints(str(workdir / kind), read_only=True)
+        for path, leaf in trees.leaves_with_path(jax.device_get(checkpoints.restore(at, wanted))):
+            total.update(f"{kind} {at} {path} {leaf.dtype} {leaf.shape}".encode())
+            total.update(np.ascontiguousarray(leaf).tobytes())
+        checkpoints.close()
     return total.hexdigest(), step
 
 

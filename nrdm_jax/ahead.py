@@ -143,6 +143,8 @@ def _memory(parts: build.Run, program, topology: Topology, what: str) -> dict:
     peak = arguments + temporaries + stats.output_size_in_bytes - stats.alias_size_in_bytes
     state = parts.abstract_state
     named = {"params": state.params, "ema": state.ema, "optimizer": state.opt}
+    if state.averages:
+        named["averages"] = state.averages
     if what != "train":
         named = {"params": state.ema}
     held = {name: partition.bytes_on_device(tree) / GIB for name, tree in named.items()}

@@ -115,6 +115,7 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         mesh,
         config.mesh.zero1,
         importance=importance(config, path),
+        widths=config.train.ema_widths,
     )
     return Run(config, mesh, apply, path, rate, _on(mesh, train_step), state, fresh)
 
@@ -286,7 +287,10 @@ def abstract_state(config) -> TrainState:
     init, _ = model(config)
     transform = optimizing(config)[1].transform
     drawn_by = importance(config, diffusion_path(config))
-    return jax.eval_shape(lambda: create(init, transform, config.seed, importance=drawn_by))
+    widths = config.train.ema_widths
+    return jax.eval_shape(
+        lambda: create(init, transform, config.seed, importance=drawn_by, widths=widths)
+    )
 
 
 def source(config, split: str, data_dir: str) -> Source:

@@ -7,6 +7,7 @@ ENTRIES = {
     "train": "train a model, or go on with a run",
     "sample": "draw samples from a run",
     "evaluate": "score a run on held-out data",
+    "ema": "make the average of any width from a run's snapshots",
     "dynamics": "show a run's gates over depth and time, and what each block denoises",
     "compare": "table and charts of runs: losses, distances, where their configs differ",
     "compile_ahead": "compile a job for machines that need not be there: memory, collectives, time",

@@ -35,6 +35,11 @@ def define_processes() -> None:
     flags.DEFINE_integer("process_id", -1, "of this process, from 0")
 
 
+def define_ema_width() -> None:
+    flags.DEFINE_float("ema_width", None, "the run's average of this width, one of its "
+                       "train.ema_widths, in the place of the EMA")  # fmt: skip
+
+
 def start_processes() -> None:
     """Joins the other processes of the job, if there are any. Raises as `distributed.start`."""
     f = flags.FLAGS

@@ -21,6 +21,8 @@ def describe(config) -> dict:
     step_flops = programs.flops_per_step(parts)
     net = build.network(config)
     held = {"parameters": state.params, "EMA": state.ema, "optimizer": state.opt}
+    if state.averages:
+        held["averages"] = state.averages
     held = {name: partition.bytes_on_device(tree) for name, tree in held.items()}
     print(f"\n{net.depth_in_words()}\nparameters: {total:,}")
     print("bytes a device: " + ", ".join(f"{name} {size:,}" for name, size in held.items()))

@@ -1,5 +1,5 @@
-"""Scores the EMA weights of a run on held-out data: loss at fixed noise levels, beside that of the
-best linear denoiser, the distance of samples to their nearest training examples, and, with
+"""Scores the averaged weights of a run on held-out data: loss at fixed noise levels, beside that of
+the best linear denoiser, the distance of samples to their nearest training examples, and, with
 --metrics, distances of their features to those of the training set; with --likelihood, bits per
 number of held-out examples.
 
@@ -22,6 +22,7 @@ def define_flags() -> None:
     command_line.define_config(required=False)
     command_line.define_workdir()
     command_line.define_processes()
+    command_line.define_ema_width()
     flags.DEFINE_integer("samples", 64, "compared with the training set; 0: none", lower_bound=0)
     flags.DEFINE_list("metrics", [], f"of samples: {', '.join(configuration.METRICS)}")
     flags.DEFINE_enum("net", None, configuration.CHOICES["evaluate.net"], "whose features the "
@@ -58,7 +59,13 @@ def run() -> None:
     bits = scoring.Bits(f.likelihood, f.probes, f.ode_steps) if f.likelihood else None
     with lifecycle.Signals().installed() as signals:
         result = scoring.score(
-            config, f.workdir, samples=f.samples, scored=scored, bits=bits, signals=signals
+            config,
+            f.workdir,
+            samples=f.samples,
+            scored=scored,
+            bits=bits,
+            ema_width=f.ema_width,
+            signals=signals,
         )
     command_line.print_result(result)
 

@@ -1,4 +1,4 @@
-"""Draws samples from the EMA weights of a run: a grid, a file each, and a manifest.
+"""Draws samples from the averaged weights of a run: a grid, a file each, and a manifest.
 
 python -m nrdm_jax.sample --workdir=runs/openmoji32 --seeds=0-63 --labels=0,1,8 --out=samples
 """
@@ -19,7 +19,9 @@ def define_flags() -> None:
     flags.DEFINE_string("labels", None, "classes, repeated over the seeds; by default all in turn")
     flags.DEFINE_integer("steps", None, "of the sampler; by default the config's", lower_bound=1)
     flags.DEFINE_float("guidance", None, "classifier-free scale, 1 is off", lower_bound=0.0)
-    flags.DEFINE_string("weaker", None, "workdir of a weaker run: guides away from its weights, by "
+    command_line.define_ema_width()
+    flags.DEFINE_string("weaker", None, "workdir of a weaker run, or WORKDIR@STEP for an earlier "
+                        "step of one, or of this: guides away from the weights there, by "
                         "--guidance, and not from no class")  # fmt: skip
     flags.DEFINE_string("out", None, "directory; by default WORKDIR/samples/final")
 
@@ -53,6 +55,7 @@ def run() -> None:
             steps=flags.FLAGS.steps,
             guidance=flags.FLAGS.guidance,
             weaker=flags.FLAGS.weaker,
+            ema_width=flags.FLAGS.ema_width,
             signals=signals,
         )
     command_line.print_result({"samples": len(drawn), "grid": str(first)})

@@ -1,4 +1,4 @@
-"""What is done with a trained run: samples, and scores of its EMA weights."""
+"""What is done with a trained run: samples, and scores of its averaged weights."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nrdm_jax import build
+from nrdm_jax import build, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.evaluation import feature_sets, linear_denoiser
 from nrdm_jax.evaluation.heldout import bits_per_dim, heldout_losses
@@ -18,7 +18,6 @@ from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import generate, writers
-from nrdm_jax.training_run import read_ema
 
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
@@ -34,15 +33,19 @@ def draw(
     steps: int | None = None,
     guidance: float | None = None,
     weaker: str | None = None,
+    ema_width: float | None = None,
 ) -> tuple[pathlib.Path, np.ndarray]:
     """Writes a sample for each seed and label; returns the file to look at first, and the samples
-    (n, *S, C) in the network's range. With `weaker`, the workdir of another run, the guidance is
-    away from its EMA weights and not from no class.
+    (n, *S, C) in the network's range. The weights are the EMA, or the run's average of `ema_width`.
+    With `weaker`, another run's workdir or, with @STEP, an earlier step of this or another one, the
+    guidance is away from the weights there (`run_weights.find_at`) and not from no class.
 
     Raises:
-      ValueError: there is no checkpoint, or it does not fit the config; or the other run's outputs
-        are of another kind.
+      ValueError: there is no checkpoint, no such step or width, or it does not fit the config; or
+        the other run's outputs are of another kind.
     """
+    own = run_weights.find(workdir, ema_width)
+    other = guide = None
     if weaker is not None:
         scale = config.sample.guidance if guidance is None else guidance
         if scale == 1.0 or config.sample.guidance_rescale:
@@ -50,12 +53,15 @@ def draw(
                 f"--weaker={weaker} with guidance {scale:g} and sample.guidance_rescale="
                 f"{config.sample.guidance_rescale:g}; give --guidance above 1, and a rescale of 0"
             )
-    other = None if weaker is None else build.run(_comparable(config, weaker))
+        at, at_step = run_weights.at_step(weaker)
+        compared = _comparable(config, at)
+        guide = run_weights.find(at) if at_step is None else run_weights.find_at(at, at_step)
+        other = build.run(compared)
+        print(f"guided away from the {guide}", flush=True)
     parts = build.run(config)
-    weights: Any = read_ema(workdir, parts.abstract_state.ema)
-    if other is not None:
-        assert weaker is not None
-        weights = (weights, read_ema(weaker, other.abstract_state.ema))
+    weights: Any = own.read(parts.abstract_state.ema)
+    if guide is not None and other is not None:
+        weights = (weights, guide.read(other.abstract_state.ema))
     steps = config.sample.steps if steps is None else steps
     guidance = config.sample.guidance if guidance is None else guidance
     sampler = build.generator(
@@ -75,7 +81,10 @@ def draw(
         "guidance": guidance,
         "sampler": config.sample.sampler,
         "weights": str(workdir),
+        "ema_width": ema_width,
+        "step": own.step,
         "weaker": weaker,
+        "weaker_weights": guide and str(guide),
         "config": configuration.to_dict(config),
     }
     if not distributed.is_writer():
@@ -147,11 +156,12 @@ def score(
     drawn: np.ndarray | None = None,
     scored: Scored | None = None,
     bits: Bits | None = None,
+    ema_width: float | None = None,
 ) -> dict:
-    """Held-out losses of the EMA weights, those of the best linear denoiser on the same images,
-    noise and levels, nearest-neighbour distances, and where they are wanted other scores of
-    samples and the likelihood of held-out examples; also written to WORKDIR/evals/scores.json, if
-    that can be written.
+    """Held-out losses of the EMA weights, or of the run's average of `ema_width`, those of the best
+    linear denoiser on the same images, noise and levels, nearest-neighbour distances, and where
+    they are wanted other scores of samples and the likelihood of held-out examples; also written to
+    WORKDIR/evals/scores.json (scores_width_0.1.json), if that can be written.
 
     `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
     as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1]. What was
@@ -162,11 +172,12 @@ def score(
       DataError: the data are absent.
     """
     before = time.monotonic()
+    stored = run_weights.find(workdir, ema_width)
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
     with distributed.writer_first("score"):
         records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
-    ema = read_ema(workdir, parts.abstract_state.ema)
+    ema = stored.read(parts.abstract_state.ema)
     result = _losses(parts, ema, records, heldout, signals)
     if bits is not None:
         sums = build.bits_sums(
@@ -192,7 +203,8 @@ def score(
     out = pathlib.Path(workdir) / "evals"
     if distributed.is_writer() and os.access(workdir, os.W_OK):
         out.mkdir(exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(result | details, indent=2))
+        name = "scores" if ema_width is None else f"scores_width_{ema_width:g}"
+        (out / f"{name}.json").write_text(json.dumps(result | details, indent=2))
     return result
 
 

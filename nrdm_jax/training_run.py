@@ -1,29 +1,60 @@
 """One training run from its config to its last checkpoint: the parts of `build`, in their order."""
 
-import math
-import pathlib
+import dataclasses
 import sys
 import time
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
-from nrdm_jax import __version__, build, programs, trees
+from nrdm_jax import __version__, build, programs, reports, run_weights, trees
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
-from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir
 from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling import generate, writers
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import hooks, loop
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
 from nrdm_jax.training.state import TrainState, save_items, state_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run trains and is looked at with, before there is a workdir.
+
+    Attributes:
+      parts: that need no data.
+      records, heldout: the two splits.
+      batches: of the records.
+      sampler: for previews and scores.
+      quality: that scores samples, if asked for.
+    """
+
+    parts: build.Run
+    records: Source
+    heldout: Source
+    batches: Loader
+    sampler: Generator
+    quality: SampleQuality | None
+
+
+def _opened(config) -> Job:
+    """Raises as `train`."""
+    parts = build.run(config)
+    data_dir = str(lifecycle.data_dir())
+    with distributed.writer_first("data"):
+        records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
+    batches = build.train_loader(config, records, parts.mesh)
+    build.level_times(config, parts.path)
+    sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
+    quality = reports.quality(parts, records, sampler)
+    return Job(parts, records, heldout, batches, sampler, quality)
 
 
 def train(
@@ -40,36 +71,32 @@ def train(
     """
     ledger = Ledger()
     with ledger.account("init"):
-        parts = build.run(config)
-        data_dir = str(lifecycle.data_dir())
-        with distributed.writer_first("data"):
-            records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
-        batches = build.train_loader(config, records, parts.mesh)
-        build.level_times(config, parts.path)
-        sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
-        quality = _quality(parts, records, sampler)
+        job = _opened(config)
         if config.checkpoint.init_from:
-            _ema_step(config.checkpoint.init_from)
+            run_weights.find(config.checkpoint.init_from)
         home = Workdir(
             workdir,
             configuration.to_dict(config),
-            _environment(parts, records),
+            environment(job.parts, job.records.fingerprint),
             allow_change=allow_config_change,
         )
-        checkpoints = Checkpoints(str(home.path / "checkpoints"), keep=config.checkpoint.keep)
+        checkpoints = Checkpoints(
+            str(home.path / run_weights.CHECKPOINTS), keep=config.checkpoint.keep
+        )
+        snapshots = None
+        if config.train.ema_widths and config.train.ema_snapshots:
+            snapshots = Checkpoints(str(home.path / run_weights.SNAPSHOTS), keep=None)
     try:
-        return _train(
-            parts, records, heldout, batches, sampler, quality,
-            home.path, checkpoints, signals, ledger,
-        )  # fmt: skip
+        return _train(job, home.path, checkpoints, snapshots, signals, ledger)
     finally:
         checkpoints.close()
+        if snapshots is not None:
+            snapshots.close()
         home.release()
 
 
-def _train(
-    parts, records, heldout, batches, sampler, quality, workdir, checkpoints, signals, ledger
-) -> dict:
+def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
+    parts, records = job.parts, job.records
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
         state, records_seen = _start(parts, checkpoints, records)
@@ -77,6 +104,9 @@ def _train(
     if first_step >= last_step:
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
+    if snapshots is not None:
+        # They are of steps that are now done again, maybe with another config.
+        snapshots.remove_after(first_step)
 
     with ledger.account("compile"):
         before = time.monotonic()
@@ -99,7 +129,8 @@ def _train(
         batch_size=config.train.batch_size,
     )
     progress = Progress(first_step, last_step)
-    evaluation = hooks.HeldoutLoss(_heldout_losses(parts, heldout), writer, progress)
+    place = reports.Place(workdir, writer, progress, ledger)
+    evaluation = reports.evaluation(parts, job.heldout, place)
     if first_step == 0 and config.evaluate.every:
         with ledger.account("evaluate"):
             evaluation(0, state)
@@ -111,12 +142,22 @@ def _train(
     save = hooks.Save(checkpoints, meta, saved=first_step or None)
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
-    probe = _probe(parts, workdir, writer, progress, ledger)
+    probe = reports.probe(parts, place)
     happenings: list[loop.Hook] = [
         non_finite,
         *probe,
-        *_reports(parts, evaluation, sampler, workdir, writer, progress, ledger),
-        *_scores(parts, quality, signals, workdir, writer, progress, ledger),
+        reports.step_lines(parts, place),
+        hooks.Every(
+            evaluation,
+            ledger,
+            "evaluate",
+            every=config.evaluate.every,
+            last_step=last_step if config.evaluate.every else None,
+        ),
+        reports.grids(parts, job.sampler, place),
+        *reports.scores(parts, job.quality, signals, place),
+        # Before the checkpoint of the same step: what is restored has all its snapshots.
+        *_snapshots(config, snapshots, meta, ledger),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         profile,
     ]
@@ -124,7 +165,7 @@ def _train(
         state, step = loop.run(
             state,
             train_step,
-            batches.iterate(records_seen),
+            job.batches.iterate(records_seen),
             happenings,
             first_step=first_step,
             last_step=last_step,
@@ -156,70 +197,19 @@ def _train(
     }
 
 
-def _probe(parts, workdir, writer, progress, ledger) -> list[hooks.SensitivityLog]:
-    """The record of the units' sensitivity, where it is asked for."""
-    log, last_step = parts.config.log, parts.config.train.steps
-    if not log.sensitivity_every:
+def _snapshots(config, snapshots, meta, ledger) -> list[hooks.Snapshots]:
+    """The record of the power-function averages, where it is asked for."""
+    if snapshots is None:
         return []
     return [
-        hooks.SensitivityLog(
-            workdir, writer, progress, ledger, every=log.sensitivity_every, last_step=last_step
+        hooks.Snapshots(
+            snapshots,
+            meta,
+            ledger,
+            count=config.train.ema_snapshots,
+            last_step=config.train.steps,
         )
     ]
-
-
-def _reports(parts, evaluation, sampler, workdir, writer, progress, ledger) -> list[loop.Hook]:
-    """What tells of the run: step lines, held-out losses, sample grids."""
-    config = parts.config
-    last_step = config.train.steps
-    grid = hooks.SampleGrid(_draw(config, sampler), workdir, progress)
-    return [
-        hooks.StepLog(
-            writer,
-            progress,
-            ledger,
-            parts.schedule,
-            every=config.log.every,
-            last_step=last_step,
-            batch_size=config.train.batch_size,
-            flops_per_step=programs.flops_per_step(parts),
-            devices=parts.mesh.size,
-            peak_flops=programs.peak_flops(config),
-        ),
-        hooks.Every(
-            evaluation,
-            ledger,
-            "evaluate",
-            every=config.evaluate.every,
-            last_step=last_step if config.evaluate.every else None,
-        ),
-        hooks.Every(grid, ledger, "sample", every=config.sample.every),
-    ]
-
-
-def _quality(parts: build.Run, records: Source, sampler: Generator) -> SampleQuality | None:
-    """What scores samples, where that is asked for."""
-    if not parts.config.evaluate.metrics_every:
-        return None
-    net = build.feature_net(parts.config)
-    return SampleQuality(parts, records, sampler, build.drawing(parts.config), net)
-
-
-def _scores(parts, quality, signals, workdir, writer, progress, ledger) -> list[loop.Hook]:
-    """Scores of samples, every so many images and at the last step."""
-    if quality is None:
-        return []
-    train = parts.config.train
-
-    def evaluate(params: Params) -> dict:
-        try:
-            return quality(params, signals.check)
-        except Stop:  # the loop will stop, and save
-            return {}
-
-    scored = hooks.SampleScores(evaluate, workdir, writer, progress)
-    every = math.ceil(parts.config.evaluate.metrics_every / train.batch_size)
-    return [hooks.Every(scored, ledger, "score", every=every, last_step=train.steps)]
 
 
 def _meta(config, records: Source, step: int, records_seen: int) -> dict:
@@ -251,66 +241,29 @@ def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple
         return state, int(meta["records_seen"])
     state = parts.fresh_state()
     if config.checkpoint.init_from:
-        weights = read_ema(config.checkpoint.init_from, parts.abstract_state.ema)
-        state = state.replace(params=weights, ema=jax.tree.map(lambda x: x.copy(), weights))
+        weights = read_ema(config.checkpoint.init_from, parts.abstract_state.params)
+        own = {"ema": state.ema, "averages": state.averages}
+        copied = jax.jit(
+            lambda weights: {
+                "ema": jax.tree.map(jnp.copy, weights),
+                "averages": {name: jax.tree.map(jnp.copy, weights) for name in state.averages},
+            },
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, own),
+        )
+        state = state.replace(params=weights, **copied(weights))
         print(f"started from the weights of {config.checkpoint.init_from}", flush=True)
     return state, 0
 
 
-def _ema_step(workdir: str) -> int:
-    """Newest step of another run.
-
-    Raises:
-      ValueError: there is none.
-    """
-    directory = pathlib.Path(workdir) / "checkpoints"
-    latest = None
-    if directory.is_dir():
-        checkpoints = Checkpoints(str(directory), read_only=True)
-        latest = checkpoints.latest_step()
-        checkpoints.close()
-    if latest is None:
-        raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
-    return latest
-
-
 def read_ema(workdir: str, abstract_ema: Params) -> Params:
-    """The EMA weights of the newest checkpoint of a run; nothing is written there.
-
-    Raises:
-      ValueError: there is no checkpoint, or it is of other shapes, with a table.
-    """
-    step = _ema_step(workdir)
-    checkpoints = Checkpoints(str(pathlib.Path(workdir) / "checkpoints"), read_only=True)
-    try:
-        return checkpoints.restore(step, {"ema": abstract_ema})["ema"]
-    finally:
-        checkpoints.close()
+    """The EMA weights of the newest checkpoint of a run; nothing is written there. Raises as
+    `run_weights.find` and `Stored.read`."""
+    return run_weights.find(workdir).read(abstract_ema)
 
 
-def _heldout_losses(parts: build.Run, heldout: Source):
-    config = parts.config
-    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
-    batches = build.heldout_batches(config, heldout, parts.mesh, config.evaluate.examples)
-    return lambda params: heldout_losses(sums, params, batches, config.evaluate.log_snr)
-
-
-def _draw(config, sampler: Generator):
-    """Draws the run's preview: the same seeds and labels each time."""
-
-    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
-        seeds = np.arange(config.sample.examples)
-        labels = seeds % config.data.num_classes
-        x = sampler(params, seeds, labels)
-        manifest = {"seeds": seeds.tolist(), "labels": labels.tolist()}
-        if not distributed.is_writer():
-            return directory
-        return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
-
-    return draw
-
-
-def _environment(parts: build.Run, records: Source) -> dict:
+def environment(parts: build.Run, data: str) -> dict:
+    """What a workdir says of the programs and devices that wrote it, and the fingerprint of its
+    data."""
     return {
         "nrdm_jax": __version__,
         "jax": jax.__version__,
@@ -319,6 +272,6 @@ def _environment(parts: build.Run, records: Source) -> dict:
         "processes": jax.process_count(),
         "mesh": dict(parts.mesh.shape),
         "parameters": trees.count(parts.abstract_state.params),
-        "data": records.fingerprint,
+        "data": data,
         "command": sys.argv,
     }

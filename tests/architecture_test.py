@@ -11,12 +11,15 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "dynamics", "compare", "compile_ahead", "job")
+ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job")
 ASSEMBLY = (
     "build",
     "programs",
     "sample_quality",
+    "reports",
     "training_run",
+    "run_weights",
+    "post_hoc",
     "scoring",
     "denoising_dynamics",
     "comparison",
@@ -121,7 +124,7 @@ print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 def test_flags_and_validation_import_no_jax():
     script = """
 import sys
-from nrdm_jax import train, sample, evaluate, compare, job, compile_ahead, cli, config
+from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, cli, config
 config.validate(config.default())
 print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])
 """

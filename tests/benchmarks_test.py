@@ -124,6 +124,14 @@ def test_a_killed_run_is_the_run_that_was_not():
 
 
 @pytest.mark.slow
+def test_averages_that_are_made_are_those_that_were_tracked():
+    done = run("benchmarks.post_hoc_ema", "--steps=320")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["most_apart_kept"] < result["most_apart"] and len(result["rows"]) == 12
+
+
+@pytest.mark.slow
 def test_train_step_is_measured_beside_torch():
     pytest.importorskip("torch", reason="the extra torch is not installed")
     done = run("benchmarks.train_step", "--batch_size=2", "--micro_batches=1", "--at_least=0.01")

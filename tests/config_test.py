@@ -117,6 +117,10 @@ def test_early_refusals_are_those_of_the_algebra(path, prediction):
         ("train.steps", 0, "at least 1"),
         ("optim.learning_rate", float("nan"), "positive"),
         ("optim.warmup_steps", 10**6, "train.steps"),
+        ("train.ema_widths", (0.1, 0.3), r"within \(0, 0.289\)"),
+        ("train.ema_widths", (0.1, 0.1), "different numbers"),
+        ("train.ema_widths", (True,), "different numbers"),
+        ("train.ema_snapshots", -1, "at least 0"),
         ("mesh.data", 0, "positive number or -1"),
         ("mesh.fsdp", 7, "multiple of 7"),
         ("evaluate.log_snr", (), "tuple of numbers"),
@@ -248,6 +252,7 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ),
         (UNET | {"model.quantize": "int8"}, "which unet does not have"),
         ({"optim.rates": (("(", 2.0),)}, "pairs of a regular expression and a factor"),
+        ({"optim.name": "schedule_free", "train.ema_widths": (0.1,)}, "mean of its own"),
         ({"optim.name": "schedule_free", "optim.schedule": "cosine"}, "rate that does not fall"),
     ],
 )

@@ -128,11 +128,15 @@ def test_dry_run_of_dit_xl_2_needs_no_data(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run(
         [sys.executable, "-m", "nrdm_jax.train", "--config=configs/imagenet256_dit_xl2.py",
-         f"--workdir={tmp_path / 'w'}", "--dry_run"],
+         f"--workdir={tmp_path / 'w'}", "--dry_run", "--config.train.ema_widths=(0.1,)"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert '"parameters": 674834720' in done.stdout.strip().splitlines()[-1]
+    found = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("RESULT "))
+    assert found["parameters"] == 674834720
+    # Weights, two averages, two moments: all that the step is given, but for a batch.
+    assert 0 <= found["argument_bytes"] - found["state_bytes"] < 2**27
+    assert abs(found["state_bytes"] / (5 * 4 * 674834720) - 1) < 1e-5
     assert "stack/blocks/attention/alpha/kernel" in done.stdout and "mesh: " in done.stdout
     assert not (tmp_path / "w").exists()
 

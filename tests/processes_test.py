@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from nrdm_jax import build, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed
-from nrdm_jax.processes.workdir import changes
+from nrdm_jax.processes.workdir import changes, read_config
 from nrdm_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -60,25 +62,43 @@ def wait(workdir, started):
     return codes, logs
 
 
+def snapshots_of(workdir, width):
+    """{step: all numbers of the average of that width}"""
+    abstract = build.run(configuration.from_dict(read_config(workdir))).abstract_state.ema
+    return {
+        step: np.concatenate([
+            np.ravel(leaf) for leaf in jax.tree.leaves(
+                run_weights.Stored(workdir / "ema_snapshots", step, width).read(abstract))
+        ])
+        for step in run_weights.steps_of(str(workdir), "ema_snapshots")
+    }  # fmt: skip
+
+
 def test_two_processes_train_what_one_does(tmp_path, data_dir):
-    short = "--config.train.steps=4"
-    losses = {}
+    averaged = ("--config.train.ema_widths=(0.1,)", "--config.train.ema_snapshots=2")
+    short = ("--config.train.steps=4", *averaged)
+    losses, snapshots = {}, {}
     for processes in (1, PROCESSES):
         workdir = tmp_path / str(processes)
-        codes, logs = wait(workdir, start(workdir, data_dir, processes, short))
+        codes, logs = wait(workdir, start(workdir, data_dir, processes, *short))
         assert codes == [0] * processes, logs
         rows = read_metrics(workdir)
         losses[processes] = [row["loss"] for row in rows if "loss" in row]
         losses[processes] += [row["heldout_loss"] for row in rows if "heldout_loss" in row]
+        snapshots[processes] = snapshots_of(workdir, 0.1)
     assert len(losses[1]) == 6
+    assert list(snapshots[1]) == list(snapshots[PROCESSES]) == [2, 4]
+    for step, wanted in snapshots[1].items():
+        np.testing.assert_allclose(snapshots[PROCESSES][step], wanted, atol=1e-5)
     np.testing.assert_allclose(losses[PROCESSES], losses[1], rtol=1e-5)
     # One prints and writes; the RESULT is said once.
     assert "RESULT" in logs[0] and "RESULT" not in logs[1]
     # A single process goes on with what several have saved.
-    longer = "--config.train.steps=5"
+    longer = ("--config.train.steps=5", *averaged, "--allow_config_change")
     workdir = tmp_path / str(PROCESSES)
-    codes, logs = wait(workdir, start(workdir, data_dir, 1, longer, "--allow_config_change"))
+    codes, logs = wait(workdir, start(workdir, data_dir, 1, *longer))
     assert codes == [0] and "restored step 4" in logs[0], logs
+    assert list(snapshots_of(workdir, 0.1)) == [2, 4, 5]
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from nrdm_jax.config.mesh_checks import check_mesh
 from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
 from nrdm_jax.config.tree import CHOICES, METRICS, default, hint
 
+EVEN_WIDTH = 12**-0.5  # of an even average over all steps, the widest: see training.power_ema
+
 
 def validate(config) -> None:
     """Raises ValueError, naming the field and the fix, for everything that can be seen early.
@@ -30,6 +32,7 @@ def validate(config) -> None:
     check_memory(config)
     _check_diffusion(config)
     _check_optimizer(config)
+    _check_averages(config)
     check_mesh(config)
 
 
@@ -78,7 +81,7 @@ def _check_numbers(c) -> None:
         "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
         "sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
-        "pipeline.micro_batches sample.churn diffusion.variance_weight",
+        "pipeline.micro_batches sample.churn diffusion.variance_weight train.ema_snapshots",
     }
     for low, fields in at_least.items():
         for field in fields.split():
@@ -169,6 +172,24 @@ def _check_optimizer(c) -> None:
         "optim.b1",
         "is 0, the share of the mean in the weights of optim.name=schedule_free",
         "give 0.9",
+    )
+
+
+def _check_averages(c) -> None:
+    widths = c.train.ema_widths
+    require(
+        isinstance(widths, tuple)
+        and all(is_number(width) and 0 < width < EVEN_WIDTH for width in widths)
+        and len(set(widths)) == len(widths),
+        "train.ema_widths",
+        f"is {widths!r}",
+        f"give (), or different numbers within (0, {EVEN_WIDTH:.3f}), such as (0.1, 0.25)",
+    )
+    require(
+        not widths or c.optim.name != "schedule_free",
+        "train.ema_widths",
+        f"is {widths!r}, and optim.name=schedule_free has a mean of its own in the place of any",
+        "set it to ()",
     )
 
 

@@ -55,6 +55,8 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: c.optim.sensitivity_penalty > 0,
         "optim.sensitivity_penalty",
     ),
+    "train.ema_halflife_images": (lambda c: c.optim.name != "schedule_free", "optim.name"),
+    "train.ema_snapshots": (lambda c: bool(c.train.ema_widths), "train.ema_widths"),
     "diffusion.logit_mean": (_drawn("logit_normal", "log_normal"), "diffusion.times"),
     "diffusion.logit_std": (_drawn("logit_normal", "log_normal"), "diffusion.times"),
     "diffusion.mode_scale": (_drawn("mode"), "diffusion.times"),

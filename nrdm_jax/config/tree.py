@@ -195,7 +195,15 @@ def default() -> ml_collections.ConfigDict:
     c.train.steps = 1000
     c.train.batch_size = 64  # examples a step, all devices together
     c.train.micro_batches = 1  # the batch is accumulated over so many forward-backward passes
-    c.train.ema_halflife_images = 500_000.0  # examples after which a weight counts half
+    # The average that is scored and drawn from: its half-life is a number of examples, and warms up
+    # to it as a twentieth of those seen.
+    c.train.ema_halflife_images = 500_000.0
+    # Further averages, whose widths grow with the run: standard deviations of power functions, as
+    # shares of the steps so far, such as (0.1, 0.25). Each is one more copy of the weights.
+    c.train.ema_widths = ()
+    # How often those are kept, evenly over train.steps, all of them and in float32, in
+    # WORKDIR/ema_snapshots: `nrdm ema` makes the average of any width from them. 0: never
+    c.train.ema_snapshots = 32
 
     c.mesh = ml_collections.ConfigDict()
     # Devices along each axis; -1: all that are left. See sharding/mesh.py.
@@ -207,7 +215,7 @@ def default() -> ml_collections.ConfigDict:
     # Of several slices, joined by a slow network, so many along each axis; the sizes above are then
     # those of one slice.
     c.mesh.slices = ml_collections.ConfigDict(dict.fromkeys(MESH_AXES, 1))
-    c.mesh.zero1 = False  # the optimizer's state and the EMA are divided over data as well
+    c.mesh.zero1 = False  # the optimizer's state and the averages are divided over data as well
 
     c.pipeline = ml_collections.ConfigDict()  # with mesh.stage > 1
     c.pipeline.micro_batches = 0  # into which a batch is cut; 0: as many as there are stages

@@ -60,11 +60,11 @@ def sharding_of(path: str, leaf, mesh: Mesh, rules: Rules = tables.RULES) -> Nam
 def shardings(tree, mesh: Mesh, zero1: bool = False):
     """The sharding of every leaf of a (possibly abstract) state.
 
-    `zero1`: the optimizer's state and the EMA are divided over the axis `data` as well.
+    `zero1`: the optimizer's state and the averages are divided over the axis `data` as well.
     """
 
     def of(path: str, leaf) -> NamedSharding:
-        apart = zero1 and path.startswith(("opt/", "ema/"))
+        apart = zero1 and path.startswith(("opt/", "ema/", "averages/"))
         return sharding_of(path, leaf, mesh, tables.ZERO1 if apart else tables.RULES)
 
     return trees.map_with_path(of, tree)

@@ -224,6 +224,35 @@ class Save:
             self.saved = step
 
 
+class Snapshots:
+    """Writes the power-function averages in float32, `count` times evenly over the run, the last
+    time after its last step.
+
+    What is written is committed when the next step begins, so that no checkpoint, here or after a
+    kill, is later than a snapshot that is missing.
+    """
+
+    def __init__(
+        self,
+        snapshots: Checkpoints,
+        meta: Callable[[int], dict],
+        ledger: Ledger,
+        *,
+        count: int,
+        last_step: int,
+    ):
+        self._snapshots, self._meta, self._ledger = snapshots, meta, ledger
+        self._count, self._last_step = count, last_step
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        before, after = (s * self._count // self._last_step for s in (step - 1, step))
+        if before < after:
+            jax.block_until_ready(state.step)  # what the device still owes is the step's time
+            with self._ledger.account("save"):
+                self._snapshots.save(step, {"averages": state.averages}, self._meta(step))
+                self._snapshots.wait()
+
+
 class HeldoutLoss:
     """Writes the held-out losses of the EMA weights."""
 

@@ -27,6 +27,27 @@ def gamma_of(width: float) -> float:
     return float(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real.max())
 
 
+def name_of(width: float) -> str:
+    """By which an average is known in states and checkpoints; `float` is the inverse."""
+    return repr(float(width))
+
+
+def start(params: Params, widths: Sequence[float]) -> dict[str, Params]:
+    """The averages before the first step, by name: the weights, of which the first step leaves
+    nothing."""
+    return {name_of(width): jax.tree.map(jnp.copy, params) for width in widths}
+
+
+def update(averages: dict[str, Params], params: Params, step: Array) -> dict[str, Params]:
+    """The averages with the weights of step `step` = 1, 2, ..., leaf by leaf."""
+
+    def updated(average: Params, width: float) -> Params:
+        part = share(step.astype(jnp.float32), width)
+        return jax.tree.map(lambda a, p: a + part * (p - a), average, params)
+
+    return {name: updated(average, float(name)) for name, average in averages.items()}
+
+
 def share(step: Array, width: float) -> Array:
     """What the present weights, of step t = 1, 2, ..., count in the average: 1 - (1 - 1/t)^(gamma +
     1) (eq. 127), to the last digits of float32; 1 at the first, so that the start counts for
@@ -48,12 +69,37 @@ def coefficients(snapshots: Sequence[tuple[int, float]], step: int, width: float
     """
     if not snapshots or max(s for s, _ in snapshots) < step:
         raise ValueError(f"there is no snapshot of step {step} or later; choose an earlier step")
-    t = np.array([s for s, _ in snapshots], np.float64)
-    gammas = np.array([gamma_of(w) for _, w in snapshots])
-    gram = _product(t[:, None], gammas[:, None], t[None, :], gammas[None, :])
-    right = _product(t, gammas, np.float64(step), np.float64(gamma_of(width)))
+    gram, right, _ = _products(snapshots, step, width)
     # Snapshots that lie close are nearly alike: the smallest solution of the nearest fit.
     return np.linalg.lstsq(gram, right, rcond=1e-14)[0]
+
+
+def profile_error(
+    snapshots: Sequence[tuple[int, float]], step: int, width: float, factors: np.ndarray
+) -> float:
+    """How far the profile of the summed snapshots is from that which is wanted: the norm of the
+    difference over the norm of the latter, in L2 over the steps.
+
+    An average is the integral of its profile times the weights, so that this times the profile's
+    norm, (gamma + 1) / sqrt((2 gamma + 1) step), times the norm over the steps of a weight is the
+    most that it can be wrong by. Values below 1e-7 are rounding. Arguments as `coefficients`.
+    """
+    gram, right, norm = _products(snapshots, step, width)
+    squared = norm - 2 * factors @ right + factors @ gram @ factors
+    return float(np.sqrt(max(0.0, squared / norm)))
+
+
+def _products(snapshots: Sequence[tuple[int, float]], step: int, width: float):
+    """Of the snapshots' profiles with one another, of each with that which is wanted, and of that
+    with itself."""
+    t = np.array([s for s, _ in snapshots], np.float64)
+    gammas = np.array([gamma_of(w) for _, w in snapshots])
+    last, gamma = np.float64(step), np.float64(gamma_of(width))
+    return (
+        _product(t[:, None], gammas[:, None], t[None, :], gammas[None, :]),
+        _product(t, gammas, last, gamma),
+        _product(last, gamma, last, gamma),
+    )
 
 
 def _product(t_a, gamma_a, t_b, gamma_b):
@@ -64,13 +110,6 @@ def _product(t_a, gamma_a, t_b, gamma_b):
     return (gamma_a + 1) * (gamma_b + 1) * ratio / ((gamma_a + gamma_b + 1) * np.maximum(t_a, t_b))
 
 
-def combined(trees: Sequence[Params], weights: np.ndarray) -> Params:
-    """The sum of weighted trees, in float32."""
-
-    def leaf(*leaves):
-        total = jnp.zeros(leaves[0].shape, jnp.float32)
-        for weight, one in zip(weights, leaves, strict=True):
-            total = total + jnp.float32(weight) * one.astype(jnp.float32)
-        return total
-
-    return jax.tree.map(leaf, *trees)
+def plus(total: Params, factor: Array, tree: Params) -> Params:
+    """total + factor * tree, leaf by leaf, in the type of the total."""
+    return jax.tree.map(lambda a, b: a + factor * b.astype(a.dtype), total, tree)

@@ -1,6 +1,6 @@
 """Everything that a training run carries from step to step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.sharding import partition
 from nrdm_jax.signatures import Array, Params
+from nrdm_jax.training import power_ema
 
 
 class TrainState(struct.PyTreeNode):
@@ -21,6 +22,7 @@ class TrainState(struct.PyTreeNode):
     params, ema: the weights and their moving average, float32.
     opt: the optimizer's state.
     importance: by which times are drawn, see `importance.History`; as a rule nothing.
+    averages: by the names of their widths, see `power_ema`; as a rule there are none.
     """
 
     step: Array
@@ -29,6 +31,7 @@ class TrainState(struct.PyTreeNode):
     ema: Params
     opt: Any
     importance: Any = ()
+    averages: dict[str, Params] = struct.field(default_factory=dict)
 
 
 def create(
@@ -37,8 +40,9 @@ def create(
     seed: int,
     *,
     importance: Importance | None = None,
+    widths: Sequence[float] = (),
 ) -> TrainState:
-    """A fresh state; the average starts at the weights. Pure, so that it can be jitted or
+    """A fresh state; the averages start at the weights. Pure, so that it can be jitted or
     shaped."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     params = init(init_key)
@@ -49,6 +53,7 @@ def create(
         ema=jax.tree.map(jnp.copy, params),
         opt=optimizer.init(params),
         importance=importance.start() if importance else (),
+        averages=power_ema.start(params, widths),
     )
 
 
@@ -60,15 +65,17 @@ def create_sharded(
     zero1: bool = False,
     *,
     importance: Importance | None = None,
+    widths: Sequence[float] = (),
 ) -> tuple[TrainState, Callable[[], TrainState]]:
     """The abstract state, with the sharding of every leaf, and a function that allocates it.
-    `zero1`: see `partition.shardings`; `importance`: of times that are drawn by it.
+    `zero1`: see `partition.shardings`; `importance`: of times that are drawn by it; `widths`: of
+    the power-function averages.
 
     Each leaf is born in its shards: nothing ever holds the whole state on one device.
     """
 
     def fresh() -> TrainState:
-        return create(init, optimizer, seed, importance=importance)
+        return create(init, optimizer, seed, importance=importance, widths=widths)
 
     shapes = jax.eval_shape(fresh)
     shardings = partition.shardings(shapes, mesh, zero1)
@@ -83,7 +90,7 @@ def save_items(state: TrainState) -> dict:
         "opt": state.opt,
         "loop": {"step": state.step, "key": state.key},
     }
-    optional = {"importance": state.importance}
+    optional = {"importance": state.importance, "averages": state.averages}
     return items | {name: tree for name, tree in optional.items() if tree}
 
 
@@ -96,4 +103,5 @@ def state_of(items: dict) -> TrainState:
         ema=items["ema"],
         opt=items["opt"],
         importance=items.get("importance", ()),
+        averages=items.get("averages", {}),
     )

@@ -10,7 +10,7 @@ import optax
 from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
-from nrdm_jax.training import accumulation, ema, sensitivity
+from nrdm_jax.training import accumulation, ema, power_ema, sensitivity
 from nrdm_jax.training.optimizer import Averaged
 from nrdm_jax.training.state import TrainState
 
@@ -90,7 +90,8 @@ def make_train_step(
         images_seen = (state.step + 1).astype(jnp.float32) * batch_size
         decay = ema.decay(images_seen, batch_size, ema_halflife_images)
         mean = averaged(opt, params) if averaged else ema.update(state.ema, params, decay)
-        new = dict(params=params, ema=mean, opt=opt)
+        averages = power_ema.update(state.averages, params, state.step + 1)
+        new = dict(params=params, ema=mean, opt=opt, averages=averages)
         if importance:
             seen = metrics.pop("importance")
             new["importance"] = importance.updated(state.importance, seen, batch_size)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from nrdm_jax import build
@@ -33,10 +34,53 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(saved):
         assert b.sharding == w.sharding and a.dtype == b.dtype
 
 
-def test_only_the_newest_are_kept(saved):
+def test_only_the_newest_are_kept_and_later_ones_can_be_removed(saved):
     _, state, checkpoints = saved
+    assert checkpoints.steps() == [4, 5]
+    checkpoints.remove_after(4)
+    assert checkpoints.steps() == [4] and checkpoints.latest_step() == 4
     with pytest.raises((FileNotFoundError, KeyError, ValueError)):
         checkpoints.restore(3, save_items(state))
+
+
+def test_averages_are_an_item_of_runs_that_have_them(saved):
+    config, state, checkpoints = saved
+    config.train.ema_widths = (0.1, 0.25)
+    parts = build.run(config)
+    with pytest.raises(ValueError, match=r"averages/0.1/final/bias: stored absent, wanted"):
+        checkpoints.restore(5, save_items(parts.abstract_state))
+    averages = {name: jax.tree.map(lambda x, n=n: x + n, state.params)
+                for n, name in enumerate(parts.abstract_state.averages)}  # fmt: skip
+    checkpoints.save(6, save_items(state.replace(averages=averages)), {})
+    checkpoints.wait()
+    one = {"0.25": parts.abstract_state.averages["0.25"]}
+    found = checkpoints.restore_part(6, "averages", one)
+    assert list(found) == ["0.25"]
+    for a, b, w in zip(*map(jax.tree.leaves, (found["0.25"], averages["0.25"], one)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.sharding == w.sharding
+    # Who does not want them need not know of them.
+    assert state_of(checkpoints.restore(6, save_items(state))).averages == {}
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [("RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 3: No space left on device "
+      "[os_error_code='28']", OSError),
+     ("item is of no known type", ValueError)],
+)  # fmt: skip
+def test_a_full_disk_is_told_from_a_defect(tmp_path, monkeypatch, problem, kind):
+    checkpoints = Checkpoints(str(tmp_path))
+
+    def fails(*arguments, **options):
+        raise ValueError(problem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", fails)
+        with pytest.raises(kind, match="cannot be written: No space left" if kind is OSError
+                           else "no known type"):  # fmt: skip
+            checkpoints.save(1, {"ema": {"w": jnp.ones(3)}}, {})
+    checkpoints.close()
 
 
 @pytest.mark.parametrize(

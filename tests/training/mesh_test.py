@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import measuring
@@ -57,15 +58,20 @@ def single():
 def test_eight_devices_give_the_losses_of_one(
     tiny_config, fill_zeros, monkeypatch, single, mesh, micro_batches
 ):
+    tiny_config.train.ema_widths = (0.1, 0.25)
     if not single:
         with monkeypatch.context() as patch:
-            single["losses"] = losses_on(tiny_config, 1, fill_zeros, patch, data=1, fsdp=1)[0]
+            losses, state = losses_on(tiny_config, 1, fill_zeros, patch, data=1, fsdp=1)
+        single["losses"], single["averages"] = losses, jax.device_get(state.averages)
     tiny_config.train.micro_batches = micro_batches
     losses, state = losses_on(tiny_config, 8, fill_zeros, monkeypatch, **mesh)
     assert (
         single["losses"][-1] < single["losses"][0]
     )  # it learns, so that there is something to compare
     np.testing.assert_allclose(losses, single["losses"], rtol=1e-5)
+    wanted, found = jax.device_get((single["averages"], state.averages))
+    apart = optax.global_norm(jax.tree.map(np.subtract, wanted, found))
+    assert apart < 1e-6 * optax.global_norm(wanted)
     kernel = state.params["stack"]["blocks"]["mlp"]["branch"]["hidden"]["kernel"]
     local = kernel.addressable_shards[0].data.shape
     assert local == (2, 32 // mesh["fsdp"], 128)  # fsdp really divides the weights

@@ -1,5 +1,6 @@
 """Post-hoc averages are those that would have been tracked."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,11 +53,37 @@ def test_post_hoc_is_tracked_to_a_thousandth(width):
         assert np.linalg.norm(found - direct) / np.linalg.norm(direct) < 1e-3
 
 
-def test_combined_is_the_sum_of_trees():
-    trees = [{"a": np.full(3, float(i)), "b": np.ones((2, 2), np.float16)} for i in (1, 2)]
-    found = power_ema.combined(trees, np.array([0.25, 0.75]))
-    np.testing.assert_allclose(found["a"], 1.75)
+def test_the_error_of_a_profile_is_the_most_an_average_can_be_wrong_by():
+    """With weights that are the difference of the profiles, Cauchy's inequality is an equality."""
+    steps, width, kept = 1500, 0.15, [(s, w) for s in (750, 1500) for w in (0.1, 0.25)]
+    factors = power_ema.coefficients(kept, steps, width)
+    profiles = np.array([tracked(np.eye(s), w)[-1] @ np.eye(s, steps) for s, w in kept])
+    wanted = tracked(np.eye(steps), width)[-1]
+    difference = factors @ profiles - wanted
+    error = power_ema.profile_error(kept, steps, width, factors)
+    assert 0.05 < error < 0.2
+    assert abs(np.linalg.norm(difference) / np.linalg.norm(wanted) / error - 1) < 0.01
+    gamma = power_ema.gamma_of(width)
+    norm = (gamma + 1) / np.sqrt((2 * gamma + 1) * steps)
+    assert abs(difference @ difference / (error * norm * np.linalg.norm(difference)) - 1) < 0.01
+
+
+def test_plus_keeps_the_type_of_the_total():
+    total = {"a": jnp.full(3, 2.0), "b": jnp.ones((2, 2))}
+    found = power_ema.plus(total, jnp.float32(-0.5), jax.tree.map(jnp.bfloat16, total))
+    np.testing.assert_allclose(found["a"], 1.0)
     assert found["b"].dtype == np.float32
+
+
+def test_every_width_is_averaged_from_the_first_step_on():
+    weights = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    averages = power_ema.start({"w": jnp.full(4, 1e3)}, (0.1, 0.25))
+    update = jax.jit(power_ema.update)
+    for step, w in enumerate(weights, 1):
+        averages = update(averages, {"w": jnp.asarray(w)}, jnp.int32(step))
+    for width in (0.1, 0.25):
+        direct = tracked(weights, width)[-1]
+        np.testing.assert_allclose(averages[str(width)]["w"], direct, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [0.0, 0.3])

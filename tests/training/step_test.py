@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from nrdm_jax import build, trees
-from nrdm_jax.training import ema, flops, metrics, optimizer
+from nrdm_jax.training import ema, flops, metrics, optimizer, power_ema
 from nrdm_jax.training.state import TrainState
 from nrdm_jax.training.step import make_train_step
 
@@ -20,7 +20,10 @@ def linear_state(optimizer_, w=(0.5, -1.0)):
     params = {"w": jnp.asarray(w)}
     key = jax.random.key_data(jax.random.key(0))
     average = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.int32(0), key, params, average, optimizer_.init(params))
+    averages = power_ema.start(params, (0.1,))
+    return TrainState(
+        jnp.int32(0), key, params, average, optimizer_.init(params), averages=averages
+    )
 
 
 BATCH = {
@@ -65,8 +68,10 @@ def test_a_non_finite_step_changes_nothing_but_the_count(bad):
         before, BATCH | dict(y=BATCH["y"].at[3].set(bad))
     )
     assert metrics["finite"] == 0 and after.step == before.step + 1
-    kept, now = ((s.params, s.ema, s.opt) for s in (before, after))
+    kept, now = ((s.params, s.ema, s.opt, s.averages) for s in (before, after))
     jax.tree.map(np.testing.assert_array_equal, kept, now)
+    # Of one step there is but one average.
+    np.testing.assert_allclose(now[3]["0.1"]["w"], now[0]["w"], rtol=1e-6)
 
 
 def test_average_has_its_half_life():

@@ -1,0 +1,125 @@
+"""What tells of a training run while it goes: step lines, sensitivity, held-out losses, sample
+grids and scores; the hooks of `training` with the parts of `build`."""
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+
+from nrdm_jax import build, programs
+from nrdm_jax.data.sources import Source
+from nrdm_jax.evaluation.heldout import heldout_losses
+from nrdm_jax.processes import distributed, lifecycle
+from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.sample_quality import SampleQuality
+from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling.generate import Generator
+from nrdm_jax.signatures import Params
+from nrdm_jax.training import hooks, loop
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run's figures go.
+
+    Attributes:
+      workdir: for pictures, samples and scores.
+      writer, progress: for figures and lines.
+      ledger: which is charged with the time that each takes.
+    """
+
+    workdir: pathlib.Path
+    writer: MetricsWriter
+    progress: Progress
+    ledger: Ledger
+
+
+def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
+    """The record of the units' sensitivity, where it is asked for."""
+    log = parts.config.log
+    if not log.sensitivity_every:
+        return []
+    return [
+        hooks.SensitivityLog(
+            place.workdir,
+            place.writer,
+            place.progress,
+            place.ledger,
+            every=log.sensitivity_every,
+            last_step=parts.config.train.steps,
+        )
+    ]
+
+
+def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
+    config = parts.config
+    return hooks.StepLog(
+        place.writer,
+        place.progress,
+        place.ledger,
+        parts.schedule,
+        every=config.log.every,
+        last_step=config.train.steps,
+        batch_size=config.train.batch_size,
+        flops_per_step=programs.flops_per_step(parts),
+        devices=parts.mesh.size,
+        peak_flops=programs.peak_flops(config),
+    )
+
+
+def evaluation(parts: build.Run, heldout: Source, place: Place) -> hooks.HeldoutLoss:
+    """Held-out losses, to be called at a step."""
+    config = parts.config
+    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
+    batches = build.heldout_batches(config, heldout, parts.mesh, config.evaluate.examples)
+
+    def losses(params: Params) -> dict[str, float]:
+        return heldout_losses(sums, params, batches, config.evaluate.log_snr)
+
+    return hooks.HeldoutLoss(losses, place.writer, place.progress)
+
+
+def grids(parts: build.Run, sampler: Generator, place: Place) -> hooks.Every:
+    """Previews: the same seeds and labels each time."""
+    config = parts.config
+
+    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
+        seeds = np.arange(config.sample.examples)
+        labels = seeds % config.data.num_classes
+        x = sampler(params, seeds, labels)
+        manifest = {"seeds": seeds.tolist(), "labels": labels.tolist()}
+        if not distributed.is_writer():
+            return directory
+        return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
+
+    grid = hooks.SampleGrid(draw, place.workdir, place.progress)
+    return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)
+
+
+def quality(parts: build.Run, records: Source, sampler: Generator) -> SampleQuality | None:
+    """What scores samples, where that is asked for. Raises as it and `build.feature_net`."""
+    if not parts.config.evaluate.metrics_every:
+        return None
+    net = build.feature_net(parts.config)
+    return SampleQuality(parts, records, sampler, build.drawing(parts.config), net)
+
+
+def scores(
+    parts: build.Run, scorer: SampleQuality | None, signals: lifecycle.Signals, place: Place
+) -> list[loop.Hook]:
+    """Scores of samples, every so many images and at the last step."""
+    if scorer is None:
+        return []
+    train = parts.config.train
+
+    def evaluate(params: Params) -> dict:
+        try:
+            return scorer(params, signals.check)
+        except Stop:  # the loop will stop, and save
+            return {}
+
+    scored = hooks.SampleScores(evaluate, place.workdir, place.writer, place.progress)
+    every = math.ceil(parts.config.evaluate.metrics_every / train.batch_size)
+    return [hooks.Every(scored, place.ledger, "score", every=every, last_step=train.steps)]

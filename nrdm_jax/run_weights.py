@@ -1,0 +1,112 @@
+"""The weights that a run has left on disk: which there are, and reading them."""
+
+import dataclasses
+import pathlib
+import re
+
+from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.signatures import Params
+from nrdm_jax.training import power_ema
+
+CHECKPOINTS, SNAPSHOTS = "checkpoints", "ema_snapshots"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The weights of a step under `directory`: the EMA, or the average of a width."""
+
+    directory: pathlib.Path
+    step: int
+    width: float | None = None
+
+    def __str__(self) -> str:
+        kind = "EMA" if self.width is None else f"average of width {self.width:g}"
+        return f"{kind} of {self.directory}/{self.step}"
+
+    def read(self, abstract: Params) -> Params:
+        """As `abstract`, with its shardings; nothing is written there.
+
+        Raises:
+          ValueError: they are of other shapes, with a table.
+        """
+        checkpoints = Checkpoints(str(self.directory), read_only=True)
+        try:
+            if self.width is None:
+                return checkpoints.restore(self.step, {"ema": abstract})["ema"]
+            name = power_ema.name_of(self.width)
+            return checkpoints.restore_part(self.step, "averages", {name: abstract})[name]
+        finally:
+            checkpoints.close()
+
+
+def find(workdir: str, width: float | None = None) -> Stored:
+    """The weights of the newest checkpoint: the EMA, or the average of a width that the run tracks.
+
+    Raises:
+      ValueError: there is no checkpoint, or the run does not track the width.
+    """
+    tracked = () if width is None else tracked_widths(workdir)
+    if width is not None and width not in tracked:
+        raise ValueError(
+            f"--ema_width={width:g}: {workdir} tracks {listed(tracked) or 'no widths'}; nrdm ema "
+            f"--workdir={workdir} --width={width:g} --out=DIR makes it from a run's snapshots"
+        )
+    steps = steps_of(workdir, CHECKPOINTS)
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
+    return Stored(pathlib.Path(workdir) / CHECKPOINTS, steps[-1], width)
+
+
+def find_at(workdir: str, step: int) -> Stored:
+    """The weights of an earlier step: the EMA of its checkpoint, or, where that was not kept, the
+    average of its snapshot, of the first width that the run tracks.
+
+    Raises:
+      ValueError: there is neither, with the steps that there are.
+    """
+    checkpoints, snapshots = (steps_of(workdir, kind) for kind in (CHECKPOINTS, SNAPSHOTS))
+    if step in checkpoints:
+        return Stored(pathlib.Path(workdir) / CHECKPOINTS, step)
+    if step in snapshots:
+        return Stored(pathlib.Path(workdir) / SNAPSHOTS, step, tracked_widths(workdir)[0])
+    raise ValueError(
+        f"{workdir} has no step {step}; choose one of its checkpoints ({listed(checkpoints)}) or "
+        f"snapshots ({listed(snapshots) or 'none, see train.ema_widths'})"
+    )
+
+
+def at_step(text: str) -> tuple[str, int | None]:
+    """`runs/x@5000` -> the workdir and the step; without @ the step is None. A directory of the
+    whole name is a workdir."""
+    found = re.fullmatch(r"(.+)@(\d+)", text)
+    if not found or pathlib.Path(text).is_dir():
+        return text, None
+    return found[1], int(found[2])
+
+
+def steps_of(workdir: str, kind: str) -> list[int]:
+    """Of the checkpoints or snapshots of a run, from the oldest."""
+    directory = pathlib.Path(workdir) / kind
+    if not directory.is_dir():
+        return []
+    checkpoints = Checkpoints(str(directory), read_only=True)
+    try:
+        return checkpoints.steps()
+    finally:
+        checkpoints.close()
+
+
+def tracked_widths(workdir: str) -> tuple[float, ...]:
+    """Of the power-function averages of a run.
+
+    Raises:
+      ValueError: as `read_config`.
+    """
+    # A run of before the field tracks none.
+    return tuple(read_config(pathlib.Path(workdir))["train"].get("ema_widths", ()))
+
+
+def listed(values) -> str:
+    """For a message."""
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
