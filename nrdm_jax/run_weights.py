@@ -48,10 +48,13 @@ def find(workdir: str, width: float | None = None) -> Stored:
     """
     tracked = () if width is None else tracked_widths(workdir)
     if width is not None and width not in tracked:
-        raise ValueError(
-            f"--ema_width={width:g}: {workdir} tracks {listed(tracked) or 'no widths'}; nrdm ema "
-            f"--workdir={workdir} --width={width:g} --out=DIR makes it from a run's snapshots"
+        other = (
+            f"tracks {listed(tracked)}; nrdm ema --workdir={workdir} --width={width:g} --out=DIR "
+            "makes it from its snapshots"
+            if tracked
+            else "tracks no widths; train with train.ema_widths, such as (0.1, 0.25)"
         )
+        raise ValueError(f"--ema_width={width:g}: {workdir} {other}")
     steps = steps_of(workdir, CHECKPOINTS)
     if not steps:
         raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
