@@ -31,7 +31,7 @@ from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sampling.generate import Generator, make_sample_fn
 from nrdm_jax.sharding import axes, rules
-from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh, replicated
+from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, check_batch, make_mesh, replicated
 from nrdm_jax.signatures import Array, Params
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
@@ -372,7 +372,28 @@ def generator(
         guide=_guide(config, path, c.guidance if scale is None else scale),
         weaker=weaker,
     )
-    return Generator(sample, mesh, c.batch_size)
+    return Generator(sample, mesh, sample_batch_size(config, mesh))
+
+
+# Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four
+# times that: half of 32 MiB of L3 holds them. In larger batches an image costs up to a fifth more,
+# in smaller ones no less (python -m benchmarks.sampling_speed --batch_size=16).
+CPU_TRUNK_BYTES = 2**21
+
+
+def sample_batch_size(config, mesh: Mesh) -> int:
+    """Examples drawn at a time, in whole parts for each of the devices: `sample.batch_size`, or
+    what its 0 stands for."""
+    size, parts = config.sample.batch_size, batch_devices(mesh)
+    if not size:
+        size = 64
+        if mesh.devices.flat[0].platform == "cpu":
+            fitting = max(1, CPU_TRUNK_BYTES // (4 * network(config).trunk_size))
+            # A power of two: what is left of a usual number of samples fills its batch as well.
+            size = min(size, parts * 2 ** (fitting.bit_length() - 1))
+        if mesh.shape["stage"] > 1:
+            parts *= config.pipeline.micro_batches or mesh.shape["stage"]
+    return -(-size // parts) * parts
 
 
 def _on(mesh: Mesh, f: Callable) -> Callable:

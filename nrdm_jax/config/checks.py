@@ -70,12 +70,12 @@ def _check_numbers(c) -> None:
     at_least = {
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
-        "evaluate.batch_size sample.examples sample.batch_size sample.steps log.every "
+        "evaluate.batch_size sample.examples sample.steps log.every "
         "log.profile_steps model.streams optim.sensitivity_examples model.knots pipeline.repeats",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples sample.every sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
-        "pipeline.micro_batches sample.churn",
+        "pipeline.micro_batches sample.churn sample.batch_size",
     }
     for low, fields in at_least.items():
         for field in fields.split():
