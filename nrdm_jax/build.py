@@ -325,6 +325,23 @@ def _trajectory(config, path: Path, steps: int | None = None) -> tuple[Solver, A
     return solve, grids.make_times(c.grid, path, c.steps if steps is None else steps, c.rho)
 
 
+def preview_times(config, path: Path, count: int, steps: int | None = None) -> Array:
+    """(count,) of the times that a sampler goes through, evenly from the first to the last.
+
+    Raises:
+      ValueError: it does not go through so many.
+    """
+    _, times_at = _trajectory(config, path, steps)
+    if config.sample.sampler == "dopri5":
+        return jnp.linspace(times_at[0], times_at[-1], count)
+    if not 2 <= count <= len(times_at):
+        raise ValueError(
+            f"--trajectory={count} of a sampler of {len(times_at)} steps; give 2 to "
+            f"{len(times_at)}, or more --steps"
+        )
+    return times_at[np.linspace(0, len(times_at) - 1, count).round().astype(int)]
+
+
 def _guide(config, path: Path, scale: float):
     """(network, a weaker one or none) -> the guided network."""
     c = config.sample
@@ -353,9 +370,11 @@ def generator(
     steps: int | None = None,
     scale: float | None = None,
     weaker: objectives.ApplyFn | None = None,
+    preview_times: Array | None = None,
 ) -> Generator:
     """What is not given is the config's. With `weaker`, a network of the same path and prediction,
-    the guidance is away from it, and the generator takes a pair of weights.
+    the guidance is away from it, and the generator takes a pair of weights. With times, see
+    `preview_times`, it gives the estimates of x0 there as well.
 
     Raises:
       ValueError: as `predictions.check`.
@@ -371,6 +390,7 @@ def generator(
         times=times_at,
         guide=_guide(config, path, c.guidance if scale is None else scale),
         weaker=weaker,
+        preview_times=preview_times,
     )
     return Generator(sample, mesh, sample_batch_size(config, mesh))
 

@@ -21,6 +21,8 @@ def define_flags() -> None:
     flags.DEFINE_float("guidance", None, "classifier-free scale, 1 is off", lower_bound=0.0)
     flags.DEFINE_string("weaker", None, "workdir of a weaker run: guides away from its weights, by "
                         "--guidance, and not from no class")  # fmt: skip
+    flags.DEFINE_integer("trajectory", 0, "times on the way, the first to the last, at which what "
+                         "the sample looks to become is shown; 0: none", lower_bound=0)  # fmt: skip
     flags.DEFINE_string("out", None, "directory; by default WORKDIR/samples/final")
 
 
@@ -53,6 +55,7 @@ def run() -> None:
             steps=flags.FLAGS.steps,
             guidance=flags.FLAGS.guidance,
             weaker=flags.FLAGS.weaker,
+            trajectory=flags.FLAGS.trajectory,
             signals=signals,
         )
     command_line.print_result({"samples": len(drawn), "grid": str(first)})

@@ -30,14 +30,16 @@ def draw(
     steps: int | None = None,
     guidance: float | None = None,
     weaker: str | None = None,
+    trajectory: int = 0,
 ) -> tuple[pathlib.Path, np.ndarray]:
     """Writes a sample for each seed and label; returns the file to look at first, and the samples
     (n, *S, C) in the network's range. With `weaker`, the workdir of another run, the guidance is
-    away from its EMA weights and not from no class.
+    away from its EMA weights and not from no class. With `trajectory`, the estimates of x0 at so
+    many times on the way are written as well.
 
     Raises:
       ValueError: there is no checkpoint, or it does not fit the config; or the other run's outputs
-        are of another kind.
+        are of another kind; or the sampler goes through fewer times.
     """
     if weaker is not None:
         scale = config.sample.guidance if guidance is None else guidance
@@ -48,11 +50,12 @@ def draw(
             )
     other = None if weaker is None else build.run(_comparable(config, weaker))
     parts = build.run(config)
+    steps = config.sample.steps if steps is None else steps
+    shown = build.preview_times(config, parts.path, trajectory, steps) if trajectory else None
     weights: Any = read_ema(workdir, parts.abstract_state.ema)
     if other is not None:
         assert weaker is not None
         weights = (weights, read_ema(weaker, other.abstract_state.ema))
-    steps = config.sample.steps if steps is None else steps
     guidance = config.sample.guidance if guidance is None else guidance
     sampler = build.generator(
         config,
@@ -62,8 +65,10 @@ def draw(
         steps=steps,
         scale=guidance,
         weaker=None if other is None else other.apply,
+        preview_times=shown,
     )
-    x = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    drawn = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    x, previews = (drawn, None) if shown is None else drawn
     manifest = {
         "seeds": seeds,
         "labels": labels,
@@ -76,6 +81,10 @@ def draw(
     }
     if not distributed.is_writer():
         return out, x
+    if previews is not None:
+        assert shown is not None
+        file = writers.write_trajectory(out, previews, generate.to_pixels(previews))
+        manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
     return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
 
 
