@@ -30,16 +30,17 @@ def require(*packages: str, extra: str) -> None:
 
 
 def paired_seconds(
-    one: Callable[[], object], other: Callable[[], object], pairs: int
-) -> list[tuple[float, float]]:  # fmt: skip
+    one: Callable[[], object], other: Callable[[], object], pairs: int, untimed: bool = True
+) -> list[tuple[float, float]]:
     """Seconds of one and of the other, in alternated pairs, printed as they come. Each turn is an
     untimed step and a timed one: a step that comes after another program's is slower than one after
-    its like."""
+    its like. Without the untimed one, for turns that are long beside their start."""
     found = []
     for pair in range(pairs):
         seconds = {}
         for i, step in ((1, other), (0, one)) if pair % 2 else ((0, one), (1, other)):
-            step()
+            if untimed:
+                step()
             before = time.perf_counter()
             step()
             seconds[i] = time.perf_counter() - before

@@ -173,7 +173,7 @@ def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -
         recomputed *= (busy + mesh["stage"] - 1) / busy
     net = build.network(c)
     width = jnp.dtype(c.model.branch_dtype).itemsize
-    batch = c.train.batch_size if what == "train" else c.sample.batch_size
+    batch = c.train.batch_size if what == "train" else build.sample_batch_size(c, parts.mesh)
     examples = batch / (mesh["data"] * mesh["fsdp"] * mesh["context"])
     passes = (forwards + backward) if what == "train" else c.sample.steps
     weights = found["parameters"] * width / (mesh["tensor"] * mesh["stage"])

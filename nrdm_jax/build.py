@@ -43,7 +43,7 @@ from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sampling.generate import Generator, make_sample_fn
 from nrdm_jax.sharding import axes, rules
-from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh, replicated
+from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, check_batch, make_mesh, replicated
 from nrdm_jax.signatures import Array, Params
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
@@ -414,6 +414,23 @@ def _trajectory(config, path: Path, steps: int | None = None) -> tuple[Solver, A
     return solve, grids.make_times(c.grid, path, c.steps if steps is None else steps, c.rho)
 
 
+def preview_times(config, path: Path, count: int, steps: int | None = None) -> Array:
+    """(count,) of the times that a sampler goes through, evenly from the first to the last.
+
+    Raises:
+      ValueError: it does not go through so many.
+    """
+    _, times_at = _trajectory(config, path, steps)
+    if config.sample.sampler == "dopri5":
+        return jnp.linspace(times_at[0], times_at[-1], count)
+    if not 2 <= count <= len(times_at):
+        raise ValueError(
+            f"--trajectory={count} of a sampler of {len(times_at)} steps; give 2 to "
+            f"{len(times_at)}, or more --steps"
+        )
+    return times_at[np.linspace(0, len(times_at) - 1, count).round().astype(int)]
+
+
 def _guide(config, path: Path, scale: float):
     """(network, a weaker one or none) -> the guided network."""
     c = config.sample
@@ -442,9 +459,11 @@ def generator(
     steps: int | None = None,
     scale: float | None = None,
     weaker: objectives.ApplyFn | None = None,
+    preview_times: Array | None = None,
 ) -> Generator:
     """What is not given is the config's. With `weaker`, a network of the same path and prediction,
-    the guidance is away from it, and the generator takes a pair of weights.
+    the guidance is away from it, and the generator takes a pair of weights. With times, see
+    `preview_times`, it gives the estimates of x0 there as well.
 
     Raises:
       ValueError: as `predictions.check`.
@@ -465,8 +484,30 @@ def generator(
             and config.model.learn_variance
             and config.diffusion.variance_weight > 0
         ),
+        preview_times=preview_times,
     )
-    return Generator(sample, mesh, c.batch_size)
+    return Generator(sample, mesh, sample_batch_size(config, mesh))
+
+
+# Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four
+# times that: half of 32 MiB of L3 holds them. In larger batches an image costs up to a fifth more,
+# in smaller ones no less (python -m benchmarks.sampling_speed --batch_size=16).
+CPU_TRUNK_BYTES = 2**21
+
+
+def sample_batch_size(config, mesh: Mesh) -> int:
+    """Examples drawn at a time, in whole parts for each of the devices: `sample.batch_size`, or
+    what its 0 stands for."""
+    size, parts = config.sample.batch_size, batch_devices(mesh)
+    if not size:
+        size = 64
+        if mesh.devices.flat[0].platform == "cpu":
+            fitting = max(1, CPU_TRUNK_BYTES // (4 * network(config).trunk_size))
+            # A power of two: what is left of a usual number of samples fills its batch as well.
+            size = min(size, parts * 2 ** (fitting.bit_length() - 1))
+        if mesh.shape["stage"] > 1:
+            parts *= config.pipeline.micro_batches or mesh.shape["stage"]
+    return -(-size // parts) * parts
 
 
 def feature_net(config, name: str | None = None, weights: str | None = None) -> FeatureNet:

@@ -70,7 +70,7 @@ def flops_per_batch(parts: build.Run) -> int:
     _, apply = build.model(_counted(c))
     sampler = build.generator(c, apply, parts.path, parts.mesh)
     numbers = [jax.ShapeDtypeStruct((1,), kind) for kind in (jnp.uint32, jnp.int32)]
-    return c.sample.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)
+    return sampler.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)
 
 
 def penalty_cost(parts: build.Run) -> float:

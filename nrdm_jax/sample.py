@@ -23,6 +23,8 @@ def define_flags() -> None:
     flags.DEFINE_string("weaker", None, "workdir of a weaker run, or WORKDIR@STEP for an earlier "
                         "step of one, or of this: guides away from the weights there, by "
                         "--guidance, and not from no class")  # fmt: skip
+    flags.DEFINE_integer("trajectory", 0, "times on the way, the first to the last, at which what "
+                         "the sample looks to become is shown; 0: none", lower_bound=0)  # fmt: skip
     flags.DEFINE_string("out", None, "directory; by default WORKDIR/samples/final")
 
 
@@ -56,6 +58,7 @@ def run() -> None:
             guidance=flags.FLAGS.guidance,
             weaker=flags.FLAGS.weaker,
             ema_width=flags.FLAGS.ema_width,
+            trajectory=flags.FLAGS.trajectory,
             signals=signals,
         )
     command_line.print_result({"samples": len(drawn), "grid": str(first)})

@@ -34,15 +34,17 @@ def draw(
     guidance: float | None = None,
     weaker: str | None = None,
     ema_width: float | None = None,
+    trajectory: int = 0,
 ) -> tuple[pathlib.Path, np.ndarray]:
     """Writes a sample for each seed and label; returns the file to look at first, and the samples
     (n, *S, C) in the network's range. The weights are the EMA, or the run's average of `ema_width`.
     With `weaker`, another run's workdir or, with @STEP, an earlier step of this or another one, the
-    guidance is away from the weights there (`run_weights.find_at`) and not from no class.
+    guidance is away from the weights there (`run_weights.find_at`) and not from no class. With
+    `trajectory`, the estimates of x0 at so many times on the way are written as well.
 
     Raises:
       ValueError: there is no checkpoint, no such step or width, or it does not fit the config; or
-        the other run's outputs are of another kind.
+        the other run's outputs are of another kind; or the sampler goes through fewer times.
     """
     own = run_weights.find(workdir, ema_width)
     other = guide = None
@@ -59,10 +61,11 @@ def draw(
         other = build.run(compared)
         print(f"guided away from the {guide}", flush=True)
     parts = build.run(config)
+    steps = config.sample.steps if steps is None else steps
+    shown = build.preview_times(config, parts.path, trajectory, steps) if trajectory else None
     weights: Any = own.read(parts.abstract_state.ema)
     if guide is not None and other is not None:
         weights = (weights, guide.read(other.abstract_state.ema))
-    steps = config.sample.steps if steps is None else steps
     guidance = config.sample.guidance if guidance is None else guidance
     sampler = build.generator(
         config,
@@ -72,8 +75,10 @@ def draw(
         steps=steps,
         scale=guidance,
         weaker=None if other is None else other.apply,
+        preview_times=shown,
     )
-    x = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    drawn = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    x, previews = (drawn, None) if shown is None else drawn
     manifest = {
         "seeds": seeds,
         "labels": labels,
@@ -89,6 +94,10 @@ def draw(
     }
     if not distributed.is_writer():
         return out, x
+    if previews is not None:
+        assert shown is not None
+        file = writers.write_trajectory(out, previews, generate.to_pixels(previews))
+        manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
     return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
 
 

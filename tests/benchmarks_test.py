@@ -138,3 +138,13 @@ def test_train_step_is_measured_beside_torch():
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
     assert result["pairs"] >= 7 and result["ratio_spread"][0] <= result["ratio"]
+
+
+@pytest.mark.slow
+def test_the_sampler_is_measured_beside_diffusers():
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    done = run("benchmarks.sampling_speed", "--depth=1", "--steps=2", "--at_least=0.01")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["pairs"] >= 7 and result["ratio_spread"][0] <= result["ratio"]
+    assert result["our_batch_size"] == 4

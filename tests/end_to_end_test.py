@@ -91,14 +91,15 @@ def test_samples_are_the_ema_s_and_repeat(finished, tmp_path):
     for out in ("a", "b"):
         code, text, err = run(
             "sample", f"--workdir={workdir}", "--seeds=0-2,9", "--labels=0,1", "--steps=3",
-            "--guidance=2.0", f"--out={tmp_path / out}",
+            "--guidance=2.0", "--trajectory=2", f"--out={tmp_path / out}",
         )  # fmt: skip
         assert code == 0, err
         assert result(text)["samples"] == 4
     a, b = (json.loads((tmp_path / out / "manifest.json").read_text()) for out in ("a", "b"))
     assert a == b and a["seeds"] == [0, 1, 2, 9] and a["labels"] == [0, 1, 0, 1]
-    for name in a["files"] + ["grid.png"]:
+    for name in a["files"] + ["grid.png", a["trajectory"]["file"]]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert len(a["trajectory"]["times"]) == 2
 
 
 @pytest.mark.slow

@@ -74,14 +74,15 @@ def _check_numbers(c) -> None:
         2: "diffusion.importance_bins",
         1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
         "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
-        "evaluate.batch_size evaluate.samples sample.examples sample.batch_size sample.steps "
+        "evaluate.batch_size evaluate.samples sample.examples sample.steps "
         "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
         "pipeline.repeats diffusion.importance_history",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
         "sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
-        "pipeline.micro_batches sample.churn diffusion.variance_weight train.ema_snapshots",
+        "pipeline.micro_batches sample.churn sample.batch_size diffusion.variance_weight "
+        "train.ema_snapshots",
     }
     for low, fields in at_least.items():
         for field in fields.split():

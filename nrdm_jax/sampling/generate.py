@@ -10,13 +10,15 @@ from jax.sharding import Mesh
 
 from nrdm_jax.diffusion.noise import noise_of_seeds, noise_of_steps
 from nrdm_jax.diffusion.predictions import to_x0_eps
+from nrdm_jax.diffusion.samplers.previews import Recorded
 from nrdm_jax.diffusion.samplers.table import Solver
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, replicated
 from nrdm_jax.signatures import Array, DenoiseFn, Params
 
-# (params, or a pair of them, seeds (B,), labels (B,)) -> samples (B, *S, C)
-SampleFn = Callable[[Any, Array, Array], Array]
+# (params, or a pair of them, seeds (B,), labels (B,)) -> samples (B, *S, C); where previews were
+# asked for, (samples, previews (B, k, *S, C)).
+SampleFn = Callable[[Any, Array, Array], Any]
 
 
 def make_sample_fn(
@@ -30,6 +32,7 @@ def make_sample_fn(
     guide: Callable[..., DenoiseFn] = lambda denoise: denoise,
     weaker: Callable[[Params, Array, Array, Array], Array] | None = None,
     learned_variance: bool = False,
+    preview_times: Array | None = None,
 ) -> SampleFn:
     """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
 
@@ -47,12 +50,15 @@ def make_sample_fn(
       weaker: another network with the same prediction; the sampler's params are then a pair.
       learned_variance: the network has twice the channels, and the solver takes what the second
         half says, as `ddpm.sample` does.
+      preview_times: (k,), decreasing to the last of the times: the estimates of x0 there come out
+         as well, the last being the sample. Of any solver but dopri5, whose times are its own, they
+         are some of the times.
     """
 
     channels = shape[-1]
     read = 2 * channels if learned_variance else channels
 
-    def sample(params: Any, seeds: Array, labels: Array) -> Array:
+    def sample(params: Any, seeds: Array, labels: Array) -> Any:
         def denoiser(apply, params) -> DenoiseFn:
             return lambda x_t, t, label: apply(params, x_t, t, label)[..., :read]
 
@@ -71,9 +77,13 @@ def make_sample_fn(
             return predict_variance(x_t, t)[:2]
 
         start = path.sigma(jnp.float32(path.t_max)) * noise_of_seeds(seeds, shape)
-        more = {"predict_variance": predict_variance} if learned_variance else {}
-        x = solve(predict, path, start, times, noise_of_steps(seeds, shape), **more)
-        return predict(x, jnp.full(x.shape[:1], times[-1]))[0]
+        estimate: Any = predict_variance if learned_variance else predict
+        if preview_times is not None:
+            estimate = Recorded(estimate, preview_times, start.shape)
+        more = {"predict_variance": estimate} if learned_variance else {}
+        x = solve(estimate, path, start, times, noise_of_steps(seeds, shape), **more)
+        x0, *_ = estimate(x, jnp.full(x.shape[:1], times[-1]))
+        return (x0, estimate.kept.swapaxes(0, 1)) if isinstance(estimate, Recorded) else x0
 
     return sample
 
@@ -105,9 +115,9 @@ class Generator:
         seeds: np.ndarray,
         labels: np.ndarray,
         poll: Callable[[], None] = lambda: None,
-    ) -> np.ndarray:
-        """(n,) seeds and labels -> (n, *S, C) float32, any n; `poll` is called before each
-        batch."""
+    ) -> Any:
+        """(n,) seeds and labels -> (n, *S, C) float32, any n, or the pair of that and previews (n,
+        k, *S, C); `poll` is called before each batch."""
         parts = []
         for start in range(0, len(seeds), self.batch_size):
             chunk = slice(start, start + self.batch_size)
@@ -119,8 +129,9 @@ class Generator:
                 )
                 for values, dtype in ((seeds, np.uint32), (labels, np.int32))
             ]
-            parts.append(np.asarray(self.jitted(params, *padded))[:count])
-        return np.concatenate(parts)
+            drawn = self.jitted(params, *padded)
+            parts.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], drawn))
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def to_pixels(x: np.ndarray) -> np.ndarray:

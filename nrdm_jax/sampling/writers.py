@@ -100,6 +100,29 @@ class NpzWriter:
             os.replace(self._partial, self._path)
 
 
+def write_trajectory(
+    directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, most: int = 16
+) -> pathlib.Path:
+    """Writes (n, k, *S, C) estimates of n samples on their way and returns the file: a picture of a
+    row each of the first `most`, noise on the left, of clips and volumes the frame or slice in the
+    middle; the array, of what is no picture.
+
+    Args:
+      directory: made where it is absent.
+      x: float32, as estimated.
+      pixels: the same in uint8.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    shape = x.shape[2:]
+    if not (is_image(shape) or is_stack(shape)):
+        np.save(directory / "trajectory.npy", x)
+        return directory / "trajectory.npy"
+    rows = pixels[:most] if is_image(shape) else pixels[:most, :, shape[0] // 2]
+    file = directory / "trajectory.png"
+    write_png(file, grid(rows.reshape(-1, *rows.shape[2:]), columns=x.shape[1]))
+    return file
+
+
 def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, manifest: dict):
     """Writes samples into `directory` and returns the file to look at first.
 

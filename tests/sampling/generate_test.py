@@ -7,6 +7,7 @@ from PIL import Image
 
 from nrdm_jax import build
 from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sharding.mesh import make_mesh
 
 
 @pytest.fixture
@@ -32,6 +33,26 @@ def test_a_sample_is_its_seed_s_whatever_the_batch_and_the_devices(sampled):
     assert alone.std() > 20 and alone.shape == (10, 8, 8, 3)
     for devices, batch in ((1, 10), (8, 4), (8, 16)):
         assert np.abs(sampled(devices, batch).astype(int) - alone).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "mesh_fields", "fields", "wanted"),
+    [
+        (1, {}, {}, 64),  # small trunks: all in the caches
+        (1, {}, {"size": "S"}, 4),  # DiT-S/2 of 256 tokens: 393,216 bytes an example
+        (1, {}, {"size": "S", "patch": (1,)}, 1),  # four times as many tokens
+        (4, {}, {"size": "XL", "patch": (1,)}, 4),  # one a device, whatever its size
+        (4, {"stage": 4, "data": 1}, {"size": "XL"}, 4),  # and one a micro-batch
+    ],
+)
+def test_a_batch_stays_in_the_caches_of_a_cpu(tiny_config, devices, mesh_fields, fields, wanted):
+    tiny_config.data.shape = (32, 32, 4)
+    tiny_config.model.patch = (2,)
+    tiny_config.model.update(fields)
+    mesh = make_mesh(dict(tiny_config.mesh) | mesh_fields, jax.devices()[:devices])
+    assert build.sample_batch_size(tiny_config, mesh) == wanted
+    tiny_config.sample.batch_size = 30  # as told, in whole parts
+    assert build.sample_batch_size(tiny_config, mesh) == (32 if mesh.shape["data"] == 4 else 30)
 
 
 @pytest.mark.parametrize(

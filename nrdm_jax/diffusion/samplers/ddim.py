@@ -1,10 +1,10 @@
 """DDIM: exact where the estimates of x0 and eps do not change; order 1. With eta, noise takes the
 place of some of eps; eta = 1 is DDPM's ancestral sampling."""
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.samplers.exponential import nodes
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -33,4 +33,4 @@ def sample(
         x = at.alpha[i + 1] * x0 + at.sigma[i + 1] * jnp.sqrt(jnp.maximum(1 - fresh, 0.0)) * eps
         return (x + at.sigma[i + 1] * jnp.sqrt(fresh) * noise(i) if eta else x), None
 
-    return jax.lax.scan(step, x_init, jnp.arange(len(times) - 1))[0]
+    return scan(predict, step, x_init, jnp.arange(len(times) - 1))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from nrdm_jax.diffusion import posterior
 from nrdm_jax.diffusion.samplers import ddim
 from nrdm_jax.diffusion.samplers.exponential import nodes
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -41,4 +42,4 @@ def sample(
         log_var = posterior.log_variance(jax.tree.map(lambda a: a[i], steps), v)
         return mean + jnp.exp(0.5 * log_var) * noise(i), None
 
-    return jax.lax.scan(step, x_init, jnp.arange(len(times) - 1))[0]
+    return scan(predict_variance, step, x_init, jnp.arange(len(times) - 1))

@@ -1,8 +1,10 @@
 """Dormand and Prince's adaptive method of order 5 on the probability-flow ODE, by diffrax."""
 
+import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import velocity_of
+from nrdm_jax.diffusion.samplers.previews import Recorded
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -26,18 +28,33 @@ def sample(
     import diffrax
 
     del noise
+    recorded = predict if isinstance(predict, Recorded) else None
+    evaluate = recorded.predict if recorded else predict
+
+    def estimates(x, t):
+        t_B = jnp.full(x.shape[:1], t, x.dtype)
+        return evaluate(x, t_B), t_B
 
     def slope(t, x, _):
-        t_B = jnp.full(x.shape[:1], t, x.dtype)
-        return velocity_of(path, *predict(x, t_B), t_B)
+        (x0, eps), t_B = estimates(x, t)
+        return velocity_of(path, x0, eps, t_B)
 
-    return diffrax.diffeqsolve(
+    end = diffrax.SubSaveAt(t1=True)
+    between = [diffrax.SubSaveAt(ts=recorded.times)] if recorded else []
+    x, *passed = diffrax.diffeqsolve(
         diffrax.ODETerm(slope),
         diffrax.Dopri5(),
         times[0],
         times[-1],
         None,
         x_init,
+        saveat=diffrax.SaveAt(subs=[end, *between]),
         stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
         max_steps=4096,
-    ).ys[0]
+    ).ys
+    if recorded:
+        # Its own evaluations lie where its steps do: x at the times is interpolated, and evaluated.
+        recorded.kept = jax.lax.map(
+            lambda pair: estimates(*pair)[0][0], (passed[0], recorded.times)
+        )
+    return x[0]

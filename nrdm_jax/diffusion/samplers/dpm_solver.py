@@ -1,10 +1,10 @@
 """DPM-Solver++(2M), and its SDE form: two-step methods in the log-SNR on the estimate of x0, one
 evaluation a step; order 2."""
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.samplers.exponential import nodes
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -42,4 +42,4 @@ def sample(
         return (x, x0), None
 
     start = (x_init, jnp.zeros_like(x_init))
-    return jax.lax.scan(step, start, jnp.arange(len(times) - 1))[0][0]
+    return scan(predict, step, start, jnp.arange(len(times) - 1))[0]

@@ -3,11 +3,11 @@ order 2 where none is."""
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.grids import LARGEST
 from nrdm_jax.diffusion.samplers.exponential import SMALLEST_ALPHA, nodes
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path, time_at
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -56,4 +56,4 @@ def sample(
         # From noise that hides the data a step in s is so long that the mean slope means nothing.
         return jnp.where(s <= LARGEST, corrected, trial), None
 
-    return jax.lax.scan(step, x_init, jnp.arange(len(times) - 1))[0]
+    return scan(predict, step, x_init, jnp.arange(len(times) - 1))

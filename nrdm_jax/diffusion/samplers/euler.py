@@ -1,9 +1,9 @@
 """Euler's method on the probability-flow ODE in t: order 1."""
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import velocity_of
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -28,4 +28,4 @@ def sample(predict: PredictFn, path: Path, x_init: Array, times: Array, noise: N
         t_B = jnp.full(x.shape[:1], now)
         return x + (then - now) * velocity_of(path, *predict(x, t_B), t_B), None
 
-    return jax.lax.scan(step, x_init, (times[:-1], times[1:]))[0]
+    return scan(predict, step, x_init, (times[:-1], times[1:]))

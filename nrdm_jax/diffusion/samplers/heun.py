@@ -1,9 +1,9 @@
 """Heun's method on the probability-flow ODE in t: order 2, two evaluations a step."""
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import velocity_of
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -26,4 +26,4 @@ def sample(predict: PredictFn, path: Path, x_init: Array, times: Array, noise: N
         second = slope(x + (then - now) * first, then)
         return x + (then - now) * 0.5 * (first + second), None
 
-    return jax.lax.scan(step, x_init, (times[:-1], times[1:]))[0]
+    return scan(predict, step, x_init, (times[:-1], times[1:]))

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import velocity_of
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path, broadcast, drift_and_diffusion, noise_ratio
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -70,4 +70,4 @@ def sample(
         return x + dt * drift + jnp.sqrt(w * -dt) * noise(i), None
 
     numbers = jnp.arange(len(times) - 1)
-    return jax.lax.scan(step, x_init, (numbers, times[:-1], times[1:]))[0]
+    return scan(predict, step, x_init, (numbers, times[:-1], times[1:]))

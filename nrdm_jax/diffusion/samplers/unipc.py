@@ -1,10 +1,10 @@
 """UniPC-p: a multi-step predictor of order p in the log-SNR, and a corrector that uses the next
 evaluation, which the next step needs anyway; order p + 1."""
 
-import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.samplers.exponential import nodes
+from nrdm_jax.diffusion.samplers.previews import scan
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.signatures import Array, NoiseFn, PredictFn
 
@@ -67,7 +67,7 @@ def sample(
         history = [x0, *history][: len(history)]
         return (after, following, history), None
 
-    (x, x0, history), _ = jax.lax.scan(body, (x, x0, history), jnp.arange(first, last))
+    x, x0, history = scan(predict, body, (x, x0, history), jnp.arange(first, last))
     return step(last, p, x, x0, history, False)[0]
 
 
