@@ -45,13 +45,13 @@ def temporary_bytes(depth: int, mode: str) -> int:
     import jax
     import jax.numpy as jnp
 
-    from nrdm_jax import build
+    from nrdm_jax import networks
 
     c = deep_config(depth, streams=2, memory=mode)
-    init, apply = build.model(c)
+    init, apply = networks.model(c)
     params = jax.eval_shape(init, jax.random.key(0))
     f = jax.jit(jax.value_and_grad(lambda *arguments: jnp.mean(apply(*arguments) ** 2)))
-    compiled = f.lower(params, *build.example(c, c.train.batch_size)).compile()
+    compiled = f.lower(params, *networks.example(c, c.train.batch_size)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

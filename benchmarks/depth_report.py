@@ -77,12 +77,12 @@ def write() -> int:
 
 def pictures() -> tuple[np.ndarray, np.ndarray, int]:
     """Those that the runs train on, those they are scored on (N, H, W, C), and the patch's side."""
-    from nrdm_jax import build, config
+    from nrdm_jax import build, config, measures
 
     c = config.of_file(depth_runs.CONFIG, "depth_1000")
     train, heldout = (
         np.concatenate(
-            list(build.example_blocks(c, build.source(c, split, str(lifecycle.data_dir()))))
+            list(measures.example_blocks(c, build.source(c, split, str(lifecycle.data_dir()))))
         )
         for split in ("train", "heldout")
     )

@@ -175,10 +175,10 @@ def parameters(workdir: pathlib.Path) -> dict[str, int]:
     """Of the run's network, and of its gates."""
     import jax
 
-    from nrdm_jax import build, config, trees
+    from nrdm_jax import config, networks, trees
     from nrdm_jax.processes.workdir import read_config
 
-    init, _ = build.model(config.from_dict(read_config(workdir)))
+    init, _ = networks.model(config.from_dict(read_config(workdir)))
     leaves = trees.leaves_with_path(jax.eval_shape(init, jax.random.key(0)))
     gates = [x for path, x in leaves if "/alpha/" in path or "/beta/" in path]
     return {"all": trees.count([x for _, x in leaves]), "gates": trees.count(gates)}

@@ -31,12 +31,12 @@ def gradient(depth: int, **model):
     import jax.numpy as jnp
     import numpy as np
 
-    from nrdm_jax import build, trees
+    from nrdm_jax import networks, trees
 
     c = deep_config(depth, width=64, heads=2, patch=(4,), **model)
-    init, apply = build.model(c)
+    init, apply = networks.model(c)
     params = trees.drawn_zeros(jax.jit(init)(jax.random.key(0)), jax.random.key(1))
-    x, t, label = build.example(c, 8)
+    x, t, label = networks.example(c, 8)
     x = jax.random.normal(jax.random.key(2), x.shape)
     t, label = jnp.linspace(0.05, 0.95, *t.shape), jnp.arange(*label.shape) % 10
 

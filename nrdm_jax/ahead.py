@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import build, dry_run, programs, trees
+from nrdm_jax import build, drawing, dry_run, networks, programs, trees
 from nrdm_jax import config as configuration
 from nrdm_jax.models import memory
 from nrdm_jax.sharding import collectives, partition, roofline, topologies
@@ -171,9 +171,9 @@ def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -
     if mesh["stage"] > 1:
         busy = c.pipeline.repeats * (c.pipeline.micro_batches or mesh["stage"])
         recomputed *= (busy + mesh["stage"] - 1) / busy
-    net = build.network(c)
+    net = networks.network(c)
     width = jnp.dtype(c.model.branch_dtype).itemsize
-    batch = c.train.batch_size if what == "train" else build.sample_batch_size(c, parts.mesh)
+    batch = c.train.batch_size if what == "train" else drawing.batch_size(c, parts.mesh)
     examples = batch / (mesh["data"] * mesh["fsdp"] * mesh["context"])
     passes = (forwards + backward) if what == "train" else c.sample.steps
     weights = found["parameters"] * width / (mesh["tensor"] * mesh["stage"])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax import build
+from nrdm_jax import build, measures, networks
 from nrdm_jax.diffusion.schedules import Path, drift_and_diffusion
 from nrdm_jax.models.gate_values import gate_values
 from nrdm_jax.processes import lifecycle
@@ -64,7 +64,7 @@ def gates(config, params: Any, path: Path) -> dict:
     the path's +g(t)^2 / 2 and -f(t), the direction in which depth runs."""
     t = path.t_min + (path.t_max - path.t_min) * jnp.asarray(SHARES, jnp.float32)
     label = jnp.full(t.shape, config.data.num_classes, jnp.int32)
-    net = build.network(config)
+    net = networks.network(config)
     values = jax.jit(lambda params: gate_values(net, params, t, label))(params)
     f, g2 = drift_and_diffusion(path, t)
     found: dict[str, Any] = {
@@ -85,17 +85,17 @@ def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.S
     """Mean squared error of the x0 that the head reads from the trunk after some numbers of blocks,
     at each of `evaluate.log_snr`, (levels, readouts), over held-out examples."""
     config = parts.config.copy_and_resolve_references()
-    net = build.network(config)
+    net = networks.network(config)
     blocks, devices = net.blocks, parts.mesh.size
     held = blocks * net.trunk_size * 4
     per_device = max(1, min(config.evaluate.batch_size // devices, HELD // held))
     config.evaluate.batch_size = devices * per_device
     after = tuple(sorted({round(i) for i in np.linspace(0, blocks, min(READOUTS, blocks + 1))}))
-    apply = build.readouts(config, parts.mesh, parts.path, after)
-    sums = build.level_sums(config, apply, parts.path, parts.mesh)
+    apply = networks.readouts(config, parts.mesh, parts.path, after)
+    sums = measures.level_sums(config, apply, parts.path, parts.mesh)
     heldout = build.source(config, "heldout", str(lifecycle.data_dir()))
     total, count = np.zeros(()), 0
-    for batch in build.heldout_batches(config, heldout, parts.mesh, examples)():
+    for batch in measures.heldout_batches(config, heldout, parts.mesh, examples)():
         size = len(batch["label"])
         seeds = np.arange(count, count + size, dtype=np.uint32)
         _, error = sums(params, batch["x"], batch["label"], batch["mask"], seeds)

@@ -2,7 +2,7 @@
 
 import time
 
-from nrdm_jax import build, programs, trees
+from nrdm_jax import build, measures, networks, programs, trees
 from nrdm_jax.sharding import partition
 
 
@@ -13,13 +13,13 @@ def describe(config) -> dict:
       ValueError: the config does not fit the devices.
     """
     parts = build.run(config)
-    build.level_times(config, parts.path)
+    measures.level_times(config, parts.path)
     state = parts.abstract_state
     print(f"mesh: {dict(parts.mesh.shape)}, {parts.mesh.size} devices\n")
     print_parameters(parts)
     total = trees.count(state.params)
     step_flops = programs.flops_per_step(parts)
-    net = build.network(config)
+    net = networks.network(config)
     held = {"parameters": state.params, "EMA": state.ema, "optimizer": state.opt}
     if state.averages:
         held["averages"] = state.averages

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import build
+from nrdm_jax import build, drawing, networks
 from nrdm_jax.sharding.mesh import batch_sharding, replicated
 from nrdm_jax.training import flops
 
@@ -34,7 +34,7 @@ def lowered_step(parts: build.Run, dtype, platform: str | None = None):
 def lowered_sampler(parts: build.Run, platform: str | None = None):
     """The same of the sampler of a batch."""
     c = parts.config
-    sampler = build.generator(c, parts.apply, parts.path, parts.mesh)
+    sampler = drawing.generator(c, parts.apply, parts.path, parts.mesh)
     numbers = [
         jax.ShapeDtypeStruct((sampler.batch_size,), kind, sharding=batch_sharding(parts.mesh))
         for kind in (jnp.uint32, jnp.int32)
@@ -50,8 +50,8 @@ def flops_per_step(parts: build.Run) -> int:
     """Of the model, forward and backward, over a batch; 0 where the program does not say, as of a
     solver that chooses its steps."""
     size = parts.config.train.batch_size
-    _, apply = build.model(_counted(parts.config))
-    one = flops.count(apply, parts.abstract_state.params, *build.example(parts.config, 1))
+    _, apply = networks.model(_counted(parts.config))
+    one = flops.count(apply, parts.abstract_state.params, *networks.example(parts.config, 1))
     return flops.FORWARD_AND_BACKWARD * one * size
 
 
@@ -67,8 +67,8 @@ def flops_per_batch(parts: build.Run) -> int:
     """Of the sampler, over a batch; evaluations of the network by guidance and of the solver
     included. 0 as `flops_per_step`."""
     c = parts.config
-    _, apply = build.model(_counted(c))
-    sampler = build.generator(c, apply, parts.path, parts.mesh)
+    _, apply = networks.model(_counted(c))
+    sampler = drawing.generator(c, apply, parts.path, parts.mesh)
     numbers = [jax.ShapeDtypeStruct((1,), kind) for kind in (jnp.uint32, jnp.int32)]
     return sampler.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)
 

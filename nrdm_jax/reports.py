@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from nrdm_jax import build, programs
+from nrdm_jax import build, drawing, measures, programs
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.processes import distributed, lifecycle
@@ -72,8 +72,8 @@ def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
 def evaluation(parts: build.Run, heldout: Source, place: Place) -> hooks.HeldoutLoss:
     """Held-out losses, to be called at a step."""
     config = parts.config
-    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
-    batches = build.heldout_batches(config, heldout, parts.mesh, config.evaluate.examples)
+    sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
+    batches = measures.heldout_batches(config, heldout, parts.mesh, config.evaluate.examples)
 
     def losses(params: Params) -> dict[str, float]:
         return heldout_losses(sums, params, batches, config.evaluate.log_snr)
@@ -99,11 +99,11 @@ def grids(parts: build.Run, sampler: Generator, place: Place) -> hooks.Every:
 
 
 def quality(parts: build.Run, records: Source, sampler: Generator) -> SampleQuality | None:
-    """What scores samples, where that is asked for. Raises as it and `build.feature_net`."""
+    """What scores samples, where that is asked for. Raises as it and `measures.feature_net`."""
     if not parts.config.evaluate.metrics_every:
         return None
-    net = build.feature_net(parts.config)
-    return SampleQuality(parts, records, sampler, build.drawing(parts.config), net)
+    net = measures.feature_net(parts.config)
+    return SampleQuality(parts, records, sampler, drawing.protocol(parts.config), net)
 
 
 def scores(

@@ -40,7 +40,7 @@ class SampleQuality:
     Args:
       parts: of the run.
       records: its training set.
-      sampler: that draws; see `build.generator`.
+      sampler: that draws; see `drawing.generator`.
       drawing: what its samples depend on beside weights, seeds and labels, for the protocol.
       net: the feature network.
       metrics: see `evaluation.scores`; by default the config's.

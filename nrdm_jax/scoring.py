@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nrdm_jax import build, run_weights
+from nrdm_jax import build, drawing, measures, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.evaluation import feature_sets, linear_denoiser
 from nrdm_jax.evaluation.heldout import bits_per_dim, heldout_losses
@@ -62,12 +62,12 @@ def draw(
         print(f"guided away from the {guide}", flush=True)
     parts = build.run(config)
     steps = config.sample.steps if steps is None else steps
-    shown = build.preview_times(config, parts.path, trajectory, steps) if trajectory else None
+    shown = drawing.preview_times(config, parts.path, trajectory, steps) if trajectory else None
     weights: Any = own.read(parts.abstract_state.ema)
     if guide is not None and other is not None:
         weights = (weights, guide.read(other.abstract_state.ema))
     guidance = config.sample.guidance if guidance is None else guidance
-    sampler = build.generator(
+    sampler = drawing.generator(
         config,
         parts.apply,
         parts.path,
@@ -148,7 +148,7 @@ class Bits:
 
     Attributes:
       examples: spread evenly over the held-out ones.
-      probes, steps: see `build.bits_sums`.
+      probes, steps: see `measures.bits_sums`.
     """
 
     examples: int
@@ -189,24 +189,24 @@ def score(
     ema = stored.read(parts.abstract_state.ema)
     result = _losses(parts, ema, records, heldout, signals)
     if bits is not None:
-        sums = build.bits_sums(
+        sums = measures.bits_sums(
             config, parts.apply, parts.path, parts.mesh, probes=bits.probes, steps=bits.steps
         )
-        batches = build.heldout_batches(config, heldout, parts.mesh, bits.examples)
+        batches = measures.heldout_batches(config, heldout, parts.mesh, bits.examples)
         result |= bits_per_dim(sums, ema, batches)
     details = {}
     if scored is not None:
         details, drawn = _sample_scores(parts, ema, records, scored, samples, signals)
         result |= details.get("scores", {})
     elif drawn is None and samples:
-        sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
+        sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
         seeds = np.arange(samples)
         drawn = sampler(ema, seeds, seeds % config.data.num_classes, poll=signals.check)
     if drawn is not None and distributed.is_writer():
         spread = feature_sets.spread(len(drawn), len(heldout))
-        some = np.concatenate(list(build.example_blocks(config, heldout, spread)))
+        some = np.concatenate(list(measures.example_blocks(config, heldout, spread)))
         for name, queries in (("samples", drawn), ("heldout", some)):
-            blocks = build.example_blocks(config, records)
+            blocks = measures.example_blocks(config, records)
             result[f"nearest_{name}"] = float(nearest(queries, blocks)[0].mean())
     result["evaluate_seconds"] = round(time.monotonic() - before, 1)
     out = pathlib.Path(workdir) / "evals"
@@ -220,14 +220,14 @@ def score(
 def _losses(parts, ema, records, heldout, signals) -> dict:
     """Held-out losses of the weights and of the best linear denoiser."""
     config = parts.config
-    batches = build.heldout_batches(config, heldout, parts.mesh)
+    batches = measures.heldout_batches(config, heldout, parts.mesh)
     levels = config.evaluate.log_snr
-    sums = build.level_sums(config, parts.apply, parts.path, parts.mesh)
+    sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
     found: dict = heldout_losses(sums, ema, batches, levels)
     signals.check()
-    linear = linear_denoiser.fit(build.example_blocks(config, records), len(records))
+    linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
     signals.check()
-    linear_sums = build.linear_level_sums(config, parts.path, parts.mesh)
+    linear_sums = measures.linear_level_sums(config, parts.path, parts.mesh)
     wiener = heldout_losses(linear_sums, linear, batches, levels)
     return found | {
         name.replace("heldout_loss", "wiener"): value
@@ -242,9 +242,9 @@ def _sample_scores(parts, ema, records, scored: Scored, samples, signals):
     quality = SampleQuality(
         parts,
         records,
-        build.generator(config, parts.apply, parts.path, parts.mesh),
-        build.drawing(config),
-        build.feature_net(config, scored.net, scored.weights),
+        drawing.generator(config, parts.apply, parts.path, parts.mesh),
+        drawing.protocol(config),
+        measures.feature_net(config, scored.net, scored.weights),
         metrics=scored.metrics,
         samples=samples,
         by_class=scored.by_class,

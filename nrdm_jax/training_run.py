@@ -7,7 +7,17 @@ import time
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import __version__, build, programs, reports, run_weights, trees
+from nrdm_jax import (
+    __version__,
+    build,
+    drawing,
+    measures,
+    networks,
+    programs,
+    reports,
+    run_weights,
+    trees,
+)
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.errors import DataError
@@ -51,8 +61,8 @@ def _opened(config) -> Job:
     with distributed.writer_first("data"):
         records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
     batches = build.train_loader(config, records, parts.mesh)
-    build.level_times(config, parts.path)
-    sampler = build.generator(config, parts.apply, parts.path, parts.mesh)
+    measures.level_times(config, parts.path)
+    sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
     quality = reports.quality(parts, records, sampler)
     return Job(parts, records, heldout, batches, sampler, quality)
 
@@ -111,7 +121,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
     with ledger.account("compile"):
         before = time.monotonic()
         train_step = programs.compiled_step(parts, records.dtype)
-        print(build.network(config).depth_in_words(), flush=True)
+        print(networks.network(config).depth_in_words(), flush=True)
         print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
         if config.optim.sensitivity_penalty:
             print(

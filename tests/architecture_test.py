@@ -12,8 +12,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job")
+FROM_CONFIG = ("networks", "drawing", "build", "measures")  # where models meet diffusion and data
 ASSEMBLY = (
-    "build",
+    *FROM_CONFIG,
     "programs",
     "sample_quality",
     "reports",
@@ -41,11 +42,11 @@ ALLOWED = {
     "processes": ("config", "signatures", "trees"),
     "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees"),
     "sampling": ("diffusion", "sharding", "processes", "signatures", "trees"),
-    "build": ("config", "data", "diffusion", "evaluation", "models", "sampling", "sharding",
-              "signatures", "trees", "training"),
+    **dict.fromkeys(FROM_CONFIG, ("config", "data", "diffusion", "evaluation", "models", "sampling",
+                                  "sharding", "signatures", "trees", "training", *FROM_CONFIG)),
     "command_line": ("config", "processes"),
-    **{name: (*LOWER, "build", "data", "diffusion", "evaluation", "models", "sampling", "training",
-              "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name != "build"},
+    **{name: (*LOWER, "data", "diffusion", "evaluation", "models", "sampling", "training",
+              "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name not in FROM_CONFIG},
     **dict.fromkeys(ENTRIES, (*LOWER, *ASSEMBLY, "training")),
     "cli": ENTRIES,
     "__init__": (),

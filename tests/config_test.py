@@ -4,8 +4,8 @@ import pathlib
 import jax
 import pytest
 
-from nrdm_jax import build
 from nrdm_jax import config as configuration
+from nrdm_jax import networks
 from nrdm_jax.diffusion import grids, predictions, schedules, times, weights
 from nrdm_jax.diffusion.samplers import sde, table
 from nrdm_jax.models import attention, continuous, memory, sizes, unit
@@ -66,7 +66,7 @@ def test_choices_are_the_tables_of_the_parts():
     assert set(choices["diffusion.prediction"]) == set(predictions.PREDICTIONS)
     assert set(choices["sample.sampler"]) == set(table.SAMPLERS)
     assert configuration.MESH_AXES == mesh.AXES
-    assert set(choices["model.name"]) == set(build.NETWORKS)
+    assert set(choices["model.name"]) == set(networks.NETWORKS)
     assert set(choices["model.remat_policy"]) == set(memory.POLICIES)
     assert set(choices["model.attention_kernel"]) == set(attention.KERNELS)
     assert set(choices["optim.name"]) == {*optimizer.SCALES, "schedule_free"}
@@ -286,7 +286,7 @@ def test_what_goes_together_is_let_through(changes):
         group, name = field.split(".")
         c[group][name] = value
     configuration.validate(c)
-    init, _ = build.model(c)  # what is let through can be built
+    init, _ = networks.model(c)  # what is let through can be built
     assert jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nrdm_jax import build, training_run
+from nrdm_jax import build, measures, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.data.sources import ArraySource
 from nrdm_jax.evaluation import feature_sets, scores
@@ -138,7 +138,7 @@ def test_a_run_scores_its_ema_every_so_many_images(tiny_config, cache, tmp_path,
     c.train.steps, c.evaluate.every, c.checkpoint.every = 5, 0, 5
     c.evaluate.metrics_every, c.evaluate.metrics, c.evaluate.samples = 20, ("fd", "kid"), 12
     c.sample.steps, c.sample.batch_size, c.log.sensitivity_every = 1, 8, 0
-    monkeypatch.setattr(build, "feature_net", lambda config: linear_net(8 * 8 * 3))
+    monkeypatch.setattr(measures, "feature_net", lambda config: linear_net(8 * 8 * 3))
     signals, calls = lifecycle.Signals(), []
     score = SampleQuality.__call__
 

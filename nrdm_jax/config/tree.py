@@ -245,7 +245,7 @@ def default() -> ml_collections.ConfigDict:
     c.sample.every = 0  # steps between sample grids inside the run; 0: never
     c.sample.examples = 64
     # Examples at a time, all devices together; 0: 64, and on a CPU fewer, so that a batch stays in
-    # its caches (build.sample_batch_size).
+    # its caches (drawing.batch_size).
     c.sample.batch_size = 0
     # euler | heun | ddim | ddpm | edm | dpmpp_2m | dpmpp_2m_sde | unipc | sde | dopri5
     # ddpm draws with the learned variance of model.learn_variance, others do not look at it.

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nrdm_jax import build, trees
 from nrdm_jax import config as configuration
+from nrdm_jax import networks, trees
 from nrdm_jax.models import quantized
 
 # Of a product of 64 normal numbers: 8 bits of mantissa, or 4, on both operands.
@@ -42,9 +42,9 @@ def test_products_with_weights_of_branches_are_quantized_and_no_others(kind):
     c.model.depth, c.model.width, c.model.heads = 2, 32, 2
     c.model.quantize = kind
     configuration.validate(c)
-    init, apply = build.model(c)
+    init, apply = networks.model(c)
     params = jax.eval_shape(init, jax.random.key(0))
-    program = jax.make_jaxpr(apply)(params, *build.example(c, 2)).jaxpr
+    program = jax.make_jaxpr(apply)(params, *networks.example(c, 2)).jaxpr
     products = list(operands_of_products(program))
     wanted = jnp.dtype(quantized.TYPES[kind][0])
     assert products.count({wanted}) == 6
@@ -75,7 +75,7 @@ def test_a_network_is_trained_by_nearly_the_same_gradient(kind):
 
     def gradient(kind):
         c.model.quantize = kind
-        init, apply = build.model(c)
+        init, apply = networks.model(c)
         params = trees.drawn_zeros(init(jax.random.key(0)), jax.random.key(1), 0.1)
         found = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(apply(p, x, t, label) - 1))))(params)
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])

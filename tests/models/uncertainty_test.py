@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nrdm_jax import build, trees
+from nrdm_jax import networks, trees
 from nrdm_jax.models.uncertainty import Uncertainty
 from nrdm_jax.sharding import partition
 from nrdm_jax.sharding.mesh import make_mesh
@@ -42,7 +42,7 @@ def with_and_without(tiny_config):
     found = []
     for on in (True, False):
         tiny_config.diffusion.uncertainty = on
-        init, apply = build.model(tiny_config)
+        init, apply = networks.model(tiny_config)
         found.append((init, jax.jit(apply)))
     tiny_config.diffusion.uncertainty = True
     return tiny_config, *found
@@ -55,7 +55,7 @@ def test_the_network_and_its_outputs_are_as_without_it(with_and_without):
     assert set(paths) - set(plain_paths) == HEAD and set(plain_paths) < set(paths)
     for path, leaf in plain_paths.items():
         np.testing.assert_array_equal(paths[path], leaf)
-    x, t, label = (jnp.ones(part.shape, part.dtype) * 0.5 for part in build.example(config, 2))
+    x, t, label = (jnp.ones(part.shape, part.dtype) * 0.5 for part in networks.example(config, 2))
     label = label.astype(jnp.int32)
     drawn = jax.jit(trees.drawn_zeros)(params, jax.random.key(1))
     other = drawn | {"uncertainty": jax.tree.map(lambda w: 5 * w + 1, drawn["uncertainty"])}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrdm_jax import build
+from nrdm_jax import build, drawing
 from nrdm_jax.sampling import generate, writers
 from nrdm_jax.sharding.mesh import make_mesh
 
@@ -20,7 +20,7 @@ def sampled(tiny_config, fill_zeros, monkeypatch):
         tiny_config.sample.batch_size = batch_size
         parts = build.run(tiny_config)
         weights = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(3), 0.1)
-        sampler = build.generator(
+        sampler = drawing.generator(
             tiny_config, parts.apply, parts.path, parts.mesh, steps=4, scale=guidance
         )
         return generate.to_pixels(sampler(weights, np.arange(10), np.arange(10) % 4))
@@ -50,9 +50,9 @@ def test_a_batch_stays_in_the_caches_of_a_cpu(tiny_config, devices, mesh_fields,
     tiny_config.model.patch = (2,)
     tiny_config.model.update(fields)
     mesh = make_mesh(dict(tiny_config.mesh) | mesh_fields, jax.devices()[:devices])
-    assert build.sample_batch_size(tiny_config, mesh) == wanted
+    assert drawing.batch_size(tiny_config, mesh) == wanted
     tiny_config.sample.batch_size = 30  # as told, in whole parts
-    assert build.sample_batch_size(tiny_config, mesh) == (32 if mesh.shape["data"] == 4 else 30)
+    assert drawing.batch_size(tiny_config, mesh) == (32 if mesh.shape["data"] == 4 else 30)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrdm_jax import build
+from nrdm_jax import build, drawing
 from nrdm_jax.diffusion import grids, schedules
 from nrdm_jax.diffusion.noise import noise_of_seeds
 from nrdm_jax.diffusion.samplers import table
@@ -77,8 +77,8 @@ def test_a_generator_puts_batches_of_previews_together(tiny_config, fill_zeros):
     tiny_config.sample.batch_size, tiny_config.sample.steps = 8, 3
     parts = build.run(tiny_config)
     weights = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(3), 0.1)
-    at = build.preview_times(tiny_config, parts.path, 2)
-    sampler = build.generator(tiny_config, parts.apply, parts.path, parts.mesh, preview_times=at)
+    at = drawing.preview_times(tiny_config, parts.path, 2)
+    sampler = drawing.generator(tiny_config, parts.apply, parts.path, parts.mesh, preview_times=at)
     samples, previews = sampler(weights, np.arange(10), np.arange(10) % 4)
     assert samples.shape == (10, 8, 8, 3) and previews.shape == (10, 2, 8, 8, 3)
     np.testing.assert_array_equal(previews[:, -1], samples)
@@ -89,8 +89,8 @@ def test_more_previews_than_steps_are_refused(tiny_config):
     path = schedules.make_path("rectified_flow")
     for count in (1, 6):
         with pytest.raises(ValueError, match=f"--trajectory={count} of a sampler of 5 steps"):
-            build.preview_times(tiny_config, path, count, steps=5)
-    found = build.preview_times(tiny_config, path, 3, steps=5)
+            drawing.preview_times(tiny_config, path, count, steps=5)
+    found = drawing.preview_times(tiny_config, path, 3, steps=5)
     np.testing.assert_allclose(found, [1.0, 0.6, 0.2], rtol=1e-6)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrdm_jax import build, programs
+from nrdm_jax import build, networks, programs
 from nrdm_jax.training import charts, sensitivity
 from nrdm_jax.training.hooks import SensitivityLog
 from nrdm_jax.training.metrics import Ledger, MetricsWriter
@@ -39,7 +39,7 @@ def test_profile_of_a_step_is_plain_autodiff_s(
     _, metrics = jax.jit(parts.train_step)(state.replace(params=placed), batch)
 
     c.model.memory = "none"
-    _, apply = build.model(c)
+    _, apply = networks.model(c)
     objective = build.objective(c, apply, parts.path)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 0)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(16))

@@ -1,0 +1,134 @@
+"""How samples are drawn, from a config: the solver, its times, guidance, and batches."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from nrdm_jax import config as configuration
+from nrdm_jax import networks
+from nrdm_jax.diffusion import (
+    grids,
+    guidance,
+)
+from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
+from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.sampling.generate import Generator, make_sample_fn
+from nrdm_jax.sharding.mesh import batch_devices
+from nrdm_jax.signatures import Array
+from nrdm_jax.training import objectives
+
+
+def trajectory(config, path: Path, steps: int | None = None) -> tuple[Solver, Array]:
+    """The solver, and the times that it goes through."""
+    c = config.sample
+    options = {name: c[name] for name in ("eta", "churn", "order", "diffusion", "tolerance")}
+    solve = make_sampler(c.sampler, path, options)
+    if c.sampler == "dopri5":
+        return solve, grids.ends(path)
+    return solve, grids.make_times(c.grid, path, c.steps if steps is None else steps, c.rho)
+
+
+def preview_times(config, path: Path, count: int, steps: int | None = None) -> Array:
+    """(count,) of the times that a sampler goes through, evenly from the first to the last.
+
+    Raises:
+      ValueError: it does not go through so many.
+    """
+    _, times_at = trajectory(config, path, steps)
+    if config.sample.sampler == "dopri5":
+        return jnp.linspace(times_at[0], times_at[-1], count)
+    if not 2 <= count <= len(times_at):
+        raise ValueError(
+            f"--trajectory={count} of a sampler of {len(times_at)} steps; give 2 to "
+            f"{len(times_at)}, or more --steps"
+        )
+    return times_at[np.linspace(0, len(times_at) - 1, count).round().astype(int)]
+
+
+def guide(config, path: Path, scale: float):
+    """(network, a weaker one or none) -> the guided network."""
+    c = config.sample
+    by_time = guidance.within(path, scale, *c.guidance_interval) if c.guidance_interval else scale
+
+    def guide(denoise, weaker=None):
+        if weaker is None:
+            null = config.data.num_classes
+            denoise = guidance.classifier_free(denoise, null, by_time, c.guidance_rescale)
+        else:
+            denoise = guidance.autoguidance(denoise, weaker, by_time)
+        if c.threshold:
+            prediction = config.diffusion.prediction
+            denoise = guidance.dynamic_thresholding(denoise, path, prediction, c.threshold)
+        return denoise
+
+    return guide
+
+
+def generator(
+    config,
+    apply: objectives.ApplyFn,
+    path: Path,
+    mesh: Mesh,
+    *,
+    steps: int | None = None,
+    scale: float | None = None,
+    weaker: objectives.ApplyFn | None = None,
+    preview_times: Array | None = None,
+) -> Generator:
+    """What is not given is the config's. With `weaker`, a network of the same path and prediction,
+    the guidance is away from it, and the generator takes a pair of weights. With times, see
+    `preview_times`, it gives the estimates of x0 there as well.
+
+    Raises:
+      ValueError: as `predictions.check`.
+    """
+    c = config.sample
+    solve, times_at = trajectory(config, path, steps)
+    sample = make_sample_fn(
+        apply,
+        path,
+        config.diffusion.prediction,
+        shape=tuple(config.data.shape),
+        solve=solve,
+        times=times_at,
+        guide=guide(config, path, c.guidance if scale is None else scale),
+        weaker=weaker,
+        learned_variance=(
+            c.sampler == "ddpm"
+            and config.model.learn_variance
+            and config.diffusion.variance_weight > 0
+        ),
+        preview_times=preview_times,
+    )
+    return Generator(sample, mesh, batch_size(config, mesh))
+
+
+# Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four
+# times that: half of 32 MiB of L3 holds them. In larger batches an image costs up to a fifth more,
+# in smaller ones no less (python -m benchmarks.sampling_speed --batch_size=16).
+CPU_TRUNK_BYTES = 2**21
+
+
+def batch_size(config, mesh: Mesh) -> int:
+    """Examples drawn at a time, in whole parts for each of the devices: `sample.batch_size`, or
+    what its 0 stands for."""
+    size, parts = config.sample.batch_size, batch_devices(mesh)
+    if not size:
+        size = 64
+        if mesh.devices.flat[0].platform == "cpu":
+            fitting = max(1, CPU_TRUNK_BYTES // (4 * networks.network(config).trunk_size))
+            # A power of two: what is left of a usual number of samples fills its batch as well.
+            size = min(size, parts * 2 ** (fitting.bit_length() - 1))
+        if mesh.shape["stage"] > 1:
+            parts *= config.pipeline.micro_batches or mesh.shape["stage"]
+    return -(-size // parts) * parts
+
+
+def protocol(config, steps: int | None = None, scale: float | None = None) -> dict:
+    """What samples depend on beside weights, seeds and labels, as it is written into results; what
+    is not given is the config's."""
+    settings = configuration.to_dict(config)["sample"]
+    for name in ("every", "examples", "batch_size"):
+        del settings[name]
+    given = {"steps": steps, "guidance": scale}
+    return {"sampler": settings | {k: v for k, v in given.items() if v is not None}}

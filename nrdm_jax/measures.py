@@ -1,0 +1,119 @@
+"""What a run is measured by, from a config: held-out losses, likelihood, features."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from nrdm_jax import build
+from nrdm_jax.data import loader
+from nrdm_jax.data.sources import Source
+from nrdm_jax.diffusion import (
+    likelihood,
+    losses,
+    noise,
+    predictions,
+)
+from nrdm_jax.diffusion.schedules import Path, time_at_log_snr
+from nrdm_jax.evaluation import linear_denoiser
+from nrdm_jax.evaluation.features import FeatureNet, open_net
+from nrdm_jax.sharding.mesh import batch_sharding, replicated
+from nrdm_jax.training import objectives
+
+
+def heldout_batches(config, records: Source, mesh: Mesh, limit: int = 0):
+    """A function that yields the held-out records once, in order."""
+    return functools.partial(
+        loader.in_order,
+        records,
+        config.evaluate.batch_size,
+        batch_sharding(mesh),
+        limit=limit,
+    )
+
+
+def level_times(config, path: Path) -> tuple[float, ...]:
+    """The time of each level of `evaluate.log_snr`. Raises as `time_at_log_snr`."""
+    return tuple(time_at_log_snr(path, level) for level in config.evaluate.log_snr)
+
+
+def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
+    """Jitted (params, x, label, mask, seeds) -> sums of loss and x0 error at each level."""
+    times_at = level_times(config, path)
+
+    def sums(params, x, label, mask, seeds):
+        def denoise(x_t, t, label):
+            return apply(params, x_t, t, label)
+
+        x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        return losses.level_sums(
+            denoise, path, config.diffusion.prediction, times_at, x0, label, mask, seeds
+        )
+
+    return jax.jit(sums, out_shardings=replicated(mesh))
+
+
+def bits_sums(
+    config, apply: objectives.ApplyFn, path: Path, mesh: Mesh, *, probes: int, steps: int
+):
+    """Jitted (params, x, label, mask, seeds) -> sums of the unmasked examples' bits per number, and
+    of their squares: exact likelihoods under the label, pixels dequantised by even noise.
+
+    Args:
+      probes: of the divergence, 0: exact.
+      steps: see `likelihood.bits_per_dim`.
+    """
+    shape, prediction = tuple(config.data.shape), config.diffusion.prediction
+    pixel = 2 / 255 if build.record_dtype(config) == jnp.uint8 else config.data.scale
+
+    def sums(params, x, label, mask, seeds):
+        def predict(x_t, t):
+            output = apply(params, x_t, t, label)[..., : shape[-1]]
+            return predictions.to_x0_eps(path, prediction, output, x_t, t)
+
+        x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        if x.dtype == jnp.uint8:
+            x0 = x0 + pixel * (noise.uniform_of_seeds(seeds, shape) - 0.5)
+        divergence = (
+            likelihood.hutchinson(noise.signs_of_seeds(seeds, shape, probes))
+            if probes
+            else likelihood.exact
+        )
+        bits = likelihood.bits_per_dim(predict, path, x0, divergence, steps=steps, pixel=pixel)
+        bits = jnp.where(mask, bits, 0.0)
+        return jnp.sum(bits), jnp.sum(bits**2)
+
+    return jax.jit(sums, out_shardings=replicated(mesh))
+
+
+def linear_level_sums(config, path: Path, mesh: Mesh):
+    """The same for a `LinearDenoiser` in the place of the params."""
+
+    def apply(denoiser, x_t, t, label):
+        # All examples of a level have one time.
+        x0, eps = linear_denoiser.estimate_x0(denoiser, x_t, path.alpha(t[0]), path.sigma(t[0]))
+        return predictions.target(path, config.diffusion.prediction, x0, eps, t)
+
+    return level_sums(config, apply, path, mesh)
+
+
+def example_blocks(
+    config, records: Source, numbers: np.ndarray | None = None, block: int = 4096
+) -> Iterator[np.ndarray]:
+    """These records, by default all, in the network's range, (n, *S, C) float32 on the host, a
+    block at a time."""
+    numbers = np.arange(len(records)) if numbers is None else numbers
+    for start in range(0, len(numbers), block):
+        x, _ = records.gather(numbers[start : start + block])
+        yield np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
+
+
+def feature_net(config, name: str | None = None, weights: str | None = None) -> FeatureNet:
+    """By default the config's; raises as `features.open_net`."""
+    c = config.evaluate
+    if name is None or name == c.net:
+        weights = weights or c.weights
+    return open_net(name or c.net, weights)
