@@ -13,7 +13,7 @@ from nrdm_jax.processes import lifecycle
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("out", None, "directory; by default compare, beside the first run")
+    flags.DEFINE_string("out", None, "directory; by default compare, in the first run")
     flags.DEFINE_list("labels", None, "a name for each run; by default those of their directories")
 
 
@@ -24,7 +24,7 @@ def run(workdirs: list[str]) -> None:
     from nrdm_jax import comparison, comparison_report
 
     runs = comparison.read(workdirs, flags.FLAGS.labels)
-    out = pathlib.Path(flags.FLAGS.out or pathlib.Path(workdirs[0]).resolve().parent / "compare")
+    out = pathlib.Path(flags.FLAGS.out or pathlib.Path(workdirs[0]) / "compare")
     found = comparison_report.view(runs, out)
     print((out / "compare.md").read_text(), flush=True)
     command_line.print_result(

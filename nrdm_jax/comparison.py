@@ -31,6 +31,8 @@ LOSS_FIELDS = (
     "diffusion.sigma_data",
     "diffusion.prediction",
 )
+# Fields on which distances depend, beside the data and how samples are drawn.
+DISTANCE_FIELDS = ("evaluate.reference", "evaluate.weights")
 # Fields of `sample` that say how much is drawn and when, and not how.
 DRAWN_ALIKE = ("sample.every", "sample.examples", "sample.batch_size")
 
@@ -142,23 +144,21 @@ def _is_shown(name: str) -> bool:
 
 def figures(curve: Curve, more_is_better: bool = False, at: float | None = None) -> dict:
     """First, last and best value, the images at which the best was, last over first, and the value
-    at `at` images, linear between those measured. None: there is no such, or it is not finite."""
+    at `at` images. None: there is no such, or it is not finite."""
     finite = np.isfinite(curve.values)
     images, values = curve.images[finite], curve.values[finite]
     best = None
     if len(values):
         best = int(values.argmax() if more_is_better else values.argmin())
     first, last = float(curve.values[0]), float(curve.values[-1])
-    equal = None
-    if at is not None and len(values) and images[0] <= at <= images[-1]:
-        equal = float(np.interp(at, images, values))
+    equal = values[images == at]
     found = {
         "first": first,
         "last": last,
         "best": None if best is None else float(values[best]),
         "best_images": None if best is None else int(images[best]),
         "last_over_first": last / first if first else math.nan,
-        "at_equal_images": equal,
+        "at_equal_images": float(equal[-1]) if len(equal) else None,
     }
     return nulls(found)
 
@@ -177,10 +177,19 @@ def alike(runs: Sequence[Run]) -> tuple[list[dict[str, Curve]], list[str]]:
 
     Held-out losses must be of the same data, examples, noise levels, path and prediction; the mean
     of runs whose levels differ is over the levels that all have. Distances must be of the same data
-    and number of samples.
+    and number of samples, beside the same reference, by the same weights. What a run measured on
+    another number of examples before is left out of its own curves.
     """
-    found = [curves(run) for run in runs]
     lines = [f"{run.label} has no metrics yet" for run in runs if not run.rows]
+    found = []
+    for run in runs:
+        kept, left_out = _measured_as_at_last(run)
+        found.append(curves(dataclasses.replace(run, rows=kept)))
+        if left_out:
+            lines.append(
+                f"{run.label} was measured in another way up to step {left_out[-1]['step']}: its "
+                f"first {len(left_out)} measurements are left out"
+            )
     for run, own in zip(runs[1:], found[1:], strict=True):
         if not own:
             continue
@@ -193,10 +202,27 @@ def alike(runs: Sequence[Run]) -> tuple[list[dict[str, Curve]], list[str]]:
                 "own target, are left out; its x0 error is not"
             )
             _drop(own, [LOSS, *levels_of(own)])
+        if differs := _differing(runs[0], run, DISTANCE_FIELDS):
+            distances = [name for name in own if name.startswith(DISTANCES)]
+            if distances and any(name.startswith(DISTANCES) for name in found[0]):
+                lines.append(f"{_apart(runs[0], run, differs)}: its distances are left out")
+                _drop(own, distances)
     lines += _unequal_examples(runs, found)
     lines += _unequal_levels(runs, found)
     lines += _drawn_otherwise(runs, found)
     return found, lines
+
+
+def _measured_as_at_last(run: Run) -> tuple[list[dict], list[dict]]:
+    """The rows that are of as many examples as the last of their kind, and the others."""
+    counts = (HELDOUT_EXAMPLES, SCORED_EXAMPLES)
+    last = {name: row[name] for row in run.rows for name in counts if name in row}
+    kept: list[dict] = []
+    left_out: list[dict] = []
+    for row in run.rows:
+        same = all(row[name] == last[name] for name in counts if name in row)
+        (kept if same else left_out).append(row)
+    return kept, left_out
 
 
 def _drop(own: dict[str, Curve], names: Iterable[str]) -> None:
@@ -259,6 +285,10 @@ def _unequal_examples(runs: Sequence[Run], found: Sequence[dict[str, Curve]]) ->
 
 def _unequal_levels(runs: Sequence[Run], found: Sequence[dict[str, Curve]]) -> list[str]:
     """Where the levels differ, keeps those that all have, and the mean over them."""
+    if len({tuple(_value(run.config, "evaluate.log_snr")) for run, own in
+            zip(runs, found, strict=True) if ERROR in own}) > 1:  # fmt: skip
+        for own in found:  # those without comparable losses have it, too
+            _drop(own, [ERROR])
     having = [(run, own) for run, own in zip(runs, found, strict=True) if LOSS in own]
     sets = [frozenset(levels_of(own)) for _, own in having]
     if len(set(sets)) < 2:
@@ -305,16 +335,22 @@ def _order(name: str) -> tuple[int, str]:
     return next(i for i, start in enumerate(DISTANCES) if name.startswith(start)), name
 
 
+def _latest_of_all(measured: Sequence[Curve]) -> int | None:
+    """The most images at which every one of the curves was measured; None: at no time."""
+    common = set(measured[0].images.tolist()).intersection(*(c.images.tolist() for c in measured))
+    return int(max(common)) if common and max(common) > 0 else None
+
+
 def summarise(runs: Sequence[Run]) -> tuple[dict, list[dict[str, Curve]]]:
     """What compare.json says, and the curves that the charts show."""
     shown, warnings = alike(runs)
     names = {name for own in shown for name in own}
-    equal = {name: min(own[name].images[-1] for own in shown if name in own) for name in names}
+    equal = {name: _latest_of_all([own[name] for own in shown if name in own]) for name in names}
     summary = {
         "warnings": warnings,
         "levels": levels_of(names),
         "distances": sorted((n for n in names if n.startswith(DISTANCES)), key=_order),
-        "equal_images": {name: int(images) for name, images in sorted(equal.items())},
+        "equal_images": {name: images for name, images in sorted(equal.items()) if images},
         "config": config_differences(runs),
         "runs": [
             {

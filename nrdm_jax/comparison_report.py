@@ -88,9 +88,10 @@ def _figures_of(summary: dict, name: str, title: str) -> list[str]:
         "last / first": "last_over_first",
         "best": "best",
         "best at images": "best_images",
-        f"at {summary['equal_images'][name]:,} images": "at_equal_images",
         "examples": "examples",
     }
+    if name in summary["equal_images"]:
+        columns[f"at {summary['equal_images'][name]:,} images"] = "at_equal_images"
     rows = [[run["label"], *(_figure(run, name, key) for key in columns.values())]
             for run in having]  # fmt: skip
     return [f"## {title}", _table(["run", *columns], rows)]

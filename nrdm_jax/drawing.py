@@ -35,13 +35,12 @@ def preview_times(config, path: Path, count: int, steps: int | None = None) -> A
       ValueError: it does not go through so many.
     """
     _, times_at = trajectory(config, path, steps)
-    if config.sample.sampler == "dopri5":
+    adaptive = config.sample.sampler == "dopri5"
+    if count < 2 or (count > len(times_at) and not adaptive):
+        most = "" if adaptive else f" to {len(times_at)}, or more --steps"
+        raise ValueError(f"--trajectory={count}: give 2{most or ' or more'}")
+    if adaptive:
         return jnp.linspace(times_at[0], times_at[-1], count)
-    if not 2 <= count <= len(times_at):
-        raise ValueError(
-            f"--trajectory={count} of a sampler of {len(times_at)} steps; give 2 to "
-            f"{len(times_at)}, or more --steps"
-        )
     return times_at[np.linspace(0, len(times_at) - 1, count).round().astype(int)]
 
 

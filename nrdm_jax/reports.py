@@ -109,10 +109,10 @@ def quality(parts: build.Run, records: Source, sampler: Generator) -> SampleQual
 def scores(
     parts: build.Run, scorer: SampleQuality | None, signals: lifecycle.Signals, place: Place
 ) -> list[loop.Hook]:
-    """Scores of samples, every so many images and at the last step."""
+    """Scores of samples, every so many images and at the last step. A signal within ends them: they
+    are then `owed`."""
     if scorer is None:
         return []
-    train = parts.config.train
 
     def evaluate(params: Params) -> dict:
         try:
@@ -121,5 +121,23 @@ def scores(
             return {}
 
     scored = hooks.SampleScores(evaluate, place.workdir, place.writer, place.progress)
-    every = math.ceil(parts.config.evaluate.metrics_every / train.batch_size)
-    return [hooks.Every(scored, place.ledger, "score", every=every, last_step=train.steps)]
+    last_step = parts.config.train.steps
+    return [
+        hooks.Every(scored, place.ledger, "score", every=_scored_every(parts), last_step=last_step)
+    ]
+
+
+def owed(parts: build.Run, workdir: pathlib.Path, step: int) -> bool:
+    """Whether the scores of this step are asked for, and the run has ended without them."""
+    config = parts.config
+    if not config.evaluate.metrics_every or not step:
+        return False
+    if step % _scored_every(parts) and step != config.train.steps:
+        return False
+    missing = not hooks.SampleScores.file(workdir, step).exists()
+    return bool(distributed.of_writer(np.int32(missing)))
+
+
+def _scored_every(parts: build.Run) -> int:
+    config = parts.config
+    return math.ceil(config.evaluate.metrics_every / config.train.batch_size)

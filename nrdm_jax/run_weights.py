@@ -74,8 +74,9 @@ def find_at(workdir: str, step: int) -> Stored:
     if step in snapshots:
         return Stored(pathlib.Path(workdir) / SNAPSHOTS, step, tracked_widths(workdir)[0])
     raise ValueError(
-        f"{workdir} has no step {step}; choose one of its checkpoints ({listed(checkpoints)}) or "
-        f"snapshots ({listed(snapshots) or 'none, see train.ema_widths'})"
+        f"{workdir}@{step}: there is no such step; choose one of its checkpoints "
+        f"({listed(checkpoints)}) or snapshots "
+        f"({listed(snapshots) or 'none, see train.ema_widths'})"
     )
 
 

@@ -111,7 +111,8 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
     with ledger.account("restore"):
         state, records_seen = _start(parts, checkpoints, records)
         first_step = int(state.step)
-    if first_step >= last_step:
+    owed = reports.owed(parts, workdir, first_step)
+    if first_step >= last_step and not owed:
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
     if snapshots is not None:
@@ -153,6 +154,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
     probe = reports.probe(parts, place)
+    scores = reports.scores(parts, job.quality, signals, place)
     happenings: list[loop.Hook] = [
         non_finite,
         *probe,
@@ -165,13 +167,15 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
             last_step=last_step if config.evaluate.every else None,
         ),
         reports.grids(parts, job.sampler, place),
-        *reports.scores(parts, job.quality, signals, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, ledger),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
+        *scores,
         profile,
     ]
     try:
+        for hook in scores if owed else ():
+            hook(first_step, state, {}, 0.0)
         state, step = loop.run(
             state,
             train_step,
@@ -191,7 +195,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
             hook.close()
         progress.close()
         writer.close()
-    if step < last_step:
+    if step < last_step or reports.owed(parts, workdir, step):
         raise Stop(
             exit_codes.PREEMPTED,
             f"{signals.received}: saved step {step} of {last_step}; the same command goes on",

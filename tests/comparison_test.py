@@ -72,8 +72,8 @@ def two(tmp_path):
         tmp_path / "b",
         [
             (0, so_far(0, 5.0) | heldout([4.0, 2.0, 3.0])),
-            (10, so_far(10, 15.0) | heldout([2.0, 1.0, 1.2])),
-            (10, so_far(10, 16.0) | {"fd_net": 9.0, "recall_net": 0.5, "scored_examples": 7}),
+            (20, so_far(20, 15.0) | heldout([2.0, 1.0, 1.2])),
+            (25, so_far(25, 16.0) | {"fd_net": 9.0, "recall_net": 0.5, "scored_examples": 7}),
             (30, so_far(30, 40.0) | heldout([1.0, 0.4, 0.4])),
         ],
         env=[{"parameters": 20, "data": "f"}],
@@ -90,20 +90,20 @@ def test_figures_of_two_runs(two):
     assert (a["label"], a["steps"], a["of_steps"], a["images"]) == ("a", 40, 40, 160)
     assert (a["seconds"], a["step_seconds"], a["parameters"]) == (3900, 1950, 12)
     assert (b["steps"], b["of_steps"], b["images"], b["seconds"]) == (30, 40, 120, 40)
-    # Both have the losses of 120 images, b as its last, a halfway between 80 (0.6) and 160 (1.0).
-    assert summary["equal_images"]["heldout_loss"] == 120
+    # Both have the losses of 80 images; later ones were measured at different steps.
+    assert summary["equal_images"]["heldout_loss"] == 80
     assert a["metrics"]["heldout_loss"] == pytest.approx(
         {"first": 3.0, "last": 1.0, "best": 0.6, "best_images": 80, "last_over_first": 1 / 3,
-         "at_equal_images": 0.8, "examples": 10}
+         "at_equal_images": 0.6, "examples": 10}
     )  # fmt: skip
-    assert b["metrics"]["heldout_loss"]["at_equal_images"] == pytest.approx(0.6)
+    assert b["metrics"]["heldout_loss"]["at_equal_images"] == pytest.approx(1.4)
     assert a["metrics"][level(-2)]["best"] == 1.0 and a["metrics"][level(-2)]["last"] == 2.0
     # Less is better of distances, more of scores; counts are no figures.
     assert summary["distances"] == ["fd_net", "recall_net"]
     assert a["metrics"]["fd_net"]["best"] == 4.0 and a["metrics"]["recall_net"]["best"] == 0.5
     assert a["metrics"]["recall_net"]["last_over_first"] == 0.5
     assert a["metrics"]["fd_net"]["examples"] == 7 and "scored_examples" not in a["metrics"]
-    # b's fd_net is of 40 images and a's begins at 80: there is nothing at an equal number.
+    # b's fd_net is of 100 images and a's of 80 and 160: there is nothing at an equal number.
     assert a["metrics"]["fd_net"]["at_equal_images"] is None
     assert summary["config"] == {
         "model.variant": ["gated", "resnet"],
@@ -121,7 +121,7 @@ def test_tables_and_charts(two, tmp_path):
             .splitlines() if line.startswith("|")]  # fmt: skip
     assert ["first", two[0], "40 of 40", "160", "1h05m", "32m30s", "12", "1 x cpu"] in rows
     assert ["se/cond", two[1], "30 of 40, unfinished", "120", "0m40s", "0m20s", "20", "–"] in rows
-    assert ["first", "3", "1", "0.3333", "0.6", "80", "0.8", "10"] in rows
+    assert ["first", "3", "1", "0.3333", "0.6", "80", "10", "0.6"] in rows
     assert ["run", "-2", "0", "2"] in rows and ["first", "2", "0.5", "0.5"] in rows
     assert ["model.variant", '"gated"', '"resnet"'] in rows
     # Of a table, every row has as many cells as its header.
@@ -269,11 +269,43 @@ def test_names_tell_runs_apart(two, tmp_path):
             comparison.read(workdirs, labels)
 
 
-def test_a_value_at_equal_images_is_linear_between_finite_ones():
+def test_a_value_at_equal_images_is_one_that_was_measured():
     curve = comparison.Curve(
         np.asarray([0.0, 10.0, 20.0, 30.0]),
         np.full(4, math.nan),
         np.asarray([8.0, 6.0, math.nan, 2.0]),
     )
     at = [comparison.figures(curve, at=images)["at_equal_images"] for images in (5, 20, 30, 31)]
-    assert at == [7.0, 4.0, 2.0, None]
+    assert at == [None, None, 2.0, None]
+
+
+def test_distances_beside_another_reference_are_left_out(tmp_path):
+    rows = [(4, {"fd_net": 1.0, "scored_examples": 5, "heldout_loss": 1.0})]
+    a = write_run(tmp_path / "a", rows)
+    b = write_run(tmp_path / "b", rows, evaluate__reference=100)
+    summary = summary_of(a, b)
+    assert [set(run["metrics"]) for run in summary["runs"]] == [
+        {"fd_net", "heldout_loss"},
+        {"heldout_loss"},
+    ]
+    assert "evaluate.reference is 100 and not 0: its distances" in summary["warnings"][0]
+
+
+def test_what_a_run_measured_otherwise_before_is_left_out(tmp_path):
+    few = {"fd_net": 9.0, "scored_examples": 5}
+    many = {"fd_net": 2.0, "scored_examples": 50}
+    a = write_run(tmp_path / "a", [(2, few), (4, many), (6, many | {"fd_net": 1.0})])
+    summary = summary_of(a)
+    found = summary["runs"][0]["metrics"]["fd_net"]
+    assert (found["first"], found["last"], found["examples"]) == (2.0, 1.0, 50)
+    assert "measured in another way up to step 2" in summary["warnings"][0]
+
+
+def test_x0_errors_at_other_levels_are_left_out_whatever_is_predicted(tmp_path):
+    a = write_run(tmp_path / "a", [(0, heldout([1.0, 2.0, 3.0]))])
+    b = write_run(
+        tmp_path / "b", [(0, heldout([1.0], (7.0,)))], diffusion__prediction="eps",
+        evaluate__log_snr=(7.0,),
+    )  # fmt: skip
+    summary = summary_of(a, b)
+    assert not any("heldout_x0_error" in run["metrics"] for run in summary["runs"])

@@ -34,7 +34,12 @@ def no_jax(tmp_path_factory):
 def test_help(entry, no_jax):
     done = run("-m", f"nrdm_jax.{entry}", "--help", path=no_jax)
     of_what = {"compile_ahead": "--topology", "compare": "--labels"}.get(entry, "--workdir")
-    assert done.returncode == 0 and of_what in done.stdout and "python -m" in done.stdout
+    assert done.returncode == 0 and "python -m" in done.stdout
+    # In the list of flags, and not only in an example; under the one name of all entries as well.
+    assert f"  {of_what}:" in done.stdout
+    if entry in ("train", "evaluate"):
+        same = run("-m", "nrdm_jax.cli", entry, "--help", path=no_jax)
+        assert same.stdout == done.stdout.replace("__main__:", f"nrdm_jax.{entry}:")
 
 
 def test_nrdm_calls_the_entries(no_jax):

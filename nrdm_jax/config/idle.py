@@ -81,6 +81,9 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.order": (_sampled("unipc"), "sample.sampler"),
     "sample.diffusion": (_sampled("sde"), "sample.sampler"),
     "sample.tolerance": (_sampled("dopri5"), "sample.sampler"),
+    "evaluate.samples": (lambda c: c.evaluate.metrics_every > 0, "evaluate.metrics_every"),
+    "evaluate.metrics": (lambda c: c.evaluate.metrics_every > 0, "evaluate.metrics_every"),
+    "evaluate.examples": (lambda c: c.evaluate.every > 0, "evaluate.every"),
     "evaluate.weights": (lambda c: c.evaluate.net != "efflite0", "evaluate.net"),
     "log.profile_steps": (lambda c: c.log.profile_start > 0, "log.profile_start"),
 }

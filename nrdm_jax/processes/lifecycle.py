@@ -66,7 +66,7 @@ def _run(
 ) -> int:
     if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
         print(summary.strip(), "\n")
-        print(flags.FLAGS.main_module_help())
+        print(_help())
         return exit_codes.DONE
     if with_operands:
         flags.FLAGS.set_gnu_getopt(True)  # flags may come after operands
@@ -93,6 +93,13 @@ def _run(
             traceback.print_exc()
             return exit_codes.FAILED
         return _fail(str(error), code)
+
+
+def _help() -> str:
+    """Of all flags that an entry defines, its own and those it shares with others."""
+    ours = ("nrdm_jax", "benchmarks", "__main__", sys.argv[0])
+    modules = [m for m in flags.FLAGS.flags_by_module_dict() if m.split(".")[0] in ours]
+    return "\n".join(flags.FLAGS.module_help(module) for module in modules)
 
 
 def _is_ours(error: BaseException) -> bool:

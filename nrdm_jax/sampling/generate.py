@@ -83,7 +83,7 @@ def make_sample_fn(
         more = {"predict_variance": estimate} if learned_variance else {}
         x = solve(estimate, path, start, times, noise_of_steps(seeds, shape), **more)
         x0, *_ = estimate(x, jnp.full(x.shape[:1], times[-1]))
-        return (x0, estimate.kept.swapaxes(0, 1)) if isinstance(estimate, Recorded) else x0
+        return (x0, estimate.kept[0].swapaxes(0, 1)) if isinstance(estimate, Recorded) else x0
 
     return sample
 

@@ -14,6 +14,7 @@ OF_UNITS = {
     "trunk_rms": "RMS of the trunk",
 }
 COLUMNS = 400  # records in a heat map, at most: more are narrower than a pixel
+LEGEND_CHARACTERS = 130  # that stand side by side above the panels
 MARKED = 40  # points of a run that are marked, at most: more hide the line
 
 
@@ -167,15 +168,16 @@ def losses_chart(
     if means:
         _against_both(parts[0], labels, means, dict.fromkeys(means, logarithmic))
     if levels:
-        panels = parts[1].subplots(rows, columns, squeeze=False, sharex=True).flat
+        panels = list(parts[1].subplots(rows, columns, squeeze=False, sharex=True).flat)
         for axes, (title, lines) in zip(panels, levels.items(), strict=False):
             _draw_runs(axes, labels, lines, "images", logarithmic=logarithmic)
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=8)
-        for axes in list(panels)[len(levels) :]:
+        for axes in panels[len(levels) :]:
             axes.set_axis_off()
-        for axes in panels[-columns:]:
+        for axes in panels[max(0, len(levels) - columns) : len(levels)]:  # the lowest of a column
             axes.set_xlabel("images")
+            axes.tick_params(labelbottom=True)
     _legend_of_runs(figure, labels, [*means.values(), *levels.values()])
     _save(figure, path)
 
@@ -274,7 +276,9 @@ def _legend_of_runs(figure, labels: Sequence[str], shown) -> None:
         for label in labels
         if label in present
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5))
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    columns = max(1, min(len(handles), LEGEND_CHARACTERS // (longest + 8)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
 def _colour_of_run(label: str, labels: Sequence[str]):

@@ -1,6 +1,7 @@
 """What happens after a step: each hook one concern, called in order by the loop."""
 
 import json
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -303,16 +304,22 @@ class SampleScores:
         self._evaluate, self._workdir = evaluate, workdir
         self._writer, self._progress = writer, progress
 
+    @staticmethod
+    def file(workdir: pathlib.Path, step: int) -> pathlib.Path:
+        """Where the scores of a step are, once they are made."""
+        return workdir / "evals" / f"step_{step}.json"
+
     def __call__(self, step: int, state: TrainState) -> None:
         result = self._evaluate(state.ema)
         if not result:  # not of this process to write
             return
-        directory = self._workdir / "evals"
-        directory.mkdir(exist_ok=True)
-        text = json.dumps({"step": step, **result}, indent=2)
-        (directory / f"step_{step}.json").write_text(text)
         values = result["scores"]
         self._writer.write(step, values)
+        file = self.file(self._workdir, step)
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, **result}, indent=2))
+        os.replace(partial, file)
         words = " ".join(f"{name}={value:.4g}" for name, value in values.items())
         self._progress.line(f"step={step} {words} (EMA weights)")
 

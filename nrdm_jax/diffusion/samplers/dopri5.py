@@ -54,7 +54,6 @@ def sample(
     ).ys
     if recorded:
         # Its own evaluations lie where its steps do: x at the times is interpolated, and evaluated.
-        recorded.kept = jax.lax.map(
-            lambda pair: estimates(*pair)[0][0], (passed[0], recorded.times)
-        )
+        passing = jax.lax.map(lambda pair: estimates(*pair)[0][0], (passed[0], recorded.times))
+        recorded.kept = (passing, recorded.kept[1])
     return x[0]

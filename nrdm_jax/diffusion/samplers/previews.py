@@ -18,13 +18,14 @@ class Recorded:
     each of some times.
 
     Where a solver evaluates one of the times twice, as Heun's does, a trial comes before the state
-    itself; where it evaluates more noise in its place, as EDM's with churn, that estimate counts.
+    itself; where it evaluates more noise in its place, as EDM's with churn, that estimate counts,
+    but none that comes after one at a lower time.
     Values of a trace: to be used within one, and by `scan` in loops.
 
     Attributes:
       predict: the same, keeping nothing; all examples of a call have one time.
       times: (k,), decreasing.
-      kept: (k, B, *S, C); zero where nothing was estimated yet.
+      kept: (k, B, *S, C), zero where nothing was estimated yet; and the lowest time evaluated.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Recorded:
     ):
         self.predict = predict
         self.times = times
-        self.kept = jnp.zeros((len(times), *shape), jnp.float32)
+        self.kept = (jnp.zeros((len(times), *shape), jnp.float32), jnp.float32(jnp.inf))
 
     def __call__(self, x_t: Array, t_B: Array) -> Any:
         x0, *more = self.predict(x_t, t_B)
-        still = (t_B[0] >= self.times).reshape(-1, *(1,) * x0.ndim)
-        self.kept = jnp.where(still, x0[None], self.kept)
+        estimates, lowest = self.kept
+        lowest = jnp.minimum(lowest, t_B[0])
+        still = (lowest >= self.times).reshape(-1, *(1,) * x0.ndim)
+        self.kept = (jnp.where(still, x0[None], estimates), lowest)
         return x0, *more
 
 
