@@ -27,6 +27,7 @@ from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh
+from nrdm_jax.signatures import Params
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
 from nrdm_jax.training.state import TrainState, create, create_sharded
@@ -45,6 +46,7 @@ class Run:
       train_step: pure, (state, batch) -> (state, metrics).
       abstract_state: shapes, types and shardings of the state.
       fresh_state: allocates it.
+      begun_with: the same with weights that are given.
     """
 
     config: Any
@@ -55,6 +57,7 @@ class Run:
     train_step: step.TrainStep
     abstract_state: TrainState
     fresh_state: Callable[[], TrainState]
+    begun_with: Callable[[Params], TrainState]
 
 
 def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
@@ -90,7 +93,7 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         penalty_examples=config.optim.sensitivity_examples,
         importance=importance(config, path),
     )
-    state, fresh = create_sharded(
+    state, fresh, begun = create_sharded(
         init,
         optimizer.transform,
         config.seed,
@@ -99,7 +102,8 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         importance=importance(config, path),
         widths=config.train.ema_widths,
     )
-    return Run(config, mesh, apply, path, rate, networks.on_mesh(mesh, train_step), state, fresh)
+    step_on_mesh = networks.on_mesh(mesh, train_step)
+    return Run(config, mesh, apply, path, rate, step_on_mesh, state, fresh, begun)
 
 
 def diffusion_path(config) -> Path:

@@ -55,15 +55,15 @@ def reconstruct(
     # There are none in what is written.
     plain.train.ema_widths = ()
     plain.train.ema_snapshots = configuration.default().train.ema_snapshots
-    about = _meta(workdir, max(stored.step for stored in factors))
-    environment = training_run.environment(parts, about["data"])
+    average = _sum(parts, factors, signals)  # before anything is written
+    data = _data(workdir, max(stored.step for stored in factors))
+    environment = training_run.environment(parts, data)
     home = Workdir(out, configuration.to_dict(plain), environment, allow_change=False)
     try:
-        average = _sum(parts, factors, signals)
         meta = {"step": step, "of": str(workdir), "width": width, "version": __version__}
         checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS))
         try:
-            checkpoints.save(step, {"ema": average}, about | meta)
+            checkpoints.save(step, {"ema": average}, {"data": data, **meta})
             checkpoints.wait()
         finally:
             checkpoints.close()
@@ -85,8 +85,8 @@ def _plan(
     """The step, the snapshots that count with their factors, and the error of the profile."""
     power_ema.gamma_of(width)  # refused now, before anything is looked for
     steps = run_weights.steps_of(workdir, run_weights.SNAPSHOTS)
-    tracked = run_weights.tracked_widths(workdir)
-    if not steps or not tracked:
+    directory = pathlib.Path(workdir) / run_weights.SNAPSHOTS
+    if not steps:
         raise ValueError(
             f"{workdir} has no snapshots; train with train.ema_widths, such as (0.1, 0.25), and "
             "train.ema_snapshots above 0"
@@ -99,7 +99,8 @@ def _plan(
         )
     # Later snapshots than the first one at `step` or after it would not bring it nearer.
     last = next(s for s in steps if s >= step)
-    kept = [(s, w) for s in steps if s <= last for w in tracked]
+    kept = [(s, w) for s in steps if s <= last for w in run_weights.widths_of(directory, s)]
+    tracked = sorted({w for _, w in kept})
     factors = power_ema.coefficients(kept, step, width)
     error = power_ema.profile_error(kept, step, width, factors)
     if error > TRUSTED:
@@ -110,7 +111,6 @@ def _plan(
             "train with more train.ema_snapshots",
             flush=True,
         )
-    directory = pathlib.Path(workdir) / run_weights.SNAPSHOTS
     counting = {
         run_weights.Stored(directory, s, w): float(factor)
         for (s, w), factor in zip(kept, factors, strict=True)
@@ -119,11 +119,11 @@ def _plan(
     return step, counting, error
 
 
-def _meta(workdir: str, step: int) -> dict:
-    """Of a snapshot."""
+def _data(workdir: str, step: int) -> str:
+    """The fingerprint of the data of a snapshot."""
     snapshots = Checkpoints(str(pathlib.Path(workdir) / run_weights.SNAPSHOTS), read_only=True)
     try:
-        return snapshots.meta(step)
+        return snapshots.meta(step)["data"]
     finally:
         snapshots.close()
 

@@ -5,7 +5,6 @@ import pathlib
 import re
 
 from nrdm_jax.checkpointing.manager import Checkpoints
-from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import power_ema
 
@@ -24,14 +23,17 @@ class Stored:
         kind = "EMA" if self.width is None else f"average of width {self.width:g}"
         return f"{kind} of {self.directory}/{self.step}"
 
-    def read(self, abstract: Params) -> Params:
-        """As `abstract`, with its shardings; nothing is written there.
+    def read(self, abstract: Params, *, partial: bool = False) -> Params:
+        """As `abstract`, with its shardings; nothing is written there. `partial`: there may be more
+        than that.
 
         Raises:
           ValueError: they are of other shapes, with a table.
         """
         checkpoints = Checkpoints(str(self.directory), read_only=True)
         try:
+            if self.width is None and partial:
+                return checkpoints.restore_part(self.step, "ema", abstract)
             if self.width is None:
                 return checkpoints.restore(self.step, {"ema": abstract})["ema"]
             name = power_ema.name_of(self.width)
@@ -46,7 +48,11 @@ def find(workdir: str, width: float | None = None) -> Stored:
     Raises:
       ValueError: there is no checkpoint, or the run does not track the width.
     """
-    tracked = () if width is None else tracked_widths(workdir)
+    steps = steps_of(workdir, CHECKPOINTS)
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
+    directory = pathlib.Path(workdir) / CHECKPOINTS
+    tracked = () if width is None else widths_of(directory, steps[-1])
     if width is not None and width not in tracked:
         other = (
             f"tracks {listed(tracked)}; nrdm ema --workdir={workdir} --width={width:g} --out=DIR "
@@ -55,10 +61,7 @@ def find(workdir: str, width: float | None = None) -> Stored:
             else "tracks no widths; train with train.ema_widths, such as (0.1, 0.25)"
         )
         raise ValueError(f"--ema_width={width:g}: {workdir} {other}")
-    steps = steps_of(workdir, CHECKPOINTS)
-    if not steps:
-        raise ValueError(f"{workdir} has no checkpoint; train there first, or name another workdir")
-    return Stored(pathlib.Path(workdir) / CHECKPOINTS, steps[-1], width)
+    return Stored(directory, steps[-1], width)
 
 
 def find_at(workdir: str, step: int) -> Stored:
@@ -72,7 +75,8 @@ def find_at(workdir: str, step: int) -> Stored:
     if step in checkpoints:
         return Stored(pathlib.Path(workdir) / CHECKPOINTS, step)
     if step in snapshots:
-        return Stored(pathlib.Path(workdir) / SNAPSHOTS, step, tracked_widths(workdir)[0])
+        directory = pathlib.Path(workdir) / SNAPSHOTS
+        return Stored(directory, step, widths_of(directory, step)[0])
     raise ValueError(
         f"{workdir}@{step}: there is no such step; choose one of its checkpoints "
         f"({listed(checkpoints)}) or snapshots "
@@ -101,14 +105,13 @@ def steps_of(workdir: str, kind: str) -> list[int]:
         checkpoints.close()
 
 
-def tracked_widths(workdir: str) -> tuple[float, ...]:
-    """Of the power-function averages of a run.
-
-    Raises:
-      ValueError: as `read_config`.
-    """
-    # A run of before the field tracks none.
-    return tuple(read_config(pathlib.Path(workdir))["train"].get("ema_widths", ()))
+def widths_of(directory: pathlib.Path, step: int) -> tuple[float, ...]:
+    """Of the power-function averages that a checkpoint or a snapshot has, in ascending order."""
+    checkpoints = Checkpoints(str(directory), read_only=True)
+    try:
+        return tuple(sorted(map(float, checkpoints.parts_of(step, "averages"))))
+    finally:
+        checkpoints.close()
 
 
 def listed(values) -> str:

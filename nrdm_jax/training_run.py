@@ -1,11 +1,11 @@
 """One training run from its config to its last checkpoint: the parts of `build`, in their order."""
 
 import dataclasses
+import pathlib
 import sys
 import time
 
 import jax
-import jax.numpy as jnp
 
 from nrdm_jax import (
     __version__,
@@ -25,7 +25,7 @@ from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
-from nrdm_jax.processes.workdir import Workdir
+from nrdm_jax.processes.workdir import Workdir, read_whole_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
@@ -94,8 +94,9 @@ def train(
             str(home.path / run_weights.CHECKPOINTS), keep=config.checkpoint.keep
         )
         snapshots = None
-        if config.train.ema_widths and config.train.ema_snapshots:
-            snapshots = Checkpoints(str(home.path / run_weights.SNAPSHOTS), keep=None)
+        kept = home.path / run_weights.SNAPSHOTS
+        if _takes_snapshots(config) or kept.is_dir():
+            snapshots = Checkpoints(str(kept), keep=None)
     try:
         return _train(job, home.path, checkpoints, snapshots, signals, ledger)
     finally:
@@ -168,7 +169,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
         ),
         reports.grids(parts, job.sampler, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
-        *_snapshots(config, snapshots, meta, ledger),
+        *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         *scores,
         profile,
@@ -211,15 +212,20 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
     }
 
 
-def _snapshots(config, snapshots, meta, ledger) -> list[hooks.Snapshots]:
+def _takes_snapshots(config) -> bool:
+    return bool(config.train.ema_widths and config.train.ema_snapshots)
+
+
+def _snapshots(config, snapshots, meta, place) -> list[hooks.Snapshots]:
     """The record of the power-function averages, where it is asked for."""
-    if snapshots is None:
+    if not _takes_snapshots(config):
         return []
     return [
         hooks.Snapshots(
             snapshots,
             meta,
-            ledger,
+            place.ledger,
+            place.progress,
             count=config.train.ema_snapshots,
             last_step=config.train.steps,
         )
@@ -253,20 +259,23 @@ def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple
         state = state_of(checkpoints.restore(latest, wanted))
         print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
         return state, int(meta["records_seen"])
-    state = parts.fresh_state()
-    if config.checkpoint.init_from:
-        weights = read_ema(config.checkpoint.init_from, parts.abstract_state.params)
-        own = {"ema": state.ema, "averages": state.averages}
-        copied = jax.jit(
-            lambda weights: {
-                "ema": jax.tree.map(jnp.copy, weights),
-                "averages": {name: jax.tree.map(jnp.copy, weights) for name in state.averages},
-            },
-            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, own),
-        )
-        state = state.replace(params=weights, **copied(weights))
-        print(f"started from the weights of {config.checkpoint.init_from}", flush=True)
+    if not config.checkpoint.init_from:
+        return parts.fresh_state(), 0
+    state = parts.begun_with(_first_weights(parts, config.checkpoint.init_from))
+    print(f"started from the weights of {config.checkpoint.init_from}", flush=True)
     return state, 0
+
+
+def _first_weights(parts: build.Run, workdir: str) -> Params:
+    """The EMA of another run; the head of the uncertainty, which no sample sees, is taken from
+    there only if both have it."""
+    wanted, head = dict(parts.abstract_state.params), networks.UNCERTAINTY
+    theirs = read_whole_config(pathlib.Path(workdir))["diffusion"]["uncertainty"]
+    if theirs == (head in wanted):
+        return read_ema(workdir, wanted)
+    own = wanted.pop(head, None)
+    weights = run_weights.find(workdir).read(wanted, partial=theirs)
+    return weights if own is None else {**weights, head: parts.fresh_state().params[head]}
 
 
 def read_ema(workdir: str, abstract_ema: Params) -> Params:

@@ -109,6 +109,12 @@ class Checkpoints:
                 (self._directory / str(step) / item).resolve(), args=arguments
             )
 
+    def parts_of(self, step: int, item: str) -> list[str]:
+        """The first names in the tree of an item; none where there is no such item."""
+        stored = self._manager.item_metadata(step).get(item)
+        paths = [path for path, _ in trees.leaves_with_path(getattr(stored, "tree", stored))]
+        return sorted({path.split("/")[0] for path in paths})
+
     def _rows(self, step: int, item: str, wanted: Any) -> list[tuple[str, str, str]]:
         return _differences(item, self._manager.item_metadata(step).get(item), wanted)
 

@@ -94,12 +94,16 @@ def log_likelihood(x0: Array, mean: Array, log_var: Array, pixels: bool) -> Arra
 
     Of pixels: the mass of the values' bins, the outer ones open (Ho et al., eq. 13). Of latents,
     which are of no bins: the density times a bin's width, to which the mass tends (DiT takes the
-    mass, and bins of pixels, for latents as well).
+    mass, and bins of pixels, for latents as well); so of bins much narrower than the Gaussian.
     """
     inverse = jnp.exp(-0.5 * log_var)
+    density = -0.5 * (jnp.square((x0 - mean) * inverse) + log_var + np.log(2 * np.pi))
+    density = density + np.float32(np.log(2 * HALF_BIN))
     if not pixels:
-        density = -0.5 * (jnp.square((x0 - mean) * inverse) + log_var + np.log(2 * np.pi))
-        return density + np.float32(np.log(2 * HALF_BIN))
+        return density
+    # There the difference of two masses would be lost in rounding, and its gradient not finite.
+    narrow = HALF_BIN * inverse < 1e-3
+    inverse = jnp.where(narrow, 1.0, inverse)
     upper = (x0 + HALF_BIN - mean) * inverse
     lower = (x0 - HALF_BIN - mean) * inverse
     # The mass between lies mirrored where lower > 0: of two tails the smaller is exact.
@@ -107,6 +111,7 @@ def log_likelihood(x0: Array, mean: Array, log_var: Array, pixels: bool) -> Arra
     a, b = jnp.where(mirrored, -upper, lower), jnp.where(mirrored, -lower, upper)
     log_b = jax.scipy.special.log_ndtr(b)
     inner = log_b + jnp.log(-jnp.expm1(jax.scipy.special.log_ndtr(a) - log_b))
+    inner = jnp.where(narrow, density, inner)
     below = jax.scipy.special.log_ndtr(upper)
     above = jax.scipy.special.log_ndtr(-lower)
     return jnp.where(x0 < -0.999, below, jnp.where(x0 > 0.999, above, inner))

@@ -117,7 +117,10 @@ def read_config(path: pathlib.Path) -> dict:
     """
     file = pathlib.Path(path) / "config.json"
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
+        # Before there was this field, the second half of the channels was not trained.
+        config.get("diffusion", {}).setdefault("variance_weight", 0.0)
+        return config
     except FileNotFoundError:
         raise ValueError(f"workdir {path} is no run: it has no config.json") from None
     except (OSError, json.JSONDecodeError) as error:

@@ -230,7 +230,8 @@ class Snapshots:
     time after its last step.
 
     What is written is committed when the next step begins, so that no checkpoint, here or after a
-    kill, is later than a snapshot that is missing.
+    kill, is later than a snapshot that is missing; but for those that could not be written, as on a
+    disk that is full, which are told of.
     """
 
     def __init__(
@@ -238,11 +239,13 @@ class Snapshots:
         snapshots: Checkpoints,
         meta: Callable[[int], dict],
         ledger: Ledger,
+        progress: Progress,
         *,
         count: int,
         last_step: int,
     ):
         self._snapshots, self._meta, self._ledger = snapshots, meta, ledger
+        self._progress = progress
         self._count, self._last_step = count, last_step
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
@@ -250,8 +253,13 @@ class Snapshots:
         if before < after:
             jax.block_until_ready(state.step)  # what the device still owes is the step's time
             with self._ledger.account("save"):
-                self._snapshots.save(step, {"averages": state.averages}, self._meta(step))
-                self._snapshots.wait()
+                try:
+                    self._snapshots.save(step, {"averages": state.averages}, self._meta(step))
+                    self._snapshots.wait()
+                except OSError as error:  # an average is then made from one less
+                    self._progress.line(
+                        f"step={step} WARNING: no snapshot of the averages: {error}"
+                    )
 
 
 class HeldoutLoss:

@@ -66,10 +66,14 @@ def create_sharded(
     *,
     importance: Importance | None = None,
     widths: Sequence[float] = (),
-) -> tuple[TrainState, Callable[[], TrainState]]:
-    """The abstract state, with the sharding of every leaf, and a function that allocates it.
-    `zero1`: see `partition.shardings`; `importance`: of times that are drawn by it; `widths`: of
-    the power-function averages.
+) -> tuple[TrainState, Callable[[], TrainState], Callable[[Params], TrainState]]:
+    """The abstract state, with the sharding of every leaf, a function that allocates it, and one
+    that begins with weights that are given.
+
+    Args:
+      zero1: see `partition.shardings`.
+      importance: of times that are drawn by it.
+      widths: of the power-function averages.
 
     Each leaf is born in its shards: nothing ever holds the whole state on one device.
     """
@@ -77,9 +81,14 @@ def create_sharded(
     def fresh() -> TrainState:
         return create(init, optimizer, seed, importance=importance, widths=widths)
 
+    def begun(params: Params) -> TrainState:
+        return create(lambda _: params, optimizer, seed, importance=importance, widths=widths)
+
     shapes = jax.eval_shape(fresh)
     shardings = partition.shardings(shapes, mesh, zero1)
-    return partition.abstract(shapes, shardings), jax.jit(fresh, out_shardings=shardings)
+    abstract = partition.abstract(shapes, shardings)
+    jitted = (jax.jit(f, out_shardings=shardings) for f in (fresh, begun))
+    return abstract, *jitted
 
 
 def save_items(state: TrainState) -> dict:

@@ -235,3 +235,17 @@ def test_native_loss_does_not_see_the_variance():
     found = [jitted(v) for v in (-1.0, 4.0)]
     np.testing.assert_array_equal(found[0].loss, found[1].loss)
     assert not np.allclose(found[0].bound, found[1].bound)
+
+
+def test_a_variance_that_is_far_too_large_can_be_learned_back():
+    """Masses of bins are differences of what rounds to the same number there."""
+
+    def loss(log_var):
+        x0 = jnp.linspace(-0.9, 0.9, 7)
+        return -jnp.mean(log_likelihood(x0, x0, jnp.full(7, log_var), True))
+
+    for log_var in (0.0, 10.0, 30.0, 60.0):
+        value, slope = jax.value_and_grad(loss)(jnp.float32(log_var))
+        expected = 0.5 * (log_var + np.log(2 * np.pi)) - np.log(2 * posterior.HALF_BIN)
+        np.testing.assert_allclose(value, expected, rtol=1e-3)
+        np.testing.assert_allclose(slope, 0.5, rtol=2e-2)

@@ -1,0 +1,74 @@
+"""What a run begins with."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from nrdm_jax import build, training_run
+from nrdm_jax import config as configuration
+from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.training.state import save_items
+
+
+@pytest.fixture
+def before(tiny_config, tmp_path):
+    """(config) -> workdir of a run of one checkpoint, and its EMA."""
+
+    def made(name, **diffusion):
+        config = tiny_config.copy_and_resolve_references()
+        config.diffusion.update(diffusion)
+        state = build.run(config).fresh_state()
+        ema = jax.tree.map(lambda x: x + 7, state.ema)
+        workdir = tmp_path / name
+        checkpoints = Checkpoints(str(workdir / "checkpoints"))
+        checkpoints.save(3, save_items(state.replace(ema=ema)), {"data": "f"})
+        checkpoints.wait()
+        checkpoints.close()
+        (workdir / "config.json").write_text(json.dumps(configuration.to_dict(config)))
+        return str(workdir), ema
+
+    return made
+
+
+def begun(config, workdir, **fields):
+    config = config.copy_and_resolve_references()
+    config.checkpoint.init_from = workdir
+    for name, value in fields.items():
+        group, field = name.split("__")
+        config[group][field] = value
+    parts = build.run(config)
+    return parts, parts.begun_with(training_run._first_weights(parts, workdir))
+
+
+def assert_equal(a, b):
+    for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_every_average_begins_with_the_weights_that_are_given(tiny_config, before):
+    workdir, ema = before("a")
+    parts, state = begun(tiny_config, workdir, train__ema_widths=(0.1, 0.2))
+    for tree in (state.params, state.ema, *state.averages.values()):
+        assert_equal(tree, ema)
+    shardings = jax.tree.map(lambda x: x.sharding, parts.abstract_state)
+    assert jax.tree.map(lambda x: x.sharding, state) == shardings
+    # The iterates of this one are in its state: they would bring back the weights of before.
+    _, state = begun(tiny_config, workdir, optim__name="schedule_free",
+                     optim__schedule="constant")  # fmt: skip
+    iterates = [x for path, x in jax.tree_util.tree_leaves_with_path(state.opt)
+                if ".z['" in jax.tree_util.keystr(path)]  # fmt: skip
+    assert len(iterates) == len(jax.tree.leaves(ema))
+    assert_equal(iterates, ema)
+
+
+def test_the_head_of_the_uncertainty_is_no_reason_to_refuse(tiny_config, before):
+    plain, ema = before("plain")
+    with_head, theirs = before("head", uncertainty=True)
+    _, state = begun(tiny_config, plain, diffusion__uncertainty=True)
+    head = state.params["uncertainty"]
+    assert_equal({**ema, "uncertainty": head}, state.params)
+    _, state = begun(tiny_config, with_head)
+    assert "uncertainty" not in state.params
+    assert_equal(state.params, {k: v for k, v in theirs.items() if k != "uncertainty"})
