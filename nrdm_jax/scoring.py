@@ -1,5 +1,6 @@
 """What is done with a trained run: samples, and scores of its averaged weights."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -208,13 +209,27 @@ def score(
         for name, queries in (("samples", drawn), ("heldout", some)):
             blocks = measures.example_blocks(config, records)
             result[f"nearest_{name}"] = float(nearest(queries, blocks)[0].mean())
+    result["step"] = stored.step
     result["evaluate_seconds"] = round(time.monotonic() - before, 1)
     out = pathlib.Path(workdir) / "evals"
     if distributed.is_writer() and os.access(workdir, os.W_OK):
         out.mkdir(exist_ok=True)
         name = "scores" if ema_width is None else f"scores_width_{ema_width:g}"
-        (out / f"{name}.json").write_text(json.dumps(result | details, indent=2))
+        _write(out / f"{name}.json", result, details)
     return result
+
+
+def _write(path: pathlib.Path, result: dict, details: dict) -> None:
+    """Scores as JSON, beside what was measured of the same step before; `nets` has, for each
+    feature network, its scores with their protocol."""
+    known: dict = {}
+    with contextlib.suppress(OSError, json.JSONDecodeError):
+        known = json.loads(path.read_text())
+    known = known if known.get("step") == result["step"] else {}
+    nets = known.get("nets", {})
+    if details:
+        nets[details["protocol"]["net"]] = details
+    path.write_text(json.dumps(known | result | ({"nets": nets} if nets else {}), indent=2))
 
 
 def _losses(parts, ema, records, heldout, signals) -> dict:

@@ -110,7 +110,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
     parts, records = job.parts, job.records
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
-        state, records_seen = _start(parts, checkpoints, records)
+        state, begun = _start(parts, checkpoints, records)
         first_step = int(state.step)
     owed = reports.owed(parts, workdir, first_step)
     if first_step >= last_step and not owed:
@@ -137,8 +137,9 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
         workdir,
         first_step,
         ledger=ledger,
-        images=records_seen,
+        images=begun["records_seen"],
         batch_size=config.train.batch_size,
+        before=begun,
     )
     progress = Progress(first_step, last_step)
     place = reports.Place(workdir, writer, progress, ledger)
@@ -148,8 +149,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
             evaluation(0, state)
 
     def meta(step: int) -> dict:
-        seen = records_seen + (step - first_step) * config.train.batch_size
-        return _meta(config, records, step, seen)
+        return _meta(config, records, step, writer.so_far(step))
 
     save = hooks.Save(checkpoints, meta, saved=first_step or None)
     non_finite = hooks.StopOnNonFinite(checkpoints)
@@ -180,7 +180,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
         state, step = loop.run(
             state,
             train_step,
-            job.batches.iterate(records_seen),
+            job.batches.iterate(begun["records_seen"]),
             happenings,
             first_step=first_step,
             last_step=last_step,
@@ -232,11 +232,12 @@ def _snapshots(config, snapshots, meta, place) -> list[hooks.Snapshots]:
     ]
 
 
-def _meta(config, records: Source, step: int, records_seen: int) -> dict:
+def _meta(config, records: Source, step: int, so_far: dict[str, float]) -> dict:
     """The JSON item of a checkpoint."""
     return {
         "step": step,
-        "records_seen": records_seen,
+        "records_seen": so_far["images"],
+        **{name: so_far[name] for name in MetricsWriter.SECONDS if name in so_far},
         "seed": config.seed,
         "batch_size": config.train.batch_size,
         "data": records.fingerprint,
@@ -244,8 +245,8 @@ def _meta(config, records: Source, step: int, records_seen: int) -> dict:
     }
 
 
-def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple[TrainState, int]:
-    """The state to go on with, and the records it has seen."""
+def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple[TrainState, dict]:
+    """The state to go on with, and what its checkpoint says of the run so far (`_meta`)."""
     config = parts.config
     latest = checkpoints.latest_step()
     if latest is not None:
@@ -258,12 +259,13 @@ def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple
         wanted = save_items(parts.abstract_state)
         state = state_of(checkpoints.restore(latest, wanted))
         print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
-        return state, int(meta["records_seen"])
+        return state, meta
+    nothing_yet = {"records_seen": 0, **dict.fromkeys(MetricsWriter.SECONDS, 0.0)}
     if not config.checkpoint.init_from:
-        return parts.fresh_state(), 0
+        return parts.fresh_state(), nothing_yet
     state = parts.begun_with(_first_weights(parts, config.checkpoint.init_from))
     print(f"started from the weights of {config.checkpoint.init_from}", flush=True)
-    return state, 0
+    return state, nothing_yet
 
 
 def _first_weights(parts: build.Run, workdir: str) -> Params:

@@ -58,10 +58,9 @@ class MetricsWriter:
 
     Each row says where the run stands: `step`, `images` seen, `seconds` that it has taken and
     `step_seconds`, those of them that went to steps: not to compiling, evaluating, saving or
-    drawing. The seconds are of all processes that worked on the run: they go on from the last row
-    that is kept, so that neither a pause nor work that was lost counts; nor do steps between that
-    row and the restored step. Where the rows that are kept do not say them, as those of an older
-    version, they are unknown, and no row says them.
+    drawing. The seconds are of all processes that worked on the run: they go on from the
+    checkpoint, so that neither a pause nor work that was lost counts. Where it does not say them,
+    as that of an older version, they are unknown, and no row says them.
 
     Args:
       workdir: an existing directory.
@@ -70,6 +69,7 @@ class MetricsWriter:
       ledger: of this process.
       images: seen at the first step.
       batch_size: images a step.
+      before: `seconds` and `step_seconds` of the run up to the first step, where they are known.
     """
 
     SECONDS = ("seconds", "step_seconds")
@@ -82,10 +82,12 @@ class MetricsWriter:
         ledger: Ledger,
         images: int,
         batch_size: int,
+        before: Mapping[str, float],
     ):
         self._path = workdir / "metrics.jsonl"
         self._first_step, self._images, self._batch_size = first_step, images, batch_size
         self._ledger = ledger
+        self._before = {name: before[name] for name in MetricsWriter.SECONDS if name in before}
         self._events = None
         if not distributed.is_writer():
             return
@@ -94,10 +96,6 @@ class MetricsWriter:
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(_line(row) for row in kept))
             os.replace(partial, self._path)
-        before = kept[-1] if kept else {}
-        self._before = {
-            name: before.get(name) if first_step else 0.0 for name in MetricsWriter.SECONDS
-        }
         self._events = _summary_writer()(
             str(workdir), purge_step=first_step + 1 if first_step else 0
         )
@@ -106,19 +104,18 @@ class MetricsWriter:
         if self._events is None:
             return
         with self._path.open("a") as file:
-            file.write(_line({"step": step, **self._so_far(step), **values}))
+            file.write(_line({"step": step, **self.so_far(step), **values}))
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
         self._events.flush()
 
-    def _so_far(self, step: int) -> dict[str, float]:
+    def so_far(self, step: int) -> dict[str, float]:
+        """Images seen at a step, and the seconds until now, as far as they are known."""
         images = self._images + (step - self._first_step) * self._batch_size
-        now = (self._ledger.elapsed(), self._ledger.productive())
+        now = {"seconds": self._ledger.elapsed(), "step_seconds": self._ledger.productive()}
         return {"images": images} | {
-            name: round(before + seconds, 3)
-            for (name, before), seconds in zip(self._before.items(), now, strict=True)
-            if before is not None
+            name: round(before + now[name], 3) for name, before in self._before.items()
         }
 
     def close(self) -> None:

@@ -131,15 +131,18 @@ def test_rate_of_beta_is_that_of_its_variant_shared_kernels_included(tiny_config
         assert rate == pytest.approx(0.1 if slow and path in betas else 1.0, rel=1e-3), path
 
 
-def writer_of(workdir, first_step, ledger, images=0, batch_size=4):
+def writer_of(workdir, first_step, ledger, before, images=0, batch_size=4):
     return metrics.MetricsWriter(
-        workdir, first_step, ledger=ledger, images=images, batch_size=batch_size
+        workdir, first_step, ledger=ledger, images=images, batch_size=batch_size, before=before
     )
+
+
+NOTHING_YET = {"seconds": 0.0, "step_seconds": 0.0}
 
 
 def test_metrics_of_a_run_that_begins_again_are_its_own(tmp_path):
     for value in (float("nan"), 2.0):
-        writer = writer_of(tmp_path, 0, metrics.Ledger())
+        writer = writer_of(tmp_path, 0, metrics.Ledger(), NOTHING_YET)
         writer.write(0, {"heldout_loss": value, "profile": [1.0, value]})
         writer.close()
         text = (tmp_path / "metrics.jsonl").read_text()
@@ -161,7 +164,7 @@ class Clock:
 def test_images_and_seconds_of_a_run_go_on_over_its_processes(tmp_path):
     clock = Clock(100.0)
     ledger = metrics.Ledger(clock)
-    writer = writer_of(tmp_path, 0, ledger)
+    writer = writer_of(tmp_path, 0, ledger, NOTHING_YET)
     with ledger.account("compile"):
         clock.now += 30
     clock.now += 2
@@ -171,8 +174,10 @@ def test_images_and_seconds_of_a_run_go_on_over_its_processes(tmp_path):
         writer.write(2, {})  # the evaluation has not ended, and its seconds are no step's already
     clock.now += 2
     writer.write(4, {})
+    clock.now += 1
+    checkpoint = writer.so_far(5)
     clock.now += 50
-    writer.write(9, {})  # lost: the checkpoint is of step 5
+    writer.write(9, {})  # lost
     writer.close()
 
     clock = Clock(7.0)  # of another machine
@@ -180,32 +185,27 @@ def test_images_and_seconds_of_a_run_go_on_over_its_processes(tmp_path):
     with ledger.account("init"):
         clock.now += 10
     # Of another batch size, which a run may get on its way.
-    writer = writer_of(tmp_path, 5, ledger, images=20, batch_size=8)
+    writer = writer_of(tmp_path, 5, ledger, checkpoint, images=20, batch_size=8)
     clock.now += 3
     writer.write(7, {})
     writer.close()
     rows = metrics.read_metrics(tmp_path)
     assert [row["step"] for row in rows] == [2, 2, 4, 7]
     assert [row["images"] for row in rows] == [8, 8, 16, 36]
-    assert [row["seconds"] for row in rows] == [32, 37, 39, 52]
-    assert [row["step_seconds"] for row in rows] == [2, 2, 4, 7]
+    assert [row["seconds"] for row in rows] == [32, 37, 39, 53]
+    assert [row["step_seconds"] for row in rows] == [2, 2, 4, 8]
+    # Of a checkpoint that does not say them, they are unknown.
+    writer = writer_of(tmp_path, 5, metrics.Ledger(), {"records_seen": 20}, images=20)
+    writer.write(6, {})
+    writer.close()
+    assert metrics.read_metrics(tmp_path)[-1] == {"step": 6, "images": 24}
 
     # Begun again, the run has taken no time.
-    writer = writer_of(tmp_path, 0, metrics.Ledger(Clock(1.0)))
+    writer = writer_of(tmp_path, 0, metrics.Ledger(Clock(1.0)), NOTHING_YET)
     writer.write(0, {})
     writer.close()
     (row,) = metrics.read_metrics(tmp_path)
     assert row == {"step": 0, "images": 0, "seconds": 0, "step_seconds": 0}
-
-
-@pytest.mark.parametrize("text", ['{"step": 3}\n', None])
-def test_seconds_are_not_said_where_those_before_are_unknown(text, tmp_path):
-    if text:
-        (tmp_path / "metrics.jsonl").write_text(text)
-    writer = writer_of(tmp_path, 3, metrics.Ledger(), images=12)
-    writer.write(4, {"loss": 1.0})
-    writer.close()
-    assert metrics.read_metrics(tmp_path)[-1] == {"step": 4, "images": 16, "loss": 1.0}
 
 
 def test_schedules():
