@@ -144,18 +144,21 @@ def test_a_run_scores_its_ema_every_so_many_images(tiny_config, cache, tmp_path,
 
     def interrupted(self, params, poll):
         calls.append(poll)
-        signals.received = "SIGTERM" if len(calls) == 2 else None
+        signals.received = "SIGTERM" if len(calls) in (2, 4) else None
         return score(self, params, poll)
 
     monkeypatch.setattr(SampleQuality, "__call__", interrupted)
-    # The second scoring ends at a signal, and the run goes on from the step that it was at.
-    with pytest.raises(Stop, match="saved step 4 of 5"):
-        training_run.train(c, str(tmp_path / "run"), signals=signals)
-    signals.received = None
+    # Two scorings end at signals, that of the last step as well; the next process makes them.
+    for step in (4, 5):
+        with pytest.raises(Stop, match=f"saved step {step} of 5"):
+            training_run.train(c, str(tmp_path / "run"), signals=signals)
+        signals.received = None
     training_run.train(c, str(tmp_path / "run"), signals=signals)
     rows = [r for r in read_metrics(tmp_path / "run") if "fd_linear" in r]
     # 20 images are two steps of 16; and at the end.
-    assert [r["step"] for r in rows] == [2, 5] and all(r["scored_examples"] == 12 for r in rows)
+    assert [r["step"] for r in rows] == [2, 4, 5] and all(r["scored_examples"] == 12 for r in rows)
+    assert training_run.train(c, str(tmp_path / "run"), signals=signals)["finished_before"]
+    assert len(calls) == 5
     last = json.loads((tmp_path / "run" / "evals" / "step_5.json").read_text())
     assert last["scores"]["fd_linear"] == rows[-1]["fd_linear"]
     assert last["protocol"]["samples"] == 12 and last["protocol"]["sampler"]["steps"] == 1
