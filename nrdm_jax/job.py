@@ -43,8 +43,8 @@ def run() -> int:
         "train_seconds": summary.get("train_seconds", 0.0),
         "heldout_loss_first": losses[0] if losses else None,
         "heldout_loss_last": scores["heldout_loss"],
-        "wiener": scores["wiener"],
-        "ratio": scores["heldout_loss"] / scores["wiener"],
+        "wiener": scores.get("wiener"),
+        "ratio": scores["heldout_loss"] / scores["wiener"] if "wiener" in scores else None,
         "samples": len(drawn),
         "grid": str(grid),
         "nearest_samples": scores.get("nearest_samples"),
@@ -52,7 +52,8 @@ def run() -> int:
     }
     command_line.print_result(result)
     limit = flags.FLAGS.at_most
-    return 1 if limit is not None and result["ratio"] > limit else 0
+    ratio = result["ratio"]
+    return 1 if limit is not None and (ratio is None or ratio > limit) else 0
 
 
 def main() -> None:

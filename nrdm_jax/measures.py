@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nrdm_jax import build
+from nrdm_jax import networks
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source
 from nrdm_jax.diffusion import (
@@ -56,9 +56,7 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
     return jax.jit(sums, out_shardings=replicated(mesh))
 
 
-def bits_sums(
-    config, apply: objectives.ApplyFn, path: Path, mesh: Mesh, *, probes: int, steps: int
-):
+def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
     """Jitted (params, x, label, mask, seeds) -> sums of the unmasked examples' bits per number, and
     of their squares: exact likelihoods under the label, pixels dequantised by even noise.
 
@@ -67,7 +65,10 @@ def bits_sums(
       steps: see `likelihood.bits_per_dim`.
     """
     shape, prediction = tuple(config.data.shape), config.diffusion.prediction
-    pixel = 2 / 255 if build.record_dtype(config) == jnp.uint8 else config.data.scale
+    plain = config.copy_and_resolve_references()
+    # Derivatives forwards do not pass through a memory mode or a kernel that has its own backwards.
+    plain.model.memory, plain.model.attention_kernel = "none", "xla"
+    _, apply = networks.model(plain, mesh, path)
 
     def sums(params, x, label, mask, seeds):
         def predict(x_t, t):
@@ -75,6 +76,7 @@ def bits_sums(
             return predictions.to_x0_eps(path, prediction, output, x_t, t)
 
         x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        pixel = 2 / 255 if x.dtype == jnp.uint8 else config.data.scale
         if x.dtype == jnp.uint8:
             x0 = x0 + pixel * (noise.uniform_of_seeds(seeds, shape) - 0.5)
         divergence = (

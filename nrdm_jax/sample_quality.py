@@ -27,7 +27,7 @@ from nrdm_jax.signatures import Array, Params
 # Of the reference, so many keep their features, for the metrics of neighbours and kernels.
 KEPT = 10_000
 SPLIT = "train"  # the reference, as in the papers
-FORMAT = 1  # of a reference on disk
+FORMAT = 2  # of a reference on disk
 _calls = itertools.count()  # of this process: a meeting each
 
 # Gets the pixels (n, *S, C) uint8 and labels (n,) of each batch of samples.
@@ -77,6 +77,7 @@ class SampleQuality:
         _check_shape(self._net, records.shape)
         self._params = jax.device_put(self._net.params, replicated(self._mesh))
         self._outputs = jax.jit(_of_batch(self._net), out_shardings=replicated(self._mesh))
+        self._check_metrics()
         examples = min(c.reference or len(records), len(records))
         self.protocol = {
             "net": self._net.name,
@@ -100,6 +101,20 @@ class SampleQuality:
         self._examples = examples
         self._known: FeatureSet | None = None
 
+    def _check_metrics(self) -> None:
+        """Raises ValueError now, and not at the first scores."""
+        pixels = jax.ShapeDtypeStruct((2, *self._records.shape), jnp.uint8)
+        outputs = jax.eval_shape(self._outputs, self._params, pixels)
+        for metric, found, lacks in (
+            ("sfd", outputs.spatial, "has no spatial features"),
+            ("inception_score", outputs.logits, "is no classifier"),
+        ):
+            if metric in self._metrics and found is None:
+                raise ValueError(f"evaluate.metrics: {self._net.name} {lacks}; leave out {metric}")
+        least = 4 if "precision_recall" in self._metrics else 2
+        if self._samples * self._frames() < least:
+            raise ValueError(f"evaluate.samples is {self._samples}; give at least {least}")
+
     def __call__(
         self,
         params: Any,
@@ -115,7 +130,10 @@ class SampleQuality:
         for start in range(0, self._samples, self._sampler.batch_size):
             chunk = np.arange(start, min(start + self._sampler.batch_size, self._samples))
             poll()
-            pixels = to_pixels(self._sampler(params, chunk, labels[chunk]))
+            x = self._sampler(params, chunk, labels[chunk])
+            if not np.all(np.isfinite(x)):
+                raise FloatingPointError(f"samples {chunk[0]} to {chunk[-1]} are not all finite")
+            pixels = to_pixels(x)
             sink(pixels, labels[chunk])
             for batch in self._batches(pixels, labels[chunk]):
                 self._add(found, batch)
@@ -148,7 +166,7 @@ class SampleQuality:
             return
         count = self._examples * self._frames()
         print(f"features of {count} reference examples by {self._net.name}", flush=True)
-        found = FeatureSet(kept=feature_sets.spread(KEPT, count))
+        found = FeatureSet(kept=feature_sets.drawn(KEPT, count))
         sharding = batch_sharding(self._mesh)
         for batch in loader.in_order(
             self._records, self._batch_size, sharding, limit=self._examples
@@ -165,9 +183,9 @@ class SampleQuality:
         labels = np.zeros(self._samples, np.int32)
         if distributed.is_writer():
             assert self._known is not None
-            ordered = np.sort(self._known.all_labels())
-            places = (np.arange(self._samples) + 0.5) / self._samples * len(ordered)
-            labels = ordered[places.astype(np.int64)]
+            ends = np.cumsum(self._known.of_classes)
+            places = (np.arange(self._samples) + 0.5) / self._samples * ends[-1]
+            labels = np.searchsorted(ends, places, side="right")
             labels = np.random.default_rng(0).permutation(labels).astype(np.int32)
         return np.asarray(distributed.of_writer(labels))
 

@@ -20,6 +20,7 @@ from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import generate, writers
 
+LINEAR = 20_000  # numbers of an example, above which the covariance takes more than 3 GB
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
 
@@ -188,16 +189,18 @@ def score(
     with distributed.writer_first("score"):
         records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
     ema = stored.read(parts.abstract_state.ema)
+    quality = _quality(parts, records, scored, samples) if scored is not None else None
     result = _losses(parts, ema, records, heldout, signals)
     if bits is not None:
         sums = measures.bits_sums(
-            config, parts.apply, parts.path, parts.mesh, probes=bits.probes, steps=bits.steps
+            config, parts.path, parts.mesh, probes=bits.probes, steps=bits.steps
         )
         batches = measures.heldout_batches(config, heldout, parts.mesh, bits.examples)
         result |= bits_per_dim(sums, ema, batches)
     details = {}
-    if scored is not None:
-        details, drawn = _sample_scores(parts, ema, records, scored, samples, signals)
+    if scored is not None and quality is not None:
+        shape = (samples, *records.shape)
+        details, drawn = _sample_scores(quality, ema, shape, scored.npz, signals)
         result |= details.get("scores", {})
     elif drawn is None and samples:
         sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
@@ -216,6 +219,7 @@ def score(
         out.mkdir(exist_ok=True)
         name = "scores" if ema_width is None else f"scores_width_{ema_width:g}"
         _write(out / f"{name}.json", result, details)
+    distributed.meet("scored")  # none leaves before what the writer does alone is done
     return result
 
 
@@ -240,6 +244,9 @@ def _losses(parts, ema, records, heldout, signals) -> dict:
     sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
     found: dict = heldout_losses(sums, ema, batches, levels)
     signals.check()
+    if np.prod(records.shape) > LINEAR:
+        print(f"no linear denoiser beside it: more than {LINEAR} numbers an example", flush=True)
+        return found
     linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
     signals.check()
     linear_sums = measures.linear_level_sums(config, parts.path, parts.mesh)
@@ -251,10 +258,9 @@ def _losses(parts, ema, records, heldout, signals) -> dict:
     }
 
 
-def _sample_scores(parts, ema, records, scored: Scored, samples, signals):
-    """(scores with their protocol, the first samples in the network's range)."""
+def _quality(parts, records, scored: Scored, samples: int) -> SampleQuality:
     config = parts.config
-    quality = SampleQuality(
+    return SampleQuality(
         parts,
         records,
         drawing.generator(config, parts.apply, parts.path, parts.mesh),
@@ -264,9 +270,13 @@ def _sample_scores(parts, ema, records, scored: Scored, samples, signals):
         samples=samples,
         by_class=scored.by_class,
     )
+
+
+def _sample_scores(quality, ema, shape, npz: pathlib.Path | None, signals):
+    """(scores with their protocol, the first samples in the network's range)."""
     archive = None
-    if scored.npz is not None and distributed.is_writer():
-        archive = writers.NpzWriter(scored.npz, (samples, *records.shape))
+    if npz is not None and distributed.is_writer():
+        archive = writers.NpzWriter(npz, shape)
     first: list[np.ndarray] = []
 
     def sink(pixels: np.ndarray, labels: np.ndarray) -> None:
@@ -280,4 +290,4 @@ def _sample_scores(parts, ema, records, scored: Scored, samples, signals):
     finally:
         if archive is not None:
             archive.close()
-    return details, np.concatenate(first)[:NEAREST] / 127.5 - 1.0
+    return details, np.concatenate(first)[:NEAREST] / np.float32(127.5) - 1

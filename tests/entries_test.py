@@ -39,7 +39,8 @@ def test_help(entry, no_jax):
     assert f"  {of_what}:" in done.stdout
     if entry in ("train", "evaluate"):
         same = run("-m", "nrdm_jax.cli", entry, "--help", path=no_jax)
-        assert same.stdout == done.stdout.replace("__main__:", f"nrdm_jax.{entry}:")
+        flags = [x for x in done.stdout.splitlines() if x.startswith("  --")]
+        assert len(flags) > 3 and all(flag in same.stdout for flag in flags)
 
 
 def test_nrdm_calls_the_entries(no_jax):
@@ -105,7 +106,7 @@ def test_runs_are_compared_without_jax(no_jax, tmp_path):
     done = run("-m", "nrdm_jax.cli", "compare", *runs, "--labels=x,y", path=no_jax)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
-    assert found["out"] == str(tmp_path / "compare") and "| x " in done.stdout
+    assert found["out"] == str(tmp_path / "a" / "compare") and "| x " in done.stdout
     assert [(r["label"], r["images"], r["heldout_loss"]) for r in found["runs"]] == [
         ("x", 192, 2.0), ("y", 192, 1.0),
     ]  # fmt: skip

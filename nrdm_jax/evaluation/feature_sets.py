@@ -24,6 +24,7 @@ class FeatureSet:
       labels: (k,) int32, theirs, in parts.
       logits: (k, K) float32, theirs, in parts, where the network has them.
       count: examples added.
+      of_classes: (classes,) how many of them have each label.
     """
 
     kept: np.ndarray | None = None
@@ -33,6 +34,7 @@ class FeatureSet:
     labels: list[np.ndarray] = dataclasses.field(default_factory=list)
     logits: list[np.ndarray] = dataclasses.field(default_factory=list)
     count: int = 0
+    of_classes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(
         self,
@@ -55,6 +57,9 @@ class FeatureSet:
         if logits is not None:
             self.logits.append(np.asarray(logits, np.float32)[here])
         self.count += len(pooled)
+        more = np.bincount(np.asarray(labels, np.int64), minlength=len(self.of_classes))
+        more[: len(self.of_classes)] += self.of_classes
+        self.of_classes = more
 
     def all_features(self) -> np.ndarray:
         """(k, F), of the kept examples."""
@@ -74,11 +79,20 @@ def spread(count: int, total: int) -> np.ndarray:
     return np.arange(total) if count >= total else (np.arange(count) * total) // count
 
 
+def drawn(count: int, total: int) -> np.ndarray:
+    """(count,) numbers below `total`, ascending, by chance but always the same: a stride would
+    fall in step with what the examples are made of, such as the frames of clips."""
+    if count >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(0).choice(total, count, replace=False))
+
+
 def save(path: pathlib.Path, found: FeatureSet, protocol: dict) -> None:
     """Writes a set without its logits, whole or not at all."""
     arrays: dict[str, np.ndarray] = {
         "features": found.all_features(),
         "labels": found.all_labels(),
+        "of_classes": found.of_classes,
         "protocol": np.frombuffer(json.dumps(protocol).encode(), np.uint8),
     }
     for name in ("pooled", "spatial"):
@@ -111,6 +125,7 @@ def load(path: pathlib.Path) -> FeatureSet | None:
             features=[arrays["features"]],
             labels=[arrays["labels"]],
             count=moments["pooled"].count,
+            of_classes=arrays["of_classes"],
         )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None

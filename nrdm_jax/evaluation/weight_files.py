@@ -89,6 +89,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return readers[path.suffix](contents)
     except (
         ValueError,
+        OverflowError,
+        RuntimeError,  # of an archive that is encrypted
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
@@ -367,6 +369,8 @@ def _interpret(file: BinaryIO, sizes: dict[str, int] | None = None) -> Any:
                 stack.append(_allowed(str(argument).replace(" ", ".")))
             case "STACK_GLOBAL":
                 name, module = pop(), pop()
+                if not (isinstance(name, str) and isinstance(module, str)):
+                    raise ValueError("a global has no name")  # not formatted: it may be huge
                 stack.append(_allowed(f"{module}.{name}"))
             case "BINPERSID":
                 storage = _storage(pop())

@@ -97,8 +97,8 @@ def _run(
 
 def _help() -> str:
     """Of all flags that an entry defines, its own and those it shares with others."""
-    ours = ("nrdm_jax", "benchmarks", "__main__", sys.argv[0])
-    modules = [m for m in flags.FLAGS.flags_by_module_dict() if m.split(".")[0] in ours]
+    modules = [m for m in flags.FLAGS.flags_by_module_dict()
+               if m == sys.argv[0] or m.split(".")[0] in ("nrdm_jax", "benchmarks")]  # fmt: skip
     return "\n".join(flags.FLAGS.module_help(module) for module in modules)
 
 

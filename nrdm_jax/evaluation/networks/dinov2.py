@@ -71,6 +71,8 @@ def load(tensors: Mapping[str, np.ndarray]) -> Params:
         block |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
     numbers = [re.match(r"blocks\.(\d+)\.", name) for name in tensors]
     depth = 1 + max(int(number[1]) for number in numbers if number)
+    if depth > len(tensors):
+        raise ValueError(f"a tensor of block {depth - 1} among {len(tensors)} tensors")
     shapes = {f"blocks.{i}.{name}": shape for i in range(depth) for name, shape in block.items()}
     found = layers.select(
         tensors,

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nrdm_jax.evaluation.networks.layers import PRECISION
 from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.signatures import Array, Params
 
@@ -130,7 +131,8 @@ def convolve_depthwise(x_BHWC: Array, kernel: Array, stride: int) -> Array:
 
 
 def _convolve_pointwise(x_BHWC: Array, convolution: Params) -> Array:
-    return x_BHWC @ convolution["kernel"][0, 0] + convolution["bias"][None, None, None, :]
+    x_BHWC = jnp.matmul(x_BHWC, convolution["kernel"][0, 0], precision=PRECISION)
+    return x_BHWC + convolution["bias"][None, None, None, :]
 
 
 def _run_block(x_BHWC: Array, block: Params, stride: int) -> Array:
@@ -157,7 +159,12 @@ def apply(params: Params, pixels_BHWC: Array) -> Outputs:
     classifier), 1,960 of a map of 14 x 14 places, and the logits of ImageNet's 1,000 classes."""
     x, stem = normalise(pixels_BHWC), params["stem"]
     x = jax.lax.conv_general_dilated(
-        x, stem["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        stem["kernel"],
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=PRECISION,
     )
     x, spatial = jax.nn.relu6(x + stem["bias"][None, None, None, :]), x
     for index, (block, stride) in enumerate(zip(params["blocks"], STRIDES, strict=True)):
@@ -166,4 +173,5 @@ def apply(params: Params, pixels_BHWC: Array) -> Outputs:
             spatial = x[..., :SPATIAL_CHANNELS].reshape(len(x), -1)
     pooled = jax.nn.relu6(_convolve_pointwise(x, params["head"])).mean((1, 2))
     classes = params["classes"]
-    return Outputs(pooled, spatial, pooled @ classes["kernel"] + classes["bias"][None, :])
+    logits = jnp.matmul(pooled, classes["kernel"], precision=PRECISION) + classes["bias"][None, :]
+    return Outputs(pooled, spatial, logits)
