@@ -88,7 +88,7 @@ def test_a_generator_puts_batches_of_previews_together(tiny_config, fill_zeros):
 def test_more_previews_than_steps_are_refused(tiny_config):
     path = schedules.make_path("rectified_flow")
     for count in (1, 6):
-        with pytest.raises(ValueError, match=f"--trajectory={count} of a sampler of 5 steps"):
+        with pytest.raises(ValueError, match=f"--trajectory={count}: give 2 to 5"):
             drawing.preview_times(tiny_config, path, count, steps=5)
     found = drawing.preview_times(tiny_config, path, 3, steps=5)
     np.testing.assert_allclose(found, [1.0, 0.6, 0.2], rtol=1e-6)
