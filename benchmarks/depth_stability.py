@@ -80,14 +80,13 @@ def depth_gain(workdir: pathlib.Path) -> float:
     """Held-out loss with every alpha at 0 over the held-out loss, of the EMA weights."""
     import jax.numpy as jnp
 
-    from nrdm_jax import build, config, measures, trees
+    from nrdm_jax import build, config, measures, run_weights, trees
     from nrdm_jax.evaluation.heldout import heldout_losses
     from nrdm_jax.processes.workdir import read_config
-    from nrdm_jax.training_run import read_ema
 
     c = config.from_dict(read_config(workdir))
     parts = build.run(c)
-    ema = read_ema(str(workdir), parts.abstract_state.ema)
+    ema = run_weights.find(str(workdir)).read(parts.abstract_state.ema)
     heldout = build.source(c, "heldout", str(lifecycle.data_dir()))
     batches = measures.heldout_batches(c, heldout, parts.mesh, c.evaluate.examples)
     sums = measures.level_sums(c, parts.apply, parts.path, parts.mesh)

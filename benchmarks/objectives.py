@@ -76,7 +76,7 @@ def bits(workdir: pathlib.Path, examples: int) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from nrdm_jax import build, training_run
+    from nrdm_jax import build, run_weights
     from nrdm_jax.diffusion import posterior
     from nrdm_jax.diffusion.predictions import to_x0_eps
     from nrdm_jax.diffusion.schedules import STEPS, add_noise
@@ -85,7 +85,7 @@ def bits(workdir: pathlib.Path, examples: int) -> dict[str, float]:
 
     c = configuration.from_dict(read_config(workdir))
     parts = build.run(c)
-    params = training_run.read_ema(str(workdir), parts.abstract_state.ema)
+    params = run_weights.find(str(workdir)).read(parts.abstract_state.ema)
     source = build.source(c, "heldout", str(lifecycle.data_dir()))
     x, label = source.gather(np.linspace(0, len(source) - 1, examples).astype(int))
     x0, channels = to_model_range(x, 1.0, 0.0), x.shape[-1]

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax import build, measures, networks
+from nrdm_jax import build, measures, networks, run_weights
 from nrdm_jax.diffusion.schedules import Path, drift_and_diffusion
 from nrdm_jax.models.gate_values import gate_values
 from nrdm_jax.processes import lifecycle
 from nrdm_jax.training import charts
-from nrdm_jax.training_run import read_ema
 
 QUALITATIVE = (
     "qualitative: a gate is no coefficient of the ODE, and a beta that does not see z can be no "
@@ -41,7 +40,7 @@ def view(config, workdir: str, out: pathlib.Path, *, examples: int, signals: lif
       DataError: the data are absent.
     """
     parts = build.run(config)
-    ema = read_ema(workdir, parts.abstract_state.ema)
+    ema = run_weights.find(workdir).read(parts.abstract_state.ema)
     found = gates(config, ema, parts.path)
     signals.check()
     if config.model.name in NO_READOUT:

@@ -18,7 +18,7 @@ from nrdm_jax.evaluation import feature_sets, features
 from nrdm_jax.evaluation.feature_sets import FeatureSet
 from nrdm_jax.evaluation.features import FeatureNet
 from nrdm_jax.evaluation.networks.outputs import Outputs
-from nrdm_jax.evaluation.scores import KERNEL_SUBSETS, class_scores, scores
+from nrdm_jax.evaluation.scores import KERNEL_SUBSETS, check, class_scores, scores
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.sampling.generate import Generator, to_pixels
 from nrdm_jax.sharding.mesh import batch_sharding, replicated, rows_here
@@ -105,12 +105,8 @@ class SampleQuality:
         """Raises ValueError now, and not at the first scores."""
         pixels = jax.ShapeDtypeStruct((2, *self._records.shape), jnp.uint8)
         outputs = jax.eval_shape(self._outputs, self._params, pixels)
-        for metric, found, lacks in (
-            ("sfd", outputs.spatial, "has no spatial features"),
-            ("inception_score", outputs.logits, "is no classifier"),
-        ):
-            if metric in self._metrics and found is None:
-                raise ValueError(f"evaluate.metrics: {self._net.name} {lacks}; leave out {metric}")
+        has = {"spatial": outputs.spatial is not None, "logits": outputs.logits is not None}
+        check(self._metrics, self._net.name, **has)
         least = 4 if "precision_recall" in self._metrics else 2
         if self._samples * self._frames() < least:
             raise ValueError(f"evaluate.samples is {self._samples}; give at least {least}")

@@ -121,17 +121,7 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
         snapshots.remove_after(first_step)
 
     with ledger.account("compile"):
-        before = time.monotonic()
-        train_step = programs.compiled_step(parts, records.dtype)
-        print(networks.network(config).depth_in_words(), flush=True)
-        print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
-        if config.optim.sensitivity_penalty:
-            print(
-                f"sensitivity penalty on {config.optim.sensitivity_examples} of "
-                f"{config.train.batch_size} examples: {programs.penalty_cost(parts):.2f} times the "
-                "FLOPs of a step without it",
-                flush=True,
-            )
+        train_step = _compiled(parts, records.dtype)
 
     writer = MetricsWriter(
         workdir,
@@ -212,6 +202,23 @@ def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
     }
 
 
+def _compiled(parts: build.Run, dtype):
+    """The train step; says what was compiled."""
+    config = parts.config
+    before = time.monotonic()
+    train_step = programs.compiled_step(parts, dtype)
+    print(networks.network(config).depth_in_words(), flush=True)
+    print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
+    if config.optim.sensitivity_penalty:
+        print(
+            f"sensitivity penalty on {config.optim.sensitivity_examples} of "
+            f"{config.train.batch_size} examples: {programs.penalty_cost(parts):.2f} times the "
+            "FLOPs of a step without it",
+            flush=True,
+        )
+    return train_step
+
+
 def _takes_snapshots(config) -> bool:
     return bool(config.train.ema_widths and config.train.ema_snapshots)
 
@@ -274,16 +281,10 @@ def _first_weights(parts: build.Run, workdir: str) -> Params:
     wanted, head = dict(parts.abstract_state.params), networks.UNCERTAINTY
     theirs = read_whole_config(pathlib.Path(workdir))["diffusion"]["uncertainty"]
     if theirs == (head in wanted):
-        return read_ema(workdir, wanted)
+        return run_weights.find(workdir).read(wanted)
     own = wanted.pop(head, None)
     weights = run_weights.find(workdir).read(wanted, partial=theirs)
     return weights if own is None else {**weights, head: parts.fresh_state().params[head]}
-
-
-def read_ema(workdir: str, abstract_ema: Params) -> Params:
-    """The EMA weights of the newest checkpoint of a run; nothing is written there. Raises as
-    `run_weights.find` and `Stored.read`."""
-    return run_weights.find(workdir).read(abstract_ema)
 
 
 def environment(parts: build.Run, data: str) -> dict:

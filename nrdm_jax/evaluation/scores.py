@@ -25,6 +25,18 @@ def name_of(metric: str, net: str) -> str:
     return PUBLISHED.get((metric, net), f"{metric}_{net}")
 
 
+def check(metrics: Sequence[str], net: str, *, spatial: bool, logits: bool) -> None:
+    """Raises:
+    ValueError: a metric needs what the network does not have.
+    """
+    for metric, has, lacks in (
+        ("sfd", spatial, "has no spatial features"),
+        ("inception_score", logits, "is no classifier"),
+    ):
+        if metric in metrics and not has:
+            raise ValueError(f"evaluate.metrics: {net} {lacks}; leave out {metric}")
+
+
 def scores(
     samples: FeatureSet, reference: FeatureSet, metrics: Sequence[str], net: str
 ) -> dict[str, float]:
@@ -36,27 +48,24 @@ def scores(
       net: its name.
 
     Raises:
-      ValueError: the network has no logits or no spatial features, or a set is too small.
+      ValueError: as `check`, or a set is too small.
     """
+    logits = samples.all_logits()
+    check(metrics, net, spatial=samples.spatial is not None, logits=logits is not None)
     values: dict[str, float] = {"scored_examples": samples.count}
     for metric in metrics:
         name = name_of(metric, net)
         if metric == "fd":
             values[name] = distance(samples.pooled, reference.pooled)
         elif metric == "sfd":
-            if samples.spatial is None or reference.spatial is None:
-                raise ValueError(f"evaluate.metrics: {net} has no spatial features; leave out sfd")
+            assert samples.spatial is not None and reference.spatial is not None
             values[name] = distance(samples.spatial, reference.spatial)
         elif metric == "kid":
             values[name], values[f"{name}_std"] = kernel_distance(
                 samples.all_features(), reference.all_features(), subsets=KERNEL_SUBSETS
             )
         elif metric == "inception_score":
-            logits = samples.all_logits()
-            if logits is None:
-                raise ValueError(
-                    f"evaluate.metrics: {net} is no classifier; leave out inception_score"
-                )
+            assert logits is not None
             values[name], values[f"{name}_std"] = inception_score(logits)
         elif metric == "precision_recall":
             precision, recall = precision_recall(samples.all_features(), reference.all_features())

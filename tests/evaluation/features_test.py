@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nrdm_jax.evaluation import features
-from nrdm_jax.evaluation.networks import efflite0
+from nrdm_jax.evaluation.networks import efflite0, layers
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -28,7 +28,9 @@ def test_a_folded_batch_norm_is_the_unfolded_one():
     plain = np.asarray(convolve(kernel), np.float64)
     row = (None, None, None, slice(None))
     wanted = (plain - mean[row]) / np.sqrt(variance + 1e-3)[row] * scale[row] + shift[row]
-    folded = efflite0.fold(kernel, scale, shift, mean, variance)
+    folded = layers.fold(
+        kernel.transpose(3, 2, 0, 1), scale, shift, mean, variance, epsilon=efflite0.EPSILON
+    )
     found = convolve(folded["kernel"]) + folded["bias"][row]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 

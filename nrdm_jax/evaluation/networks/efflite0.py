@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.evaluation.networks.layers import PRECISION
+from nrdm_jax.evaluation.networks.layers import PRECISION, fold
 from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.signatures import Array, Params
 
@@ -63,7 +63,7 @@ def load(tensors: dict[str, np.ndarray]) -> Params:
             take(f"{norm}.{part}", len(weight))
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        return fold(weight.transpose(2, 3, 1, 0), scale, shift, mean, variance)
+        return fold(weight, scale, shift, mean, variance, epsilon=EPSILON)
 
     stem = convolution("_conv_stem", "_bn0", 3)
     width, blocks = stem["kernel"].shape[-1], []
@@ -84,21 +84,6 @@ def load(tensors: dict[str, np.ndarray]) -> Params:
         raise ValueError(f"EfficientNet-Lite0: the weights have {', '.join(sorted(rest)[:3])} too")
     params = {"stem": stem, "blocks": blocks, "head": head, "classes": classes}
     return jax.tree.map(jnp.asarray, params)
-
-
-def fold(
-    kernel: np.ndarray,
-    scale: np.ndarray,
-    shift: np.ndarray,
-    mean: np.ndarray,
-    variance: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """A convolution (h, w, in, out) and the batch norm (out,) behind it, as one with a bias."""
-    gain = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + EPSILON)
-    return {
-        "kernel": (kernel * gain[None, None, None, :]).astype(np.float32),
-        "bias": (shift - mean * gain).astype(np.float32),
-    }
 
 
 def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
