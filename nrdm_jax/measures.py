@@ -1,6 +1,7 @@
 """What a run is measured by, from a config: held-out losses, likelihood, features."""
 
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -102,12 +103,16 @@ def linear_level_sums(config, path: Path, mesh: Mesh):
     return level_sums(config, apply, path, mesh)
 
 
+BLOCK_BYTES = 2**27  # of examples that are held at once on the host
+
+
 def example_blocks(
-    config, records: Source, numbers: np.ndarray | None = None, block: int = 4096
+    config, records: Source, numbers: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
     """These records, by default all, in the network's range, (n, *S, C) float32 on the host, a
     block at a time."""
     numbers = np.arange(len(records)) if numbers is None else numbers
+    block = max(1, BLOCK_BYTES // (4 * math.prod(records.shape)))
     for start in range(0, len(numbers), block):
         x, _ = records.gather(numbers[start : start + block])
         yield np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))

@@ -58,8 +58,9 @@ def reconstruct(
     average = _sum(parts, factors, signals)  # before anything is written
     data = _data(workdir, max(stored.step for stored in factors))
     environment = training_run.environment(parts, data)
-    home = Workdir(out, configuration.to_dict(plain), environment, allow_change=False)
+    home = Workdir(out, configuration.to_dict(plain), allow_change=False)
     try:
+        home.record(environment)
         meta = {"step": step, "of": str(workdir), "width": width, "version": __version__}
         checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS))
         try:

@@ -18,7 +18,7 @@ from nrdm_jax.evaluation import feature_sets, features
 from nrdm_jax.evaluation.feature_sets import FeatureSet
 from nrdm_jax.evaluation.features import FeatureNet
 from nrdm_jax.evaluation.networks.outputs import Outputs
-from nrdm_jax.evaluation.scores import KERNEL_SUBSETS, check, class_scores, scores
+from nrdm_jax.evaluation.scores import SETTINGS, check, class_scores, scores
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.sampling.generate import Generator, to_pixels
 from nrdm_jax.sharding.mesh import batch_sharding, replicated, rows_here
@@ -95,7 +95,11 @@ class SampleQuality:
                 "examples": examples,
                 "features_kept": KEPT,
             },
-            "kernel_subsets": KERNEL_SUBSETS,
+            "settings": {
+                metric: SETTINGS[metric]
+                for metric in SETTINGS
+                if metric in self._metrics or (by_class and metric == "kid")
+            },
             **drawing,
         }
         self._examples = examples

@@ -196,7 +196,8 @@ def score(
             config, parts.path, parts.mesh, probes=bits.probes, steps=bits.steps
         )
         batches = measures.heldout_batches(config, heldout, parts.mesh, bits.examples)
-        result |= bits_per_dim(sums, ema, batches)
+        result |= bits_per_dim(sums, ema, batches, signals.check)
+        result |= {"likelihood": dataclasses.asdict(bits)}
     details = {}
     if scored is not None and quality is not None:
         shape = (samples, *records.shape)
@@ -242,15 +243,14 @@ def _losses(parts, ema, records, heldout, signals) -> dict:
     batches = measures.heldout_batches(config, heldout, parts.mesh)
     levels = config.evaluate.log_snr
     sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
-    found: dict = heldout_losses(sums, ema, batches, levels)
-    signals.check()
+    found: dict = heldout_losses(sums, ema, batches, levels, signals.check)
     if np.prod(records.shape) > LINEAR:
         print(f"no linear denoiser beside it: more than {LINEAR} numbers an example", flush=True)
         return found
     linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
     signals.check()
     linear_sums = measures.linear_level_sums(config, parts.path, parts.mesh)
-    wiener = heldout_losses(linear_sums, linear, batches, levels)
+    wiener = heldout_losses(linear_sums, linear, batches, levels, signals.check)
     return found | {
         name.replace("heldout_loss", "wiener"): value
         for name, value in wiener.items()

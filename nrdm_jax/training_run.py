@@ -87,7 +87,6 @@ def train(
         home = Workdir(
             workdir,
             configuration.to_dict(config),
-            environment(job.parts, job.records.fingerprint),
             allow_change=allow_config_change,
         )
         checkpoints = Checkpoints(
@@ -98,7 +97,7 @@ def train(
         if _takes_snapshots(config) or kept.is_dir():
             snapshots = Checkpoints(str(kept), keep=None)
     try:
-        return _train(job, home.path, checkpoints, snapshots, signals, ledger)
+        return _train(job, home, checkpoints, snapshots, signals, ledger)
     finally:
         checkpoints.close()
         if snapshots is not None:
@@ -106,12 +105,13 @@ def train(
         home.release()
 
 
-def _train(job: Job, workdir, checkpoints, snapshots, signals, ledger) -> dict:
-    parts, records = job.parts, job.records
+def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> dict:
+    parts, records, workdir = job.parts, job.records, home.path
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
         state, begun = _start(parts, checkpoints, records)
         first_step = int(state.step)
+    home.record(environment(parts, records.fingerprint))
     owed = reports.owed(parts, workdir, first_step)
     if first_step >= last_step and not owed:
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)

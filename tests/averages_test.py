@@ -21,15 +21,16 @@ WIDTHS = (0.1, 0.15, 0.25)
 
 
 class StopAt(lifecycle.Signals):
-    """A SIGTERM that comes after so many steps."""
+    """A SIGTERM that comes after so many steps of a fresh run."""
 
     def __init__(self, step):
         super().__init__()
-        self._step = step
+        self._left = step + 1
 
-    def stop_requested(self, step):
-        self.received = "SIGTERM" if step == self._step else None
-        return step == self._step
+    def stop_requested(self):
+        self._left -= 1
+        self.received = None if self._left else "SIGTERM"
+        return not self._left
 
 
 def train(config, workdir, stop_at=None):

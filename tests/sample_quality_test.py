@@ -206,7 +206,8 @@ def test_a_set_on_disk_is_the_same_set(tmp_path):
 
 def test_published_names_belong_to_their_networks():
     assert scores.name_of("fd", "inception") == "fid"
-    assert scores.name_of("fd", "i3d") == "fvd"
+    assert scores.name_of("fd", "i3d_videogpt") == "fvd"
+    assert scores.name_of("fd", "i3d") == "fd_i3d"
     assert scores.name_of("fd", "efflite0") == "fd_efflite0"
     assert scores.name_of("kid", "inception") == "kid_inception"
 

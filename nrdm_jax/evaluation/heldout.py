@@ -14,7 +14,10 @@ LevelSums = Callable[..., tuple[Array, Array]]
 
 
 def bits_per_dim(
-    bits_sums: Callable[..., tuple[Array, Array]], params: Any, batches: Callable[[], Iterable]
+    bits_sums: Callable[..., tuple[Array, Array]],
+    params: Any,
+    batches: Callable[[], Iterable],
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Mean negative log2-likelihood of a number of an example, and the mean's standard error.
 
@@ -22,13 +25,14 @@ def bits_per_dim(
       bits_sums: jitted, (params, x, label, mask, seeds) -> sums over the masked examples of their
         bits, and of the squares; the noise of an example is a function of its seed, here its
         number.
-      params, batches: as of `heldout_losses`.
+      params, batches, poll: as of `heldout_losses`.
     """
     total = square = 0.0
     count = position = 0
     for batch in batches():
         size = len(batch["label"])
         seeds = np.arange(position, position + size, dtype=np.uint32)
+        poll()
         sums = bits_sums(params, batch["x"], batch["label"], batch["mask"], seeds)
         total, square = total + float(sums[0]), square + float(sums[1])
         count += int(jnp.sum(batch["mask"]))
@@ -47,6 +51,7 @@ def heldout_losses(
     params: Any,
     batches: Callable[[], Iterable],
     levels: tuple[float, ...],
+    poll: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Mean native loss and x0 error, over all levels and at each.
 
@@ -55,6 +60,7 @@ def heldout_losses(
       params: the weights, or whatever else `level_sums` takes first.
       batches: -> batches with `x`, `label` and `mask`, the last one padded.
       levels: log signal-to-noise ratios, for naming.
+      poll: called before each batch, by all processes; may raise to stop.
     """
     loss = np.zeros(len(levels))
     error = np.zeros(len(levels))
@@ -62,6 +68,7 @@ def heldout_losses(
     for batch in batches():
         size = len(batch["label"])
         seeds = np.arange(position, position + size, dtype=np.uint32)
+        poll()
         sums = level_sums(params, batch["x"], batch["label"], batch["mask"], seeds)
         loss += np.asarray(sums[0], np.float64)
         error += np.asarray(sums[1], np.float64)

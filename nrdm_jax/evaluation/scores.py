@@ -14,10 +14,16 @@ from nrdm_jax.evaluation.precision_recall import precision_recall
 PUBLISHED = {
     ("fd", "inception"): "fid",
     ("sfd", "inception"): "sfid",
-    ("fd", "i3d"): "fvd",
-    ("fd", "i3d_videogpt"): "fvd_videogpt",
+    # Its weights are those of the network that FVD was defined with (Unterthiner et al., arXiv
+    # 1812.01717); pytorch-i3d's `i3d` was trained otherwise.
+    ("fd", "i3d_videogpt"): "fvd",
 }
-KERNEL_SUBSETS = 50
+# Arguments of the metrics' functions: a part of the protocol.
+SETTINGS: dict[str, dict[str, int]] = {
+    "kid": {"subsets": 50, "size": 1000, "seed": 0},
+    "inception_score": {"splits": 10},
+    "precision_recall": {"neighbours": 3},
+}
 
 
 def name_of(metric: str, net: str) -> str:
@@ -62,13 +68,17 @@ def scores(
             values[name] = distance(samples.spatial, reference.spatial)
         elif metric == "kid":
             values[name], values[f"{name}_std"] = kernel_distance(
-                samples.all_features(), reference.all_features(), subsets=KERNEL_SUBSETS
+                samples.all_features(), reference.all_features(), **SETTINGS[metric]
             )
         elif metric == "inception_score":
             assert logits is not None
-            values[name], values[f"{name}_std"] = inception_score(logits)
+            values[name], values[f"{name}_std"] = inception_score(
+                logits, **SETTINGS[metric]
+            )
         elif metric == "precision_recall":
-            precision, recall = precision_recall(samples.all_features(), reference.all_features())
+            precision, recall = precision_recall(
+                samples.all_features(), reference.all_features(), **SETTINGS[metric]
+            )
             values[f"precision_{net}"], values[f"recall_{net}"] = precision, recall
     return values
 
@@ -88,6 +98,6 @@ def class_scores(
             values[name] = {
                 "samples": len(ours),
                 "reference": len(theirs),
-                name_of("kid", net): kernel_distance(ours, theirs, subsets=KERNEL_SUBSETS)[0],
+                name_of("kid", net): kernel_distance(ours, theirs, **SETTINGS["kid"])[0],
             }
     return values

@@ -39,6 +39,7 @@ _SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_MOST_UNPACKED = 2**28  # bytes of any archive; a large one's are bounded by its own size
 _SAFETENSORS_LONGEST_HEADER = 100_000_000  # the format's own limit
 
 _STORAGES = {
@@ -109,6 +110,10 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 def _open_archive(contents: bytes) -> zipfile.ZipFile:
     archive = zipfile.ZipFile(io.BytesIO(contents))
+    # Zeros compress to a thousandth: what is unpacked is bounded before it is.
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(_MOST_UNPACKED, 16 * len(contents)):
+        raise ValueError(f"its {len(contents)} bytes unpack to {unpacked}")
     for name in archive.namelist():
         parts = name.replace("\\", "/").split("/")
         if parts[0] == "" or ".." in parts or ":" in parts[0]:

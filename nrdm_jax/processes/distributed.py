@@ -4,6 +4,7 @@ Imports jax only when there are several: a process alone never pays for it.
 """
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from nrdm_jax.processes import exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
 _active = False
+_polls = itertools.count(1)
 
 
 def cluster() -> str | None:
@@ -133,11 +135,12 @@ def writer_first(name: str) -> Iterator[None]:
         meet(name)
 
 
-def preempted(step: int) -> bool:
-    """Whether a process got SIGTERM, and `step` is the one at which all agreed to stop."""
+def preempted() -> bool:
+    """Whether a process got SIGTERM, and this call is the one at which all agreed to stop: the
+    processes' calls are counted."""
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.reached_preemption_sync_point(step))
+    return bool(multihost_utils.reached_preemption_sync_point(next(_polls)))
 
 
 def leave(code: int) -> None:

@@ -130,14 +130,14 @@ def _flag_message(error: Exception, argv: list[str]) -> str:
 
 class Signals:
     """SIGTERM and SIGINT become a request that long loops poll; a second one leaves at once. Of
-    several processes, jax has SIGTERM, and all stop at one step."""
+    several processes, jax has SIGTERM, and all stop at one poll: they must poll equally often."""
 
     def __init__(self):
         self.received: str | None = None
 
-    def stop_requested(self, step: int) -> bool:
-        """Whether to stop at this step."""
-        if distributed.active() and distributed.preempted(step):
+    def stop_requested(self) -> bool:
+        """Whether to stop here."""
+        if self.received is None and distributed.active() and distributed.preempted():
             self.received = "SIGTERM"
         return self.received is not None
 
@@ -145,7 +145,7 @@ class Signals:
         """Raises:
         Stop: a signal came, and there is nothing to save.
         """
-        if self.received:
+        if self.stop_requested():
             raise Stop(exit_codes.PREEMPTED, f"{self.received} received; nothing was left to save")
 
     @contextlib.contextmanager

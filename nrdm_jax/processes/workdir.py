@@ -18,22 +18,23 @@ class Workdir:
 
     Args:
       path: of the run.
-      config: plain JSON values. An existing run's must be equal, unless `allow_change`.
-      environment: plain JSON values for env.json, one line a start.
+      config: plain JSON values. An existing run's must be equal, unless `allow_change`; it is
+        written by `record`, when the run is known to fit it.
 
     Raises:
       Stop: another process holds it, or it cannot be written (exit code 74).
       ValueError: its config is another (exit code 2).
     """
 
-    def __init__(self, path: str, config: dict, environment: dict, *, allow_change: bool):
+    def __init__(self, path: str, config: dict, *, allow_change: bool):
         self.path = pathlib.Path(path)
+        self._config = config
         self._lock: IO | None = None
         if distributed.is_writer():
-            self._claim(config, environment, allow_change)
+            self._claim(allow_change)
         distributed.meet("workdir")
 
-    def _claim(self, config: dict, environment: dict, allow_change: bool) -> None:
+    def _claim(self, allow_change: bool) -> None:
         path, made = self.path, not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -47,14 +48,13 @@ class Workdir:
         except OSError as error:
             raise Stop(exit_codes.IO, f"workdir {path} cannot be written: {error}") from error
         try:
-            self._bind(config, allow_change)
+            for line in changes(self.path, self._config, allow_change):
+                print(f"config changed: {line}", file=sys.stderr, flush=True)
         except ValueError:
             self.release()
             raise
         if made:
             print(f"workdir {path}: new run", flush=True)
-        with (self.path / "env.json").open("a") as file:
-            file.write(json.dumps(environment) + "\n")
 
     def _probe(self) -> None:
         """Writes, flushes and renames a file: what every save will need."""
@@ -66,13 +66,16 @@ class Workdir:
         os.replace(probe, self.path / ".probed")
         (self.path / ".probed").unlink()
 
-    def _bind(self, config: dict, allow_change: bool) -> None:
-        for line in changes(self.path, config, allow_change):
-            print(f"config changed: {line}", file=sys.stderr, flush=True)
+    def record(self, environment: dict) -> None:
+        """Writes the config, and a line of env.json: plain JSON values of this start."""
+        if not distributed.is_writer():
+            return
         stored_at = self.path / "config.json"
         partial = stored_at.with_suffix(".tmp")
-        partial.write_text(json.dumps(config, indent=2, sort_keys=True))
+        partial.write_text(json.dumps(self._config, indent=2, sort_keys=True))
         os.replace(partial, stored_at)
+        with (self.path / "env.json").open("a") as file:
+            file.write(json.dumps(environment) + "\n")
 
     def release(self) -> None:
         if self._lock is not None:

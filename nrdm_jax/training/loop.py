@@ -31,14 +31,14 @@ def run(
     *,
     first_step: int,
     last_step: int,
-    stop_requested: Callable[[int], bool],
+    stop_requested: Callable[[], bool],
 ) -> tuple[TrainState, int]:
     """Trains from `first_step` steps done to `last_step`, or until a stop is requested.
 
     Returns the state and the number of steps done. Hooks run in the order given.
     """
     step = first_step
-    while step < last_step and not stop_requested(step):
+    while step < last_step and not stop_requested():
         before = time.perf_counter()
         batch = next(batches)
         data_wait = time.perf_counter() - before

@@ -313,3 +313,11 @@ def test_other_suffixes_and_fingerprints(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     assert weight_files.fingerprint(path) == "ba7816bf8f01cfea"  # FIPS 180-2, appendix B.1
+
+
+def test_what_unpacks_to_far_more_than_it_is_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "zeros.npz"
+    np.savez_compressed(path, x=np.zeros(2**28 // 4 + 1, np.float32))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(ValueError, match="unpack to"):
+        weight_files.read_weights(path)
