@@ -36,12 +36,12 @@ def gradient(depth: int, **model):
     c = deep_config(depth, width=64, heads=2, patch=(4,), **model)
     init, apply = networks.model(c)
     params = trees.drawn_zeros(jax.jit(init)(jax.random.key(0)), jax.random.key(1))
-    x, t, label = networks.example(c, 8)
+    x, t, given = networks.example(c, 8)
     x = jax.random.normal(jax.random.key(2), x.shape)
-    t, label = jnp.linspace(0.05, 0.95, *t.shape), jnp.arange(*label.shape) % 10
+    t, given = jnp.linspace(0.05, 0.95, *t.shape), {"label": jnp.arange(8) % 10}
 
     def loss(params):
-        return jnp.mean((apply(params, x, t, label) - x) ** 2)
+        return jnp.mean((apply(params, x, t, given) - x) ** 2)
 
     leaves = jax.tree.leaves(jax.device_get(jax.jit(jax.grad(loss))(params)))
     return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64)

@@ -81,20 +81,21 @@ def bits(workdir: pathlib.Path, examples: int) -> dict[str, float]:
     from nrdm_jax.diffusion.predictions import to_x0_eps
     from nrdm_jax.diffusion.schedules import STEPS, add_noise
     from nrdm_jax.processes.workdir import read_config
-    from nrdm_jax.training.objectives import to_model_range
+    from nrdm_jax.training.objectives import given_of, to_model_range
 
     c = configuration.from_dict(read_config(workdir))
     parts = build.run(c)
     params = run_weights.find(str(workdir)).read(parts.abstract_state.ema)
     source = build.source(c, "heldout", str(lifecycle.data_dir()))
-    x, label = source.gather(np.linspace(0, len(source) - 1, examples).astype(int))
-    x0, channels = to_model_range(x, 1.0, 0.0), x.shape[-1]
+    batch = source.gather(np.linspace(0, len(source) - 1, examples).astype(int))
+    x0, channels = to_model_range(batch["x"], 1.0, 0.0), batch["x"].shape[-1]
+    given = given_of(jax.tree.map(jnp.asarray, batch))
 
     def at(i):
         eps = jax.random.normal(jax.random.fold_in(jax.random.key(0), i), x0.shape)
         t_B = jnp.full(examples, i / STEPS)
         x_t = add_noise(parts.path, x0, eps, t_B)
-        output = parts.apply(params, x_t, t_B, jnp.asarray(label))
+        output = parts.apply(params, x_t, t_B, given)
         mean, v = output[..., :channels], output[..., channels:]
         x0_hat, _ = to_x0_eps(parts.path, c.diffusion.prediction, mean, x_t, t_B)
         ways = {"learned": v, "small": jnp.full_like(v, -1.0), "large": jnp.ones_like(v)}

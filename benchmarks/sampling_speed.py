@@ -63,10 +63,10 @@ def our_sampler(**gates) -> tuple[Callable[[], object], int, int]:
     parts = build.run(c)
     params = trees.drawn_zeros(parts.fresh_state().params, jax.random.key(1))
     generator = drawing.generator(c, parts.apply, parts.path, parts.mesh)
-    seeds, labels = np.arange(IMAGES), np.arange(IMAGES)
+    seeds, given = np.arange(IMAGES), {"label": np.arange(IMAGES, dtype=np.int32)}
 
     def draw() -> None:
-        assert np.isfinite(generator(params, seeds, labels)).all()
+        assert np.isfinite(generator(params, seeds, given)).all()
 
     return draw, generator.batch_size, trees.count(params)
 

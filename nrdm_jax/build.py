@@ -40,7 +40,7 @@ class Run:
     Attributes:
       config: validated.
       mesh: over all devices.
-      apply: (params, x_t, t, label) -> output.
+      apply: (params, x_t, t, given) -> output.
       path: of the diffusion.
       schedule: step -> learning rate.
       train_step: pure, (state, batch) -> (state, metrics).
@@ -143,8 +143,9 @@ def objective(config, apply: objectives.ApplyFn, path: Path):
         d.prediction,
         sample_times,
         weight,
-        null_label=config.data.num_classes,
-        label_dropout=config.model.label_dropout,
+        nothing=networks.nothing(config),
+        dropout=config.model.label_dropout,
+        see=networks.see(config),
         scale=config.data.scale,
         shift=config.data.shift,
         variance_weight=d.variance_weight if config.model.learn_variance else 0.0,
@@ -179,9 +180,13 @@ def record_dtype(config):
 def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]:
     """What the loader yields, as shapes with shardings."""
     size, sharding = config.train.batch_size, batch_sharding(mesh)
+    shapes = {"x": jax.ShapeDtypeStruct((size, *config.data.shape), dtype)}
+    shapes |= networks.given(config, size)
+    if shapes.pop("seen", None) and config.data.seen == "segmentation":
+        shapes["segmentation"] = jax.ShapeDtypeStruct((size, *config.data.shape[:-1]), jnp.uint8)
     return {
-        "x": jax.ShapeDtypeStruct((size, *config.data.shape), dtype, sharding=sharding),
-        "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=sharding),
+        name: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding)
+        for name, part in shapes.items()
     }
 
 
@@ -205,6 +210,7 @@ def source(config, split: str, data_dir: str) -> Source:
         num_classes=config.data.num_classes,
         data_dir=config.data.dir or data_dir,
         in_memory_bytes=config.data.in_memory_gib * 2**30,
+        segmented=config.data.seen == "segmentation",
     )
 
 

@@ -62,9 +62,11 @@ def gates(config, params: Any, path: Path) -> dict:
     """alpha_i(t) and beta_i(t), mean and RMS over channels, (units, times), without a class; and
     the path's +g(t)^2 / 2 and -f(t), the direction in which depth runs."""
     t = path.t_min + (path.t_max - path.t_min) * jnp.asarray(SHARES, jnp.float32)
-    label = jnp.full(t.shape, config.data.num_classes, jnp.int32)
+    shapes = networks.given(config, len(t))
+    given = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), shapes)
+    given = networks.nothing(config)(given)
     net = networks.network(config)
-    values = jax.jit(lambda params: gate_values(net, params, t, label))(params)
+    values = jax.jit(lambda params: gate_values(net, params, t, given))(params)
     f, g2 = drift_and_diffusion(path, t)
     found: dict[str, Any] = {
         "note": QUALITATIVE,
@@ -97,7 +99,7 @@ def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.S
     for batch in measures.heldout_batches(config, heldout, parts.mesh, examples)():
         size = len(batch["label"])
         seeds = np.arange(count, count + size, dtype=np.uint32)
-        _, error = sums(params, batch["x"], batch["label"], batch["mask"], seeds)
+        _, error = sums(params, batch, seeds)
         total = total + np.asarray(error, np.float64)
         count += int(np.sum(batch["mask"]))
         signals.check()

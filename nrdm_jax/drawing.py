@@ -1,15 +1,16 @@
 """How samples are drawn, from a config: the solver, its times, guidance, and batches."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
 from nrdm_jax import networks
-from nrdm_jax.diffusion import (
-    grids,
-    guidance,
-)
+from nrdm_jax.data.sources import Source
+from nrdm_jax.diffusion import grids, guidance, known, noise
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.sampling.generate import Generator, make_sample_fn
@@ -51,8 +52,9 @@ def guide(config, path: Path, scale: float):
 
     def guide(denoise, weaker=None):
         if weaker is None:
-            null = config.data.num_classes
-            denoise = guidance.classifier_free(denoise, null, by_time, c.guidance_rescale)
+            denoise = guidance.classifier_free(
+                denoise, networks.nothing(config), by_time, c.guidance_rescale
+            )
         else:
             denoise = guidance.autoguidance(denoise, weaker, by_time)
         if c.threshold:
@@ -98,8 +100,47 @@ def generator(
             and config.diffusion.variance_weight > 0
         ),
         preview_times=preview_times,
+        finish=_completed if config.data.seen in ("frames", "box") else lambda x, given: x,
     )
     return Generator(sample, mesh, batch_size(config, mesh))
+
+
+def _completed(x: Array, given: Any) -> Array:
+    return known.completed(x, given["seen"])
+
+
+def by_class(config) -> bool:
+    """Whether samples are given a class and nothing else."""
+    return set(networks.given(config, 1)) == {"label"}
+
+
+def prompts(
+    config, seeds: np.ndarray, heldout: Callable[[], Source], labels: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What the samples of these seeds are given: classes in turn or the `labels`; where there is
+    more than a class, what is given with held-out records, evenly from the first to the last.
+
+    Args:
+      seeds: (n,).
+      heldout: opens those records.
+      labels: (n,), of samples that are given nothing else.
+
+    Raises:
+      ValueError: there are labels, and samples are given more.
+    """
+    if by_class(config):
+        labels = seeds % config.data.num_classes if labels is None else labels
+        return {"label": np.asarray(labels, np.int32)}
+    if labels is not None:
+        raise ValueError("samples of this run are given more than a class; leave out --labels")
+    records = heldout()
+    count = len(seeds)
+    numbers = (np.arange(count) * max(len(records), count) // count) % len(records)
+    batch = {name: jnp.asarray(values) for name, values in records.gather(numbers).items()}
+    x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
+    keys = noise.keys_of_seeds(jnp.asarray(seeds, jnp.uint32))
+    given = objectives.given_of(batch, x0, keys, networks.see(config))
+    return {name: np.asarray(value) for name, value in given.items()}
 
 
 # Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four

@@ -30,11 +30,8 @@ def run() -> int:
     with lifecycle.Signals().installed() as signals:
         summary = training_run.train(config, workdir, signals=signals)
         seeds = list(range(config.sample.examples))
-        labels = [seed % config.data.num_classes for seed in seeds]
         out = pathlib.Path(workdir) / "samples" / "final"
-        grid, drawn = scoring.draw(
-            config, workdir, out, seeds=seeds, labels=labels, signals=signals
-        )
+        grid, drawn = scoring.draw(config, workdir, out, seeds=seeds, signals=signals)
         scores = scoring.score(config, workdir, samples=0, drawn=drawn, signals=signals)
     losses = [row["heldout_loss"] for row in read_metrics(pathlib.Path(workdir))
               if "heldout_loss" in row]  # fmt: skip

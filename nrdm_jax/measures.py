@@ -42,41 +42,53 @@ def level_times(config, path: Path) -> tuple[float, ...]:
 
 
 def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
-    """Jitted (params, x, label, mask, seeds) -> sums of loss and x0 error at each level."""
-    times_at = level_times(config, path)
+    """Jitted (params, batch, seeds) -> sums of loss and x0 error at each level."""
+    times_at, see = level_times(config, path), networks.see(config)
 
-    def sums(params, x, label, mask, seeds):
-        def denoise(x_t, t, label):
-            return apply(params, x_t, t, label)
+    def sums(params, batch, seeds):
+        def denoise(x_t, t, given):
+            return apply(params, x_t, t, given)
 
-        x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
+        given = objectives.given_of(batch, x0, noise.keys_of_seeds(seeds), see)
         return losses.level_sums(
-            denoise, path, config.diffusion.prediction, times_at, x0, label, mask, seeds
+            denoise,
+            path,
+            config.diffusion.prediction,
+            times_at,
+            x0,
+            given,
+            batch["mask"],
+            seeds,
         )
 
     return jax.jit(sums, out_shardings=replicated(mesh))
 
 
 def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
-    """Jitted (params, x, label, mask, seeds) -> sums of the unmasked examples' bits per number, and
-    of their squares: exact likelihoods under the label, pixels dequantised by even noise.
+    """Jitted (params, batch, seeds) -> sums of the unmasked examples' bits per number, and of their
+    squares: exact likelihoods under what is given, pixels dequantised by even noise.
 
     Args:
       probes: of the divergence, 0: exact.
       steps: see `likelihood.bits_per_dim`.
     """
     shape, prediction = tuple(config.data.shape), config.diffusion.prediction
+    see = networks.see(config)
     plain = config.copy_and_resolve_references()
     # Derivatives forwards do not pass through a memory mode or a kernel that has its own backwards.
     plain.model.memory, plain.model.attention_kernel = "none", "xla"
     _, apply = networks.model(plain, mesh, path)
 
-    def sums(params, x, label, mask, seeds):
+    def sums(params, batch, seeds):
+        x = batch["x"]
+
         def predict(x_t, t):
-            output = apply(params, x_t, t, label)[..., : shape[-1]]
+            output = apply(params, x_t, t, given)[..., : shape[-1]]
             return predictions.to_x0_eps(path, prediction, output, x_t, t)
 
         x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
+        given = objectives.given_of(batch, x0, noise.keys_of_seeds(seeds), see)
         pixel = 2 / 255 if x.dtype == jnp.uint8 else config.data.scale
         if x.dtype == jnp.uint8:
             x0 = x0 + pixel * (noise.uniform_of_seeds(seeds, shape) - 0.5)
@@ -86,7 +98,7 @@ def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
             else likelihood.exact
         )
         bits = likelihood.bits_per_dim(predict, path, x0, divergence, steps=steps, pixel=pixel)
-        bits = jnp.where(mask, bits, 0.0)
+        bits = jnp.where(batch["mask"], bits, 0.0)
         return jnp.sum(bits), jnp.sum(bits**2)
 
     return jax.jit(sums, out_shardings=replicated(mesh))
@@ -95,7 +107,7 @@ def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
 def linear_level_sums(config, path: Path, mesh: Mesh):
     """The same for a `LinearDenoiser` in the place of the params."""
 
-    def apply(denoiser, x_t, t, label):
+    def apply(denoiser, x_t, t, given):
         # All examples of a level have one time.
         x0, eps = linear_denoiser.estimate_x0(denoiser, x_t, path.alpha(t[0]), path.sigma(t[0]))
         return predictions.target(path, config.diffusion.prediction, x0, eps, t)
@@ -114,7 +126,7 @@ def example_blocks(
     numbers = np.arange(len(records)) if numbers is None else numbers
     block = max(1, BLOCK_BYTES // (4 * math.prod(records.shape)))
     for start in range(0, len(numbers), block):
-        x, _ = records.gather(numbers[start : start + block])
+        x = records.gather(numbers[start : start + block])["x"]
         yield np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))
 
 

@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
+from nrdm_jax.diffusion import known
 from nrdm_jax.diffusion.schedules import Path, scaled_input
+from nrdm_jax.models import conditioning
 from nrdm_jax.models.continuous import ContinuousDiT
 from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.dit import DiT
@@ -20,7 +22,7 @@ from nrdm_jax.models.uncertainty import Uncertainty
 from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sharding import axes, rules
-from nrdm_jax.signatures import Array, Params
+from nrdm_jax.signatures import Array, Given, Params
 from nrdm_jax.training import objectives
 
 UNCERTAINTY = "uncertainty"  # in the tree of weights: what is no network's
@@ -58,20 +60,25 @@ def model(
     `diffusion.uncertainty` the weights have those of that head beside, which `apply` does not see.
     """
     net, with_uncertainty = network(config), config.diffusion.uncertainty
-    x, t, label = example(config, 1)
+    x, t, given = example(config, 1)
 
     def init(key: Array) -> Params:
-        zeros = [jnp.zeros(part.shape, part.dtype) for part in (x, t, label)]
+        zeros = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), (x, t, given))
         params = net.init(key, *zeros)["params"]
         if with_uncertainty:
             params = {**params, UNCERTAINTY: Uncertainty().init(key, zeros[1])["params"]}
         return params
 
-    def apply(params: Params, x_t: Array, t: Array, label: Array, taps: Array | None = None):
+    def apply(params: Params, x_t: Array, t: Array, given: Given, taps: Array | None = None):
         x_t = x_t if path is None else scaled_input(path, x_t, t)
-        return net.apply({"params": params}, x_t, t, label, taps)
+        return net.apply({"params": params}, x_t, t, given, taps)
 
     return init, on_mesh(mesh, apply) if mesh is not None else apply
+
+
+def nothing(config) -> Callable[[Given], Given]:
+    """What is given -> the same without class and text, for guidance."""
+    return functools.partial(conditioning.nothing, num_classes=config.data.num_classes)
 
 
 def uncertainty(params: Params, log_snr: Array) -> Array:
@@ -81,13 +88,13 @@ def uncertainty(params: Params, log_snr: Array) -> Array:
 
 
 def readouts(config, mesh: Mesh, path: Path, after: tuple[int, ...]) -> objectives.ApplyFn:
-    """(params, x_t, t, label) -> what the head makes of the trunk after so many blocks each,
+    """(params, x_t, t, given) -> what the head makes of the trunk after so many blocks each,
     (len(after), B, *S, C)."""
     # A forward pass keeps nothing for a backward one, whatever the run's memory mode was.
     net = network(config).clone(memory="none", remat_policy="nothing")
 
-    def apply(params: Params, x_t: Array, t: Array, label: Array):
-        return net.apply({"params": params}, scaled_input(path, x_t, t), t, label, after=after)
+    def apply(params: Params, x_t: Array, t: Array, given: Given):
+        return net.apply({"params": params}, scaled_input(path, x_t, t), t, given, after=after)
 
     return on_mesh(mesh, apply)
 
@@ -97,13 +104,42 @@ def probed(config) -> bool:
     return bool(config.log.sensitivity_every or config.optim.sensitivity_penalty)
 
 
-def example(config, batch: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Shapes of the network's arguments x_t, t, label."""
+def example(config, batch: int) -> tuple[Any, Any, dict]:
+    """Shapes of the network's arguments x_t, t, given."""
     return (
         jax.ShapeDtypeStruct((batch, *config.data.shape), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
+        given(config, batch),
     )
+
+
+def given(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of what the network is told of a batch."""
+    shapes = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+    channels = seen_channels(config)
+    if channels:
+        at = (batch, *config.data.shape[:-1])
+        shapes["seen"] = jax.ShapeDtypeStruct((*at, channels), jnp.float32)
+    return shapes
+
+
+def seen_channels(config) -> int:
+    """Channels of what is seen beside x_t."""
+    seen = config.data.seen
+    if seen == "segmentation":
+        return config.data.seen_classes
+    return 0 if seen == "none" else config.data.shape[-1] + 1
+
+
+def see(config) -> known.See | None:
+    """What the network sees beside x_t, where it does."""
+    kinds = {
+        "none": lambda: None,
+        "segmentation": lambda: known.segmentation(config.data.seen_classes),
+        "frames": lambda: known.first_frames(config.data.seen_frames),
+        "box": known.around_a_box,
+    }
+    return kinds[config.data.seen]()
 
 
 def on_mesh(mesh: Mesh, f: Callable) -> Callable:

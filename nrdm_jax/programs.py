@@ -35,11 +35,17 @@ def lowered_sampler(parts: build.Run, platform: str | None = None):
     """The same of the sampler of a batch."""
     c = parts.config
     sampler = drawing.generator(c, parts.apply, parts.path, parts.mesh)
-    numbers = [
-        jax.ShapeDtypeStruct((sampler.batch_size,), kind, sharding=batch_sharding(parts.mesh))
-        for kind in (jnp.uint32, jnp.int32)
-    ]
-    return _lowered(sampler.jitted.trace(parts.abstract_state.ema, *numbers), platform)
+    sharding = batch_sharding(parts.mesh)
+    placed = jax.tree.map(
+        lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding),
+        _sampled(c, sampler.batch_size),
+    )
+    return _lowered(sampler.jitted.trace(parts.abstract_state.ema, *placed), platform)
+
+
+def _sampled(config, batch: int) -> tuple[jax.ShapeDtypeStruct, dict]:
+    """Shapes of a sampler's seeds, and of what samples are given."""
+    return jax.ShapeDtypeStruct((batch,), jnp.uint32), networks.given(config, batch)
 
 
 def _lowered(traced, platform: str | None):
@@ -69,8 +75,8 @@ def flops_per_batch(parts: build.Run) -> int:
     c = parts.config
     _, apply = networks.model(_counted(c))
     sampler = drawing.generator(c, apply, parts.path, parts.mesh)
-    numbers = [jax.ShapeDtypeStruct((1,), kind) for kind in (jnp.uint32, jnp.int32)]
-    return sampler.batch_size * flops.count(sampler.sample, parts.abstract_state.ema, *numbers)
+    one = flops.count(sampler.sample, parts.abstract_state.ema, *_sampled(c, 1))
+    return sampler.batch_size * one
 
 
 def penalty_cost(parts: build.Run) -> float:

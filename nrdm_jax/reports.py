@@ -81,15 +81,15 @@ def evaluation(parts: build.Run, heldout: Source, place: Place) -> hooks.Heldout
     return hooks.HeldoutLoss(losses, place.writer, place.progress)
 
 
-def grids(parts: build.Run, sampler: Generator, place: Place) -> hooks.Every:
-    """Previews: the same seeds and labels each time."""
+def grids(parts: build.Run, sampler: Generator, heldout: Source, place: Place) -> hooks.Every:
+    """Previews: the same seeds each time, given the same."""
     config = parts.config
+    seeds = np.arange(config.sample.examples)
 
     def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
-        seeds = np.arange(config.sample.examples)
-        labels = seeds % config.data.num_classes
-        x = sampler(params, seeds, labels)
-        manifest = {"seeds": seeds.tolist(), "labels": labels.tolist()}
+        given = drawing.prompts(config, seeds, lambda: heldout)
+        x = sampler(params, seeds, given)
+        manifest = {"seeds": seeds.tolist(), "labels": given["label"].tolist()}
         if not distributed.is_writer():
             return directory
         return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
@@ -98,12 +98,14 @@ def grids(parts: build.Run, sampler: Generator, place: Place) -> hooks.Every:
     return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)
 
 
-def quality(parts: build.Run, records: Source, sampler: Generator) -> SampleQuality | None:
+def quality(
+    parts: build.Run, records: Source, heldout: Source, sampler: Generator
+) -> SampleQuality | None:
     """What scores samples, where that is asked for. Raises as it and `measures.feature_net`."""
     if not parts.config.evaluate.metrics_every:
         return None
     net = measures.feature_net(parts.config)
-    return SampleQuality(parts, records, sampler, drawing.protocol(parts.config), net)
+    return SampleQuality(parts, records, sampler, net, heldout)
 
 
 def scores(

@@ -35,12 +35,8 @@ def run() -> None:
     if seeds[-1] >= 2**32 or max(seeds) >= 2**32:
         raise ValueError("--seeds: give numbers below 2^32")
     classes = config.data.num_classes
-    labels = (
-        command_line.integers("labels", flags.FLAGS.labels)
-        if flags.FLAGS.labels
-        else list(range(classes))
-    )
-    if max(labels) > classes:
+    labels = command_line.integers("labels", flags.FLAGS.labels) if flags.FLAGS.labels else None
+    if labels and max(labels) > classes:
         raise ValueError(
             f"--labels: {max(labels)} is no class; give 0..{classes - 1}, or {classes} for none"
         )
@@ -53,7 +49,7 @@ def run() -> None:
             workdir,
             pathlib.Path(flags.FLAGS.out or pathlib.Path(workdir) / "samples" / "final"),
             seeds=seeds,
-            labels=[labels[i % len(labels)] for i in range(len(seeds))],
+            labels=labels and [labels[i % len(labels)] for i in range(len(seeds))],
             steps=flags.FLAGS.steps,
             guidance=flags.FLAGS.guidance,
             weaker=flags.FLAGS.weaker,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax import build
+from nrdm_jax import build, drawing
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, fingerprint_of
 from nrdm_jax.evaluation import feature_sets, features
@@ -41,8 +41,8 @@ class SampleQuality:
       parts: of the run.
       records: its training set.
       sampler: that draws; see `drawing.generator`.
-      drawing: what its samples depend on beside weights, seeds and labels, for the protocol.
       net: the feature network.
+      heldout: records whose texts, and what else they have beside a class, samples are given.
       metrics: see `evaluation.scores`; by default the config's.
       samples: how many, by default the config's.
       by_class: scores of each class as well.
@@ -56,8 +56,8 @@ class SampleQuality:
         parts: build.Run,
         records: Source,
         sampler: Generator,
-        drawing: dict,
         net: FeatureNet,
+        heldout: Source,
         *,
         metrics: tuple[str, ...] | None = None,
         samples: int | None = None,
@@ -65,6 +65,7 @@ class SampleQuality:
     ):
         c = parts.config.evaluate
         self._mesh, self._records, self._sampler = parts.mesh, records, sampler
+        self._config, self._heldout = parts.config, heldout
         self._metrics = tuple(c.metrics if metrics is None else metrics)
         self._samples = c.samples if samples is None else samples
         self._by_class, self._batch_size = by_class, c.batch_size
@@ -87,7 +88,11 @@ class SampleQuality:
             + ("" if self._net.clips or len(records.shape) == 3 else "; each frame an example"),
             "samples": self._samples,
             "seeds": f"0 to {self._samples - 1}",
-            "labels": "in the reference's proportions",
+            "given": (
+                "classes in the reference's proportions"
+                if drawing.by_class(parts.config)
+                else "held-out records evenly from the first to the last"
+            ),
             "reference": {
                 "data": parts.config.data.name,
                 "fingerprint": records.fingerprint,
@@ -100,7 +105,7 @@ class SampleQuality:
                 for metric in SETTINGS
                 if metric in self._metrics or (by_class and metric == "kid")
             },
-            **drawing,
+            **drawing.protocol(parts.config),
         }
         self._examples = examples
         self._known: FeatureSet | None = None
@@ -125,12 +130,13 @@ class SampleQuality:
         the writer, {} on the others; all processes must call it."""
         before = time.monotonic()
         self._prepare(poll)
-        labels = self._labels()
+        given = self._given()
+        labels = given["label"]
         found = FeatureSet()
         for start in range(0, self._samples, self._sampler.batch_size):
             chunk = np.arange(start, min(start + self._sampler.batch_size, self._samples))
             poll()
-            x = self._sampler(params, chunk, labels[chunk])
+            x = self._sampler(params, chunk, {name: some[chunk] for name, some in given.items()})
             if not np.all(np.isfinite(x)):
                 raise FloatingPointError(f"samples {chunk[0]} to {chunk[-1]} are not all finite")
             pixels = to_pixels(x)
@@ -177,9 +183,12 @@ class SampleQuality:
         if distributed.is_writer():
             feature_sets.save(path, found, about)
 
-    def _labels(self) -> np.ndarray:
-        """(samples,) labels in the proportions of the reference, mixed: exact, and no matter how
-        many devices."""
+    def _given(self) -> dict[str, np.ndarray]:
+        """What the samples are given: labels in the proportions of the reference, mixed, exact and
+        no matter how many devices; or what held-out records have."""
+        seeds = np.arange(self._samples)
+        if not drawing.by_class(self._config):
+            return drawing.prompts(self._config, seeds, lambda: self._heldout)
         labels = np.zeros(self._samples, np.int32)
         if distributed.is_writer():
             assert self._known is not None
@@ -187,7 +196,8 @@ class SampleQuality:
             places = (np.arange(self._samples) + 0.5) / self._samples * ends[-1]
             labels = np.searchsorted(ends, places, side="right")
             labels = np.random.default_rng(0).permutation(labels).astype(np.int32)
-        return np.asarray(distributed.of_writer(labels))
+        labels = np.asarray(distributed.of_writer(labels))
+        return drawing.prompts(self._config, seeds, lambda: self._heldout, labels)
 
     def _frames(self) -> int:
         """Examples that a record is to the network."""

@@ -30,7 +30,7 @@ def draw(
     out: pathlib.Path,
     *,
     seeds: list[int],
-    labels: list[int],
+    labels: list[int] | None = None,
     signals: lifecycle.Signals,
     steps: int | None = None,
     guidance: float | None = None,
@@ -38,11 +38,12 @@ def draw(
     ema_width: float | None = None,
     trajectory: int = 0,
 ) -> tuple[pathlib.Path, np.ndarray]:
-    """Writes a sample for each seed and label; returns the file to look at first, and the samples
-    (n, *S, C) in the network's range. The weights are the EMA, or the run's average of `ema_width`.
-    With `weaker`, another run's workdir or, with @STEP, an earlier step of this or another one, the
-    guidance is away from the weights there (`run_weights.find_at`) and not from no class. With
-    `trajectory`, the estimates of x0 at so many times on the way are written as well.
+    """Writes a sample for each seed, given a label or what `drawing.prompts` gives it; returns the
+    file to look at first, and the samples (n, *S, C) in the network's range. The weights are the
+    EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir or, with @STEP,
+    an earlier step of this or another one, the guidance is away from the weights there
+    (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at so many
+    times on the way are written as well.
 
     Raises:
       ValueError: there is no checkpoint, no such step or width, or it does not fit the config; or
@@ -79,11 +80,17 @@ def draw(
         weaker=None if other is None else other.apply,
         preview_times=shown,
     )
-    drawn = sampler(weights, np.asarray(seeds), np.asarray(labels), poll=signals.check)
+    given = drawing.prompts(
+        config,
+        np.asarray(seeds),
+        lambda: build.source(config, "heldout", str(lifecycle.data_dir())),
+        None if labels is None else np.asarray(labels),
+    )
+    drawn = sampler(weights, np.asarray(seeds), given, poll=signals.check)
     x, previews = (drawn, None) if shown is None else drawn
     manifest = {
         "seeds": seeds,
-        "labels": labels,
+        "labels": given["label"].tolist(),
         "steps": steps,
         "guidance": guidance,
         "sampler": config.sample.sampler,
@@ -189,7 +196,7 @@ def score(
     with distributed.writer_first("score"):
         records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
     ema = stored.read(parts.abstract_state.ema)
-    quality = _quality(parts, records, scored, samples) if scored is not None else None
+    quality = _quality(parts, records, heldout, scored, samples) if scored is not None else None
     result = _losses(parts, ema, records, heldout, signals)
     if bits is not None:
         sums = measures.bits_sums(
@@ -206,7 +213,8 @@ def score(
     elif drawn is None and samples:
         sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
         seeds = np.arange(samples)
-        drawn = sampler(ema, seeds, seeds % config.data.num_classes, poll=signals.check)
+        given = drawing.prompts(config, seeds, lambda: heldout)
+        drawn = sampler(ema, seeds, given, poll=signals.check)
     if drawn is not None and distributed.is_writer():
         spread = feature_sets.spread(len(drawn), len(heldout))
         some = np.concatenate(list(measures.example_blocks(config, heldout, spread)))
@@ -258,14 +266,14 @@ def _losses(parts, ema, records, heldout, signals) -> dict:
     }
 
 
-def _quality(parts, records, scored: Scored, samples: int) -> SampleQuality:
+def _quality(parts, records, heldout, scored: Scored, samples: int) -> SampleQuality:
     config = parts.config
     return SampleQuality(
         parts,
         records,
         drawing.generator(config, parts.apply, parts.path, parts.mesh),
-        drawing.protocol(config),
         measures.feature_net(config, scored.net, scored.weights),
+        heldout,
         metrics=scored.metrics,
         samples=samples,
         by_class=scored.by_class,

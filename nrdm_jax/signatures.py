@@ -14,14 +14,22 @@ Array = jax.Array
 Params = Mapping[str, Any]
 Metrics = dict[str, Any]  # arrays, or trees of them
 
-# What a data loader yields: "x" (B, *S, C), uint8 pixels or float latents; "label" (B,) int32.
+# What a network is told of each example beside x_t and t, by name:
+#   "label" (B,) int32, its class, always;
+#   "text" (B, T, E) float, the states of an encoder, and "text_mask" (B, T) bool, False behind the
+#     text; or "tokens" (B, T) int32, 0 behind the text, for the network's own encoder;
+#   "seen" (B, *S, K) float32, what is known at each place.
+# Whatever the diffusion does with it, it does to all leaves alike.
+Given = Mapping[str, Array]
+
+# What a data loader yields: "x" (B, *S, C), uint8 pixels or float latents; what is given with it.
 Batch = Mapping[str, Array]
 
-# (x_t (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> the network's output (B, *S, C),
-# of which the first channels are its prediction where it has more.
-DenoiseFn = Callable[[Array, Array, Array], Array]
+# (x_t (B, *S, C) float32, t (B,) in [0, 1], given) -> the network's output (B, *S, C), of which the
+# first channels are its prediction where it has more.
+DenoiseFn = Callable[[Array, Array, Any], Array]
 
-# (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided, labelled network.
+# (x_t (B, *S, C), t (B,)) -> (x0, eps): what a sampler asks of a guided network.
 PredictFn = Callable[[Array, Array], tuple[Array, Array]]
 
 # Number of a step -> standard normal (B, *S, C): what a sampler adds of its own.

@@ -63,7 +63,7 @@ def _opened(config) -> Job:
     batches = build.train_loader(config, records, parts.mesh)
     measures.level_times(config, parts.path)
     sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
-    quality = reports.quality(parts, records, sampler)
+    quality = reports.quality(parts, records, heldout, sampler)
     return Job(parts, records, heldout, batches, sampler, quality)
 
 
@@ -157,7 +157,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             every=config.evaluate.every,
             last_step=last_step if config.evaluate.every else None,
         ),
-        reports.grids(parts, job.sampler, place),
+        reports.grids(parts, job.sampler, job.heldout, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),

@@ -39,8 +39,8 @@ class Given:
     def __init__(self, pixels):
         self.pixels, self.labels = pixels, {}
 
-    def __call__(self, params, seeds, labels):
-        self.labels |= dict(zip(seeds.tolist(), labels.tolist(), strict=True))
+    def __call__(self, params, seeds, given):
+        self.labels |= dict(zip(seeds.tolist(), given["label"].tolist(), strict=True))
         return self.pixels[seeds] / 127.5 - 1.0
 
 
@@ -54,7 +54,7 @@ def quality(config, records, sampler, net, devices=8, **options):
     config = config.copy_and_resolve_references()
     config.data.shape = tuple(records.shape)
     parts = build.run(config, jax.devices()[:devices])
-    return SampleQuality(parts, records, sampler, {"sampler": {}}, net, **options)
+    return SampleQuality(parts, records, sampler, net, records, **options)
 
 
 def source(shape, count=101, seed=1):

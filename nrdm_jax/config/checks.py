@@ -27,6 +27,7 @@ def validate(config) -> None:
             f"choose one of {', '.join(choices)}" + hint(str(get(config, field)), choices),
         )
     _check_numbers(config)
+    _check_seen(config)
     check_model(config)
     check_stack(config)
     check_memory(config)
@@ -200,6 +201,23 @@ def _is_pattern(text) -> bool:
     except (re.error, TypeError):
         return False
     return True
+
+
+def _check_seen(c) -> None:
+    """What the network sees beside x_t must be there, and leave something to make."""
+    d = c.data
+    require(
+        d.seen != "segmentation" or d.seen_classes >= 1,
+        "data.seen_classes",
+        f"is {d.seen_classes} with data.seen=segmentation",
+        "give the number of classes, the background among them",
+    )
+    require(
+        d.seen != "frames" or (len(d.shape) == 4 and 1 <= d.seen_frames < d.shape[0]),
+        "data.seen_frames",
+        f"is {d.seen_frames} with data.shape={tuple(d.shape)}",
+        "give 1 or more, fewer than the frames of a clip (T, H, W, C)",
+    )
 
 
 def _check_diffusion(c) -> None:

@@ -35,6 +35,8 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: (_gated(c) and c.model.beta) or c.model.variant == "mv_split",
         "model.variant",
     ),
+    "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
+    "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
     "model.skip": (_named("uvit", "unet"), "model.name"),
     "model.channel_factors": (_named("unet"), "model.name"),
     "model.attention_at": (_named("unet"), "model.name"),

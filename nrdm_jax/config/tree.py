@@ -57,6 +57,7 @@ CHOICES = {
     "model.branch_dtype": ("float32", "bfloat16"),
     "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
+    "data.seen": ("none", "segmentation", "frames", "box"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
     "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete", "importance"),
@@ -95,6 +96,11 @@ def default() -> ml_collections.ConfigDict:
     c.data.flip = False  # mirror the last spatial axis, half of the time
     c.data.scale = 1.0  # float records (latents) are used as (record - shift) * scale
     c.data.shift = 0.0
+    # none | segmentation | frames | box: what the network sees at each place beside x_t: the
+    # classes of the set's segmentation, the first frames of a clip, all but a box.
+    c.data.seen = "none"
+    c.data.seen_classes = 0  # of segmentation, its background among them
+    c.data.seen_frames = 1  # of frames
     c.data.in_memory_gib = 2.0  # a set that fits is decoded once, into host memory
     c.data.threads = 2  # that read and decode, where the set does not fit
     c.data.prefetch = 2  # batches prepared ahead of the device

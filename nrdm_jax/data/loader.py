@@ -34,7 +34,7 @@ def is_flipped(record: int, seed: int) -> bool:
 
 
 class Loader:
-    """Batches {"x": (B, *S, C), "label": (B,) int32} of a source.
+    """Batches of a source, {"x": (B, *S, C), "label": (B,) int32, and what else is given}.
 
     Args:
       source: of the records.
@@ -76,11 +76,13 @@ class Loader:
         """This process's rows of the batch that begins with record number `records_seen`."""
         records = [records_seen + int(row) for row in self._rows]
         count, seed = len(self._source), self._seed
-        x, label = self._source.gather(np.asarray([record_index(r, count, seed) for r in records]))
+        batch = self._source.gather(np.asarray([record_index(r, count, seed) for r in records]))
         if self._flip:
             flipped = [i for i, r in enumerate(records) if is_flipped(r, seed)]
-            x[flipped] = x[flipped][..., ::-1, :]
-        return {"x": x, "label": label}
+            batch["x"][flipped] = batch["x"][flipped][..., ::-1, :]
+            if "segmentation" in batch:
+                batch["segmentation"][flipped] = batch["segmentation"][flipped][..., ::-1]
+        return batch
 
     def iterate(self, records_seen: int) -> Iterator[dict]:
         """Batches from record number `records_seen` on, without end; the same as `batch_at`
@@ -126,7 +128,7 @@ def in_order(
     *,
     limit: int = 0,
 ) -> Iterator[dict]:
-    """Every record once, in the source's order: batches {"x", "label", "mask" (B,) bool}.
+    """Every record once, in the source's order: the batches have a "mask" (B,) bool as well.
 
     The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that
     many records, spread evenly over the source.
@@ -138,6 +140,6 @@ def in_order(
     rows = rows_here(sharding, batch_size)
     for start in range(0, len(chosen), batch_size):
         numbers = start + np.asarray(rows)
-        x, label = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
-        batch = {"x": x, "label": label, "mask": numbers < len(chosen)}
+        batch = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
+        batch["mask"] = numbers < len(chosen)
         yield batch if sharding is None else to_devices(batch, sharding, rows, batch_size)

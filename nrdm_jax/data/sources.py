@@ -1,13 +1,14 @@
 """Sources of records: random access by index, whatever they are stored in.
 
-A record is {"x": (*S, C) uint8 pixels or float latents, "label": int32}. Position, order and
-augmentation are the loader's.
+A record is {"x": (*S, C) uint8 pixels or float latents, "label": int32} and what else is given with
+it (`signatures.Given`). Position, order and augmentation are the loader's.
 """
 
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -36,12 +37,19 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) indices -> x (n, *S, C) and label (n,) int32, freshly allocated."""
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """(n,) indices -> x (n, *S, C), label (n,) int32 and what else is given, freshly
+        allocated."""
 
 
 class ArraySource:
     """Records in memory (or memory-mapped).
+
+    Args:
+      x: (n, *S, C).
+      label: (n,).
+      num_classes, class_names, fingerprint: as the attributes.
+      further: what else the records have, n of each, by name.
 
     Raises:
       DataError: no records, or a label outside 0 .. num_classes - 1.
@@ -55,11 +63,12 @@ class ArraySource:
         num_classes: int,
         class_names: tuple[str, ...] = (),
         fingerprint: str,
+        further: Mapping[str, np.ndarray] | None = None,
     ):
         if len(x) == 0 or len(x) != len(label):
             raise DataError(f"data: {len(x)} examples and {len(label)} labels; nothing to train on")
         check_labels(label, num_classes)
-        self.x, self.label = x, label
+        self.x, self.label, self.further = x, label, dict(further or {})
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
         self.num_classes, self.class_names = num_classes, class_names
         self.fingerprint = fingerprint
@@ -67,8 +76,9 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.x)
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.x[indices], self.label[indices].astype(np.int32)
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = {"x": self.x[indices], "label": self.label[indices].astype(np.int32)}
+        return batch | {name: values[indices] for name, values in self.further.items()}
 
 
 class TfdsSource:
@@ -77,14 +87,20 @@ class TfdsSource:
     Args:
       builder: prepared; one of the features `FEATURES`, and `label`.
       split: of the data set.
+      segmented: the records have their `segmentation` (*S) uint8 as well.
 
     Raises:
       DataError: the features or the split are absent, or the split is empty.
     """
 
-    def __init__(self, builder, split: str):
+    def __init__(self, builder, split: str, *, segmented: bool = False):
         features = builder.info.features
         name = builder.info.full_name
+        self._further = ("segmentation",) if segmented else ()
+        if segmented and "segmentation" not in features:
+            raise DataError(
+                f"data set {name} has no segmentation; choose another data.seen, or data.name"
+            )
         self._feature = next((f for f in FEATURES if f in features), "")
         if not self._feature or "label" not in features:
             raise DataError(
@@ -103,18 +119,21 @@ class TfdsSource:
         self.num_classes = int(label.num_classes)
         self.class_names = tuple(label.names)
         info = builder.info.splits[split]
-        self.fingerprint = fingerprint_of(name, split, list(info.shard_lengths), info.num_bytes)
+        self.fingerprint = fingerprint_of(
+            name, split, list(info.shard_lengths), info.num_bytes, *self._further
+        )
         if None in self.shape:
             raise DataError(f"data set {name}: examples of {self.shape} differ in size")
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         records = self._records.__getitems__([int(i) for i in indices])
         label = np.asarray([r["label"] for r in records], np.int32)
         check_labels(label, self.num_classes)
-        return np.stack([r[self._feature] for r in records]), label
+        batch = {"x": np.stack([r[self._feature] for r in records]), "label": label}
+        return batch | {name: np.stack([r[name] for r in records]) for name in self._further}
 
 
 def check_labels(label: np.ndarray, num_classes: int) -> None:
@@ -142,23 +161,30 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
     if not home.exists():
         partial = directory / f"{source.fingerprint}.{os.getpid()}.partial"
         partial.mkdir(parents=True, exist_ok=True)
-        x = np.lib.format.open_memmap(
-            partial / "x.npy", "w+", source.dtype, (len(source), *source.shape)
-        )
-        label = np.zeros(len(source), np.int32)
+        arrays: dict[str, np.memmap] = {}
         for start in range(0, len(source), 1024):
             part = np.arange(start, min(start + 1024, len(source)))
-            x[part], label[part] = source.gather(part)
-        x.flush()
-        np.save(partial / "label.npy", label)
+            for name, values in source.gather(part).items():
+                if name not in arrays:
+                    arrays[name] = np.lib.format.open_memmap(
+                        partial / f"{name}.npy",
+                        "w+",
+                        values.dtype,
+                        (len(source), *values.shape[1:]),
+                    )
+                arrays[name][part] = values
+        for array in arrays.values():
+            array.flush()
         try:
             os.rename(partial, home)
         except OSError:  # another process was first
             if not home.exists():
                 raise
+    found = {file.stem: np.load(file, mmap_mode="r") for file in sorted(home.glob("*.npy"))}
     return ArraySource(
-        np.load(home / "x.npy", mmap_mode="r"),
-        np.load(home / "label.npy"),
+        found.pop("x"),
+        np.asarray(found.pop("label")),
+        further=found,
         num_classes=source.num_classes,
         class_names=source.class_names,
         fingerprint=source.fingerprint,
@@ -197,6 +223,7 @@ def open_source(
     num_classes: int,
     data_dir: str,
     in_memory_bytes: float,
+    segmented: bool = False,
 ) -> Source:
     """The records of a data set, prepared on first use.
 
@@ -207,17 +234,20 @@ def open_source(
       shape, num_classes: what the config says a record is.
       data_dir: of prepared sets.
       in_memory_bytes: a set whose decoded size is below is decoded once.
+      segmented: see `TfdsSource`.
 
     Raises:
       ValueError: an unknown name, or a set that cannot have this shape or number of classes.
       DataError: the data are not there, empty or damaged.
     """
     if name == "synthetic":
+        if segmented:
+            raise ValueError("data.seen=segmentation: data.name=synthetic has none")
         return synthetic(shape, num_classes, split)
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
     builder = table.prepared(name, shape, data_dir)
-    source: Source = TfdsSource(builder, table.split_of(builder, split))
+    source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
     if source.shape != tuple(shape):
         raise ValueError(
             f"data.shape is {tuple(shape)}, but records of data.name={name} are {source.shape}"

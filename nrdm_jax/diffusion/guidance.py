@@ -2,11 +2,13 @@
 
 Every prediction is affine in x0 at given x_t and t, so that combining outputs is combining
 estimates of x0. What a network puts out in further channels, a learned variance, is no such
-prediction: it stays what the network said of the given label, as in DiT.
+prediction: it stays what the network said with what is given, as in DiT.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from nrdm_jax.diffusion.predictions import target, to_x0_eps
@@ -35,15 +37,18 @@ def _with_rest(prediction: Array, output: Array) -> Array:
 
 
 def classifier_free(
-    denoise: DenoiseFn, null_label: int, scale: float | ScaleFn, rescale: float = 0.0
+    denoise: DenoiseFn,
+    nothing: Callable[[Any], Any],
+    scale: float | ScaleFn,
+    rescale: float = 0.0,
 ) -> DenoiseFn:
     """unconditional + scale * (conditional - unconditional), both in one batch.
 
     Ho & Salimans (arXiv 2207.12598), eq. 6, with scale = 1 + w. Scale 1 is `denoise` itself.
 
     Args:
-      denoise: takes a label.
-      null_label: of no class.
+      denoise: the network.
+      nothing: what is given -> that without what the guidance is towards.
       scale: a number, or one that depends on the time.
       rescale: share of the result whose standard deviation, of an example, is brought back to that
         of the conditional output (Lin et al., arXiv 2305.08891, eq. 15 and 16).
@@ -51,15 +56,14 @@ def classifier_free(
     if scale == 1.0:
         return denoise
 
-    def guided(x_t: Array, t_B: Array, label_B: Array) -> Array:
+    def guided(x_t: Array, t_B: Array, given: Any) -> Array:
         # Pairs side by side (…, conditional i, unconditional i, …): a sharded batch stays where it
         # is.
         def paired(a: Array, b: Array) -> Array:
             return jnp.stack([a, b], axis=1).reshape(2 * a.shape[0], *a.shape[1:])
 
-        output = denoise(
-            paired(x_t, x_t), paired(t_B, t_B), paired(label_B, jnp.full_like(label_B, null_label))
-        )
+        both = jax.tree.map(paired, given, nothing(given))
+        output = denoise(paired(x_t, x_t), paired(t_B, t_B), both)
         output = output.reshape(x_t.shape[0], 2, *output.shape[1:])
         whole, channels = output[:, 0], x_t.shape[-1]
         conditional, unconditional = whole[..., :channels], output[:, 1, ..., :channels]
@@ -76,12 +80,12 @@ def classifier_free(
 
 
 def autoguidance(denoise: DenoiseFn, weaker: DenoiseFn, scale: float | ScaleFn) -> DenoiseFn:
-    """weaker + scale * (denoise - weaker), both with the label: away from what a worse version of
-    the same network does (Karras et al., arXiv 2406.02507, eq. 3)."""
+    """weaker + scale * (denoise - weaker), both with what is given: away from what a worse version
+    of the same network does (Karras et al., arXiv 2406.02507, eq. 3)."""
 
-    def guided(x_t: Array, t_B: Array, label_B: Array) -> Array:
-        whole = denoise(x_t, t_B, label_B)
-        strong, weak = (y[..., : x_t.shape[-1]] for y in (whole, weaker(x_t, t_B, label_B)))
+    def guided(x_t: Array, t_B: Array, given: Any) -> Array:
+        whole = denoise(x_t, t_B, given)
+        strong, weak = (y[..., : x_t.shape[-1]] for y in (whole, weaker(x_t, t_B, given)))
         factor = broadcast(scale(t_B), x_t) if callable(scale) else scale
         return _with_rest(weak + factor * (strong - weak), whole)
 
@@ -94,8 +98,8 @@ def dynamic_thresholding(
     """The x0 of an output clipped to [-s, s] and divided by s, s that quantile of its absolute
     values and at least 1: for pixels in [-1, 1] (Saharia et al., arXiv 2205.11487, section 2.3)."""
 
-    def thresholded(x_t: Array, t_B: Array, label_B: Array) -> Array:
-        output = denoise(x_t, t_B, label_B)
+    def thresholded(x_t: Array, t_B: Array, given: Any) -> Array:
+        output = denoise(x_t, t_B, given)
         x0, _ = to_x0_eps(path, prediction, output[..., : x_t.shape[-1]], x_t, t_B)
         sizes = jnp.abs(x0).reshape(x0.shape[0], -1)
         s = broadcast(jnp.maximum(jnp.quantile(sizes, quantile, axis=1), 1.0), x0)

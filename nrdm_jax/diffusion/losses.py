@@ -1,7 +1,7 @@
 """Per-example losses of a network, while training and at fixed noise levels."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +47,12 @@ class Terms(NamedTuple):
 
 
 def random_terms(
-    denoise: Callable[[Array, Array, Array], tuple[Array, Metrics]],
+    denoise: Callable[[Array, Array, Any], tuple[Array, Metrics]],
     path: Path,
     prediction: str,
     sample_times: Callable[[Array], Array],
     x0: Array,
-    label_B: Array,
+    given: Any,
     keys_B: Array,
     *,
     learned_variance: bool = False,
@@ -62,9 +62,9 @@ def random_terms(
     `denoise` returned beside its output.
 
     Args:
-      denoise: (x_t, t, label) -> (output, anything).
+      denoise: (x_t, t, given) -> (output, anything).
       path, prediction, sample_times: see there.
-      x0, label_B, keys_B: of the examples.
+      x0, given, keys_B: of the examples.
       learned_variance: the second half of the output's channels is of the variance.
       pixels: x0 were uint8.
     """
@@ -72,7 +72,7 @@ def random_terms(
     t_B = sample_times(both[:, 0])
     eps = noise_of_keys(both[:, 1], x0.shape[1:])
     x_t = add_noise(path, x0, eps, t_B)
-    output, metrics = denoise(x_t, t_B, label_B)
+    output, metrics = denoise(x_t, t_B, given)
     loss_B, _ = loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
     if not learned_variance:
         return Terms(t_B, loss_B, None), metrics
@@ -89,7 +89,7 @@ def level_sums(
     prediction: str,
     times: tuple[float, ...],
     x0: Array,
-    label_B: Array,
+    given: Any,
     mask_B: Array,
     seeds_B: Array,
 ) -> tuple[Array, Array]:
@@ -108,7 +108,7 @@ def level_sums(
         def compare(output):
             return loss_and_error(path, prediction, output, x_t, x0, eps, t_B)
 
-        output = denoise(x_t, t_B, label_B)
+        output = denoise(x_t, t_B, given)
         pair = (jax.vmap(compare) if output.ndim > x0.ndim else compare)(output)
         mask = mask_B if output.ndim == x0.ndim else mask_B[None]
         return None, tuple(jnp.sum(jnp.where(mask, value, 0.0), axis=-1) for value in pair)

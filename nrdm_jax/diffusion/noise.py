@@ -11,6 +11,11 @@ def noise_of_keys(keys_B: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys_B)
 
 
+def keys_of_seeds(seeds_B: Array) -> Array:
+    """Keys of integer seeds (B,), for what belongs to an example beside its noise."""
+    return _keys_beside(seeds_B, 2)
+
+
 def noise_of_steps(seeds_B: Array, shape: tuple[int, ...]) -> NoiseFn:
     """Number of a step -> standard normal (B, *shape), of the seeds and the step alone, and other
     than `noise_of_seeds`."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from nrdm_jax.signatures import Array
 
-# (params, x (B, *S, C), label (B,), mask (B,), seeds (B,)) -> sums over the masked examples of the
-# native loss and the x0 error at each level: (levels,), (levels,)
+# (params, batch, seeds (B,)) -> sums over the masked examples of the batch of the native loss and
+# the x0 error at each level: (levels,), (levels,)
 LevelSums = Callable[..., tuple[Array, Array]]
 
 
@@ -22,7 +22,7 @@ def bits_per_dim(
     """Mean negative log2-likelihood of a number of an example, and the mean's standard error.
 
     Args:
-      bits_sums: jitted, (params, x, label, mask, seeds) -> sums over the masked examples of their
+      bits_sums: jitted, (params, batch, seeds) -> sums over the masked examples of their
         bits, and of the squares; the noise of an example is a function of its seed, here its
         number.
       params, batches, poll: as of `heldout_losses`.
@@ -33,7 +33,7 @@ def bits_per_dim(
         size = len(batch["label"])
         seeds = np.arange(position, position + size, dtype=np.uint32)
         poll()
-        sums = bits_sums(params, batch["x"], batch["label"], batch["mask"], seeds)
+        sums = bits_sums(params, batch, seeds)
         total, square = total + float(sums[0]), square + float(sums[1])
         count += int(jnp.sum(batch["mask"]))
         position += size
@@ -69,7 +69,7 @@ def heldout_losses(
         size = len(batch["label"])
         seeds = np.arange(position, position + size, dtype=np.uint32)
         poll()
-        sums = level_sums(params, batch["x"], batch["label"], batch["mask"], seeds)
+        sums = level_sums(params, batch, seeds)
         loss += np.asarray(sums[0], np.float64)
         error += np.asarray(sums[1], np.float64)
         count += int(jnp.sum(batch["mask"]))  # over all processes

@@ -72,9 +72,7 @@ def scores(
             )
         elif metric == "inception_score":
             assert logits is not None
-            values[name], values[f"{name}_std"] = inception_score(
-                logits, **SETTINGS[metric]
-            )
+            values[name], values[f"{name}_std"] = inception_score(logits, **SETTINGS[metric])
         elif metric == "precision_recall":
             precision, recall = precision_recall(
                 samples.all_features(), reference.all_features(), **SETTINGS[metric]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from nrdm_jax.sharding.axes import constrain
-from nrdm_jax.signatures import Array
+from nrdm_jax.signatures import Array, Given
 
 
 @struct.dataclass
@@ -23,6 +23,15 @@ class Condition:
     shared: dict[str, Array]
     text_BTE: Array | None = None
     text_mask_BT: Array | None = None
+
+
+def nothing(given: Given, num_classes: int) -> Given:
+    """The same without class and text; what is seen stays."""
+    empty = dict(given, label=jnp.full_like(given["label"], num_classes))
+    for name in ("text_mask", "tokens"):
+        if name in given:
+            empty[name] = jnp.zeros_like(given[name])
+    return empty
 
 
 class TimeEmbedding(nn.Module):
@@ -67,6 +76,33 @@ class LabelEmbedding(nn.Module):
         )
         # Whole before it is read: the batch takes the mesh axes that divide the table.
         return jnp.take(constrain(table.embedding, None, None), label_B, axis=0)
+
+
+class TextEmbedding(nn.Module):
+    """(text (B, T, E), mask (B, T) bool) -> (states (B, T + 1, E), mask (B, T + 1), pooled
+    (B, width)): what blocks attend to, and what the whole condition has of it.
+
+    In front of the text is a learnt state that is always there: an example without text attends to
+    it alone. `pooled` is a linear of the mean of the text's normalised states, zero without text.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, text_BTE: Array, mask_BT: Array) -> tuple[Array, Array, Array]:
+        init = nn.initializers.normal(0.02)
+        text_BTE = constrain(text_BTE.astype(jnp.float32), "activation_batch", None, None)
+        start_E = self.param("start", init, text_BTE.shape[-1:])
+        start = jnp.broadcast_to(start_E[None, None], (text_BTE.shape[0], 1, start_E.shape[0]))
+        mask_BT1 = mask_BT[..., None]
+        # A padded state may be anything, and nothing times NaN is NaN.
+        known = jnp.where(mask_BT1, text_BTE, 0.0)
+        normal = jnp.where(mask_BT1, nn.LayerNorm(name="norm")(known), 0.0)
+        mean_BE = jnp.sum(normal, axis=1) / jnp.maximum(jnp.sum(mask_BT1, axis=1), 1)
+        pooled = nn.Dense(self.width, use_bias=False, kernel_init=init, name="pooled")(mean_BE)
+        states = jnp.concatenate([start, known], axis=1)
+        mask = jnp.concatenate([jnp.ones_like(mask_BT[:, :1]), mask_BT], axis=1)
+        return states, mask, pooled
 
 
 class SharedProjections(nn.Module):

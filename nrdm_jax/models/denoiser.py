@@ -4,21 +4,24 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from nrdm_jax.models.conditioning import (
     Condition,
     LabelEmbedding,
     SharedProjections,
+    TextEmbedding,
     TimeEmbedding,
 )
 from nrdm_jax.models.patches import grid_of
 from nrdm_jax.models.unit import VARIANTS, Gates
 from nrdm_jax.sharding.axes import constrain
-from nrdm_jax.signatures import Array
+from nrdm_jax.signatures import Array, Given
 
 
 class Denoiser(nn.Module):
-    """(x (B, *S, C) float32, t (B,) in [0, 1], label (B,) int32) -> (B, *S, C), or 2C channels.
+    """(x (B, *S, C) float32, t (B,) in [0, 1], given) -> (B, *S, C), or 2C channels; `given` is a
+    `signatures.Given`.
 
     With `taps` (units + 1,) also the health (units + 1, 2) of the trunk z_i at the stack's start
     and behind every unit, where the next unit, and a skip if there is one, reads it; the gradient
@@ -29,6 +32,8 @@ class Denoiser(nn.Module):
       patch: side of a patch, one number or one a spatial axis.
       depth, width, heads: blocks, trunk channels, attention heads; see `sizes.DIT`.
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
+      text_width: channels E of the states of a text that is given; 0: none is. A mean of them is a
+        part of the condition, and blocks of a transformer have a cross-attention unit to them.
       learn_variance: twice the output channels; the second half is no prediction.
       variant: the form of every residual unit, a key of `unit.VARIANTS`.
       gate_shape, gate_condition, alpha_start, alpha_bound, beta, beta_start, beta_bound: see
@@ -47,6 +52,7 @@ class Denoiser(nn.Module):
     width: int = 384
     heads: int = 6
     num_classes: int = 1000
+    text_width: int = 0
     learn_variance: bool = False
     variant: str = "gated"
     gate_shape: str = "channel"
@@ -138,15 +144,27 @@ class Denoiser(nn.Module):
         return channels * math.prod(self.patch_sides)
 
     @nn.compact
-    def embed(self, t_B: Array, label_B: Array) -> tuple[Condition, Array, Array]:
-        """The condition, and the embeddings of time and class that it is made of, (B, D) each."""
+    def embed(self, t_B: Array, given: Given) -> tuple[Condition, Array, Array]:
+        """The condition, and the embeddings it is made of, (B, D) each: of the time, and of what is
+        given, class and text."""
         # Laid out as the trunk is, or every device would embed and project the whole batch.
         time_BD = TimeEmbedding(self.width, name="time")(constrain(t_B, "activation_batch"))
-        class_BD = LabelEmbedding(self.num_classes, self.width, name="label")(label_B)
-        e_BD = constrain(jax.nn.silu(time_BD + class_BD), "activation_batch", None)
+        given_BD = LabelEmbedding(self.num_classes, self.width, name="label")(given["label"])
+        text, mask = None, None
+        if self.text_width:
+            text, mask, pooled_BD = TextEmbedding(self.width, name="text")(
+                given["text"], given["text_mask"]
+            )
+            given_BD = given_BD + pooled_BD
+        e_BD = constrain(jax.nn.silu(time_BD + given_BD), "activation_batch", None)
         widths = self._shared_widths()
         shared = SharedProjections(widths, name="shared")(e_BD) if widths else {}
-        return Condition(e_BD, shared), time_BD, class_BD
+        return Condition(e_BD, shared, text, mask), time_BD, given_BD
+
+    def input_of(self, x: Array, given: Given) -> Array:
+        """(B, *S, C + K) float32: x_t, and what is seen at each place."""
+        x = x.astype(jnp.float32)
+        return jnp.concatenate([x, given["seen"]], axis=-1) if "seen" in given else x
 
     def _shared_widths(self) -> tuple[tuple[str, int], ...]:
         """Which projections of the condition the stack has in common, and their channels."""

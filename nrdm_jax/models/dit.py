@@ -5,7 +5,6 @@ cond, zero at start and not bounded, beta off; Latte (arXiv 2401.03048) is that 
 factorised attention.
 """
 
-import dataclasses
 import functools
 from typing import Any, cast
 
@@ -23,25 +22,26 @@ from nrdm_jax.models.positions import sincos
 from nrdm_jax.models.probe import Streams, tapped
 from nrdm_jax.models.stack import Block, Passed, Schedule, Stack, merged, mirrored
 from nrdm_jax.models.unit import ResidualUnit
-from nrdm_jax.signatures import Array
+from nrdm_jax.signatures import Array, Given
 
-PREFIX = 2  # tokens in front of the patches, where asked for: the time's and the class's
+PREFIX = (
+    2  # tokens in front of the patches, where asked for: the time's, and that of class and text
+)
 
 
 class DiT(Denoiser):
-    """A `Denoiser` whose block is an attention unit and an MLP unit. `text` (B, T, E) and
-    `text_mask` (B, T), True where there is text, are for `text_width`.
+    """A `Denoiser` whose block is an attention unit, with `text_width` a cross-attention unit, and
+    an MLP unit.
 
     With `after`, numbers of blocks, the result is what the head makes of the trunk after each:
     (len(after), B, *S, C or 2C). Blocks that are factorised count in pairs, as they are scanned.
 
     Attributes:
-      prefix_tokens: time and class are two tokens in front of the patches, too.
+      prefix_tokens: time, and what is given, are two tokens in front of the patches, too.
       attention: `joint`; or `factorised`, where blocks within a frame (all axes but the first) and
         across frames (the first axis) take turns, so that the scanned form is two blocks.
       positions: `sincos`, added to the trunk; or `rotary`, in attention.
       mlp, mlp_ratio: `gelu` or `swiglu`, and hidden channels over width, see `blocks.Mlp`.
-      text_width: channels of the text states, each block has a cross-attention unit; 0: no text.
       streams: 1; or 2, the trunk twice: units write the one and read the other, the output is the
         mean of both.
       schedule: of a pipeline, see `stack.Stack`.
@@ -52,7 +52,6 @@ class DiT(Denoiser):
     positions: str = "sincos"
     mlp: str = "gelu"
     mlp_ratio: float = 4.0
-    text_width: int = 0
     streams: int = 1
     schedule: Schedule = Schedule()
 
@@ -79,23 +78,19 @@ class DiT(Denoiser):
         self,
         x: Array,
         t_B: Array,
-        label_B: Array,
+        given: Given,
         taps: Array | None = None,
-        text: Array | None = None,
-        text_mask: Array | None = None,
         after: tuple[int, ...] | None = None,
     ):
         grid = grid_of(self.shape, self.patch_sides)
         z_BND = nn.Dense(self.width, kernel_init=xavier(), name="patch_embed")(
-            patchify(x.astype(jnp.float32), self.patch_sides)
+            patchify(self.input_of(x, given), self.patch_sides)
         )
         if self.positions == "sincos":
             z_BND = z_BND + jnp.asarray(sincos(grid, self.width))[None]
-        condition, time_BD, class_BD = self.embed(t_B, label_B)
+        condition, time_BD, given_BD = self.embed(t_B, given)
         if self.prefix_tokens:
-            z_BND = jnp.concatenate([jnp.stack([time_BD, class_BD], axis=1), z_BND], axis=1)
-        if self.text_width:
-            condition = dataclasses.replace(condition, text_BTE=text, text_mask_BT=text_mask)
+            z_BND = jnp.concatenate([jnp.stack([time_BD, given_BD], axis=1), z_BND], axis=1)
 
         streams, first = tapped((z_BND,) * self.streams, taps, self.prefix)
         passed = self._trunk(streams, grid, condition, taps, keep=after is not None)

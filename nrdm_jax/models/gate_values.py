@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.denoiser import Denoiser
 from nrdm_jax.models.unit import gate_makers
-from nrdm_jax.signatures import Array, Params
+from nrdm_jax.signatures import Array, Given, Params
 
 
 class GateValues(NamedTuple):
@@ -24,10 +24,10 @@ class GateValues(NamedTuple):
 
 
 def gate_values(
-    net: Denoiser, params: Params, t_B: Array, label_B: Array
+    net: Denoiser, params: Params, t_B: Array, given: Given
 ) -> dict[str, GateValues]:  # fmt: skip
     """{`alpha`, `beta`: its values} for the gates that the variant has, units in order of depth."""
-    condition = net.apply({"params": params}, t_B, label_B, method="embed")[0]
+    condition = net.apply({"params": params}, t_B, given, method="embed")[0]
     values = {}
     for name, make in gate_makers(net.variant, net.gates).items():
         gate = make(name=name)

@@ -21,7 +21,7 @@ from nrdm_jax.models.patches import grid_of, patchify, unpatchify
 from nrdm_jax.models.probe import tapped
 from nrdm_jax.models.stack import Block, Stack, mirrored
 from nrdm_jax.models.unit import ResidualUnit
-from nrdm_jax.signatures import Array
+from nrdm_jax.signatures import Array, Given
 
 GROUPS = 32  # of channels, normalised together; fewer where they do not divide the channels
 
@@ -88,10 +88,10 @@ class UNet(Denoiser):
         return max(grid_of(self.shape, self.patch_sides)) // 2**level in self.attention_at
 
     @nn.compact
-    def __call__(self, x: Array, t_B: Array, label_B: Array, taps: Array | None = None):
+    def __call__(self, x: Array, t_B: Array, given: Given, taps: Array | None = None):
         grid = grid_of(self.shape, self.patch_sides)
-        condition, _, _ = self.embed(t_B, label_B)
-        y = patchify(x.astype(jnp.float32), self.patch_sides)
+        condition, _, _ = self.embed(t_B, given)
+        y = patchify(self.input_of(x, given), self.patch_sides)
         z = Convolution(self._channels(0), name="patch_embed")(y.reshape(y.shape[0], *grid, -1))
 
         (z,), first = tapped((z,), taps)

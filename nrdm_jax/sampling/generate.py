@@ -1,6 +1,6 @@
-"""From weights, seeds and labels to samples."""
+"""From weights, seeds and what is given to samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,13 +16,13 @@ from nrdm_jax.diffusion.schedules import Path
 from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, replicated
 from nrdm_jax.signatures import Array, DenoiseFn, Params
 
-# (params, or a pair of them, seeds (B,), labels (B,)) -> samples (B, *S, C); where previews were
+# (params, or a pair of them, seeds (B,), given) -> samples (B, *S, C); where previews were
 # asked for, (samples, previews (B, k, *S, C)).
-SampleFn = Callable[[Any, Array, Array], Any]
+SampleFn = Callable[[Any, Array, Any], Any]
 
 
 def make_sample_fn(
-    apply: Callable[[Params, Array, Array, Array], Array],
+    apply: Callable[[Params, Array, Array, Any], Array],
     path: Path,
     prediction: str,
     *,
@@ -30,9 +30,10 @@ def make_sample_fn(
     solve: Solver,
     times: Array,
     guide: Callable[..., DenoiseFn] = lambda denoise: denoise,
-    weaker: Callable[[Params, Array, Array, Array], Array] | None = None,
+    weaker: Callable[[Params, Array, Array, Any], Array] | None = None,
     learned_variance: bool = False,
     preview_times: Array | None = None,
+    finish: Callable[[Array, Any], Array] = lambda x, given: x,
 ) -> SampleFn:
     """A pure sampler: the whole trajectory in one scan, so one program whatever the steps.
 
@@ -40,12 +41,12 @@ def make_sample_fn(
     it. The sample is the estimate of x0 at the last of the times.
 
     Args:
-      apply: (params, x_t, t, label) -> output.
+      apply: (params, x_t, t, given) -> output.
       path, prediction: of the network.
       shape: of a sample.
       solve: see `samplers.table.make_sampler`.
       times: see `grids.make_times`.
-      guide: wraps the labelled network, see `diffusion.guidance`; with `weaker` it gets that one
+      guide: wraps the network, see `diffusion.guidance`; with `weaker` it gets that one
         as well.
       weaker: another network with the same prediction; the sampler's params are then a pair.
       learned_variance: the network has twice the channels, and the solver takes what the second
@@ -53,14 +54,15 @@ def make_sample_fn(
       preview_times: (k,), decreasing to the last of the times: the estimates of x0 there come out
          as well, the last being the sample. Of any solver but dopri5, whose times are its own, they
          are some of the times.
+      finish: (samples, given) -> samples, at the end.
     """
 
     channels = shape[-1]
     read = 2 * channels if learned_variance else channels
 
-    def sample(params: Any, seeds: Array, labels: Array) -> Any:
+    def sample(params: Any, seeds: Array, given: Any) -> Any:
         def denoiser(apply, params) -> DenoiseFn:
-            return lambda x_t, t, label: apply(params, x_t, t, label)[..., :read]
+            return lambda x_t, t, given: apply(params, x_t, t, given)[..., :read]
 
         if weaker is None:
             guided = guide(denoiser(apply, params))
@@ -69,7 +71,7 @@ def make_sample_fn(
             guided = guide(denoiser(apply, own), denoiser(weaker, others))
 
         def predict_variance(x_t, t):
-            output = guided(x_t, t, labels)
+            output = guided(x_t, t, given)
             x0, eps = to_x0_eps(path, prediction, output[..., :channels], x_t, t)
             return x0, eps, output[..., channels:]
 
@@ -83,6 +85,7 @@ def make_sample_fn(
         more = {"predict_variance": estimate} if learned_variance else {}
         x = solve(estimate, path, start, times, noise_of_steps(seeds, shape), **more)
         x0, *_ = estimate(x, jnp.full(x.shape[:1], times[-1]))
+        x0 = finish(x0, given)
         return (x0, estimate.kept[0].swapaxes(0, 1)) if isinstance(estimate, Recorded) else x0
 
     return sample
@@ -113,23 +116,24 @@ class Generator:
         self,
         params: Any,
         seeds: np.ndarray,
-        labels: np.ndarray,
+        given: Mapping[str, np.ndarray],
         poll: Callable[[], None] = lambda: None,
     ) -> Any:
-        """(n,) seeds and labels -> (n, *S, C) float32, any n, or the pair of that and previews (n,
-        k, *S, C); `poll` is called before each batch."""
+        """(n,) seeds and what is given, n of each -> (n, *S, C) float32, any n, or the pair of that
+        and previews (n, k, *S, C); `poll` is called before each batch."""
         parts = []
         for start in range(0, len(seeds), self.batch_size):
             chunk = slice(start, start + self.batch_size)
             poll()
             count = len(seeds[chunk])
-            padded = [
-                jax.device_put(
-                    np.resize(np.asarray(values[chunk], dtype), self.batch_size), self._sharding
-                )
-                for values, dtype in ((seeds, np.uint32), (labels, np.int32))
-            ]
-            drawn = self.jitted(params, *padded)
+
+            def padded(values: np.ndarray, chunk=chunk) -> Array:
+                part = np.resize(values[chunk], (self.batch_size, *values.shape[1:]))
+                return jax.device_put(part, self._sharding)
+
+            drawn = self.jitted(
+                params, padded(np.asarray(seeds, np.uint32)), jax.tree.map(padded, dict(given))
+            )
             parts.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], drawn))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from nrdm_jax.diffusion.importance import History, Importance
+from nrdm_jax.diffusion.known import See
 from nrdm_jax.diffusion.losses import random_terms
-from nrdm_jax.diffusion.schedules import Path, log_snr
-from nrdm_jax.signatures import Array, Batch, Metrics, ObjectiveFn, Params
+from nrdm_jax.diffusion.schedules import Path, broadcast, log_snr
+from nrdm_jax.signatures import Array, Batch, Given, Metrics, ObjectiveFn, Params
 
-# (params, x_t, t, label) -> output: a model's apply. With taps as a fifth argument it returns the
+# (params, x_t, t, given) -> output: a model's apply. With taps as a fifth argument it returns the
 # health of the units as well.
 ApplyFn = Callable[..., Any]
 
@@ -24,6 +25,22 @@ def to_model_range(x: Array | np.ndarray, scale: float, shift: float) -> Array:
     return values / 127.5 - 1.0 if x.dtype == jnp.uint8 else (values - shift) * scale
 
 
+# Fields of a batch that no network is given as they are.
+NOT_GIVEN = ("x", "mask", "segmentation")
+
+
+def given_of(batch: Batch, x0: Array, keys_B: Array, see: See | None = None) -> Given:
+    """What a batch tells a network of its examples.
+
+    Args:
+      batch: of the loader.
+      x0, keys_B: of the examples, for `see`.
+      see: see `diffusion.known`.
+    """
+    given = {name: value for name, value in batch.items() if name not in NOT_GIVEN}
+    return given if see is None else given | {"seen": see(batch, x0, keys_B)}
+
+
 def diffusion_objective(
     apply: ApplyFn,
     path: Path,
@@ -31,21 +48,24 @@ def diffusion_objective(
     sample_times: Callable[[Array], Array] | Importance,
     weight: Callable[[Array], Array] = jnp.ones_like,
     *,
-    null_label: int,
-    label_dropout: float,
+    nothing: Callable[[Any], Any],
+    dropout: float,
+    see: See | None = None,
     scale: float = 1.0,
     shift: float = 0.0,
     variance_weight: float = 0.0,
     uncertainty: Callable[[Params, Array], Array] | None = None,
 ) -> ObjectiveFn:
-    """The diffusion loss with classifier-free label dropout (Ho & Salimans, arXiv 2207.12598).
+    """The diffusion loss, with what is given left out at times for classifier-free guidance (Ho &
+    Salimans, arXiv 2207.12598).
 
     Args:
       apply: the network.
       path, prediction, sample_times, weight: see `diffusion`. Times by importance are drawn by the
         objective's argument `history`, and its metric `importance` is what was observed: means over
         the examples that make the next history.
-      null_label: takes the place of the label with probability `label_dropout`.
+      nothing: what is given -> what takes its place with probability `dropout`.
+      see: what is known of an example, see `diffusion.known`.
       scale, shift: see `to_model_range`.
       variance_weight: the network learns a variance: factor of its bound, which is added. 1 is
         L_simple + 0.001 L_vlb of a thousand steps (Nichol & Dhariwal, arXiv 2102.09672, eq. 16),
@@ -67,14 +87,20 @@ def diffusion_objective(
         history: History | None = None,
     ) -> tuple[Array, Metrics]:
         both = jax.vmap(jax.random.split)(keys)
-        dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_dropout))(both[:, 0])
-        label = jnp.where(dropped, null_label, batch["label"])
+        dropped = jax.vmap(lambda k: jax.random.bernoulli(k, dropout))(both[:, 0])
         x0 = to_model_range(batch["x"], scale, shift)
+        seeing = jax.vmap(jax.random.fold_in, in_axes=(0, None))(both[:, 0], 1)
+        given = given_of(batch, x0, seeing, see)
+        given = jax.tree.map(
+            lambda none, value: jnp.where(broadcast(dropped, value), none, value),
+            nothing(given),
+            given,
+        )
 
-        def denoise(x_t, t, label):
+        def denoise(x_t, t, given):
             if taps is None:
-                return apply(params, x_t, t, label), {}
-            output, health = apply(params, x_t, t, label, taps)
+                return apply(params, x_t, t, given), {}
+            output, health = apply(params, x_t, t, given, taps)
             return output, {"health": health}
 
         draw: Callable[[Array], Array]
@@ -90,7 +116,7 @@ def diffusion_objective(
             prediction,
             draw,
             x0,
-            label,
+            given,
             both[:, 1],
             learned_variance=variance_weight > 0,
             pixels=batch["x"].dtype == jnp.uint8,

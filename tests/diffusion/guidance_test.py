@@ -7,6 +7,10 @@ import numpy as np
 from nrdm_jax.diffusion import guidance, predictions, schedules
 
 
+def no_class(label):
+    return jnp.full_like(label, 9)
+
+
 def denoise(x, t, label):
     return x * (1.0 + label.astype(jnp.float32))[:, None] + t[:, None]
 
@@ -18,11 +22,13 @@ def arguments():
 
 def test_guidance_is_the_formula_and_scale_one_is_free():
     x, t, label = jnp.ones((3, 2)), jnp.arange(3.0), jnp.asarray([1, 2, 3])
-    assert guidance.classifier_free(denoise, 9, 1.0) is denoise
+    assert guidance.classifier_free(denoise, no_class, 1.0) is denoise
     expected = denoise(x, t, label * 0 + 9) + 2.5 * (
         denoise(x, t, label) - denoise(x, t, label * 0 + 9)
     )
-    np.testing.assert_allclose(guidance.classifier_free(denoise, 9, 2.5)(x, t, label), expected)
+    np.testing.assert_allclose(
+        guidance.classifier_free(denoise, no_class, 2.5)(x, t, label), expected
+    )
 
 
 def test_outside_its_interval_guidance_is_off():
@@ -31,19 +37,19 @@ def test_outside_its_interval_guidance_is_off():
     scale = guidance.within(path, 3.0, 0.5, 2.0)
     np.testing.assert_array_equal(scale(t), [1.0, 3.0, 1.0])
     assert float(scale(jnp.asarray([1.0]))[0]) == 1.0  # where alpha is 0
-    out = guidance.classifier_free(denoise, 9, scale)(x, t, label)
-    whole = guidance.classifier_free(denoise, 9, 3.0)(x, t, label)
+    out = guidance.classifier_free(denoise, no_class, scale)(x, t, label)
+    whole = guidance.classifier_free(denoise, no_class, 3.0)(x, t, label)
     np.testing.assert_allclose(out[0], denoise(x, t, label)[0], rtol=1e-5)
     np.testing.assert_allclose(out[1], whole[1], rtol=1e-6)
 
 
 def test_rescaled_guidance_has_the_deviation_of_the_conditional_output():
     x, t, label = arguments()
-    plain = guidance.classifier_free(denoise, 9, 4.0)(x, t, label)
+    plain = guidance.classifier_free(denoise, no_class, 4.0)(x, t, label)
     conditional = np.std(denoise(x, t, label), axis=1)
-    whole = guidance.classifier_free(denoise, 9, 4.0, rescale=1.0)(x, t, label)
+    whole = guidance.classifier_free(denoise, no_class, 4.0, rescale=1.0)(x, t, label)
     np.testing.assert_allclose(np.std(whole, axis=1), conditional, rtol=1e-5)
-    half = guidance.classifier_free(denoise, 9, 4.0, rescale=0.5)(x, t, label)
+    half = guidance.classifier_free(denoise, no_class, 4.0, rescale=0.5)(x, t, label)
     np.testing.assert_allclose(half, 0.5 * (whole + plain), rtol=1e-5)
 
 

@@ -70,7 +70,8 @@ def test_nearest_finds_copies_and_agrees_with_brute_force():
 def test_held_out_mean_is_over_exactly_the_unmasked():
     values = np.arange(10.0)
 
-    def sums(params, x, label, mask, seeds):
+    def sums(params, batch, seeds):
+        x, mask = batch["x"], batch["mask"]
         np.testing.assert_array_equal(seeds, np.arange(seeds[0], seeds[0] + 4))
         return np.asarray([np.sum(x[mask]), 2 * np.sum(x[mask])]), np.asarray(
             [0.0, 1.0]

@@ -11,7 +11,7 @@ from nrdm_jax.models.conditioning import Condition
 from nrdm_jax.models.continuous import ContinuousDiT, Flow
 
 X = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-ARGUMENTS = (X, jnp.linspace(0.1, 0.9, 2), jnp.arange(2, dtype=jnp.int32))
+ARGUMENTS = (X, jnp.linspace(0.1, 0.9, 2), {"label": jnp.arange(2)})
 Z = jax.random.normal(jax.random.key(3), (2, 16, 16))
 CONDITION = Condition(jax.random.normal(jax.random.key(4), (2, 16)), {})
 

@@ -13,7 +13,7 @@ from nrdm_jax.models.unit import VARIANTS
 
 def arguments(shape, batch=2):
     x = jax.random.normal(jax.random.key(0), (batch, *shape))
-    return x, jnp.linspace(0.1, 0.9, batch), jnp.arange(batch, dtype=jnp.int32) % 5
+    return x, jnp.linspace(0.1, 0.9, batch), {"label": jnp.arange(batch) % 5}
 
 
 def small(shape=(8, 8, 3), **changes):
@@ -78,10 +78,12 @@ def test_every_parameter_matters(variant, fill_zeros):
 
 def test_time_and_label_matter(filled):
     model, variables = filled
-    x, t, label = arguments(model.shape)
-    out = model.apply(variables, x, t, label)
-    assert not np.allclose(out, model.apply(variables, x, t + 0.05, label), atol=1e-7)
-    assert not np.allclose(out, model.apply(variables, x, t, label + 1), atol=1e-7)
+    x, t, given = arguments(model.shape)
+    out = model.apply(variables, x, t, given)
+    assert not np.allclose(out, model.apply(variables, x, t + 0.05, given), atol=1e-7)
+    assert not np.allclose(
+        out, model.apply(variables, x, t, {"label": given["label"] + 1}), atol=1e-7
+    )
 
 
 def test_program_does_not_grow_with_depth():

@@ -9,7 +9,7 @@ from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.unit import Gate
 from nrdm_jax.models.uvit import UViT
 
-T, LABEL = jnp.asarray([0.1, 0.6, 0.9]), jnp.asarray([0, 5, 2], jnp.int32)
+T, GIVEN = jnp.asarray([0.1, 0.6, 0.9]), {"label": jnp.asarray([0, 5, 2])}
 SETTINGS = dict(width=16, heads=2, num_classes=5)
 NETS = {
     "dit": DiT((8, 8, 3), 2, 3, **SETTINGS),
@@ -27,8 +27,8 @@ def test_gates_are_those_that_the_network_uses_in_their_order(
 ):
     net = NETS[name]
     x = jax.random.normal(jax.random.key(0), (3, *net.shape))
-    params = fill_zeros(net.init(jax.random.key(1), x, T, LABEL), jax.random.key(2), 1.0)["params"]
-    values = gate_values(net, params, T, LABEL)
+    params = fill_zeros(net.init(jax.random.key(1), x, T, GIVEN), jax.random.key(2), 1.0)["params"]
+    values = gate_values(net, params, T, GIVEN)
     assert set(values) == {"alpha", "beta"}
     assert values["alpha"].mean.shape == (net.units, 3)
 
@@ -43,7 +43,7 @@ def test_gates_are_those_that_the_network_uses_in_their_order(
 
     monkeypatch.setattr(Gate, "__call__", spying)
     monkeypatch.setattr(jax.lax, "scan", unrolled_scan)
-    net.apply({"params": params}, x, T, LABEL)
+    net.apply({"params": params}, x, T, GIVEN)
     for gate, seen in used.items():
         mean = jnp.stack([v.mean(-1) for v in seen])
         rms = jnp.stack([jnp.sqrt((v**2).mean(-1)) for v in seen])
@@ -53,8 +53,8 @@ def test_gates_are_those_that_the_network_uses_in_their_order(
 
 def test_a_structure_without_gates_has_no_values():
     net = DiT((8, 8, 3), 2, 3, variant="resnet", **SETTINGS)
-    params = net.init(jax.random.key(1), jnp.zeros((3, 8, 8, 3)), T, LABEL)["params"]
-    assert gate_values(net, params, T, LABEL) == {}
+    params = net.init(jax.random.key(1), jnp.zeros((3, 8, 8, 3)), T, GIVEN)["params"]
+    assert gate_values(net, params, T, GIVEN) == {}
 
 
 @pytest.mark.parametrize("name", ["dit", "factorised", "uvit"])
@@ -64,12 +64,12 @@ def test_trunk_after_all_blocks_is_read_as_the_output(name, streams, fill_zeros)
         pytest.skip("U-ViT has one stream")
     net = NETS[name].clone(streams=streams)
     x = jax.random.normal(jax.random.key(0), (3, *net.shape))
-    variables = fill_zeros(net.init(jax.random.key(1), x, T, LABEL), jax.random.key(2), 0.2)
+    variables = fill_zeros(net.init(jax.random.key(1), x, T, GIVEN), jax.random.key(2), 0.2)
     blocks = sum(count for _, count, _ in net.layout)
     first, middle, last = jax.jit(
-        lambda v: net.apply(v, x, T, LABEL, after=(0, blocks - 1, blocks))
+        lambda v: net.apply(v, x, T, GIVEN, after=(0, blocks - 1, blocks))
     )(variables)
-    np.testing.assert_allclose(last, net.apply(variables, x, T, LABEL), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(last, net.apply(variables, x, T, GIVEN), rtol=1e-4, atol=1e-5)
     assert np.abs(first - last).max() > 1e-3 and np.abs(middle - last).max() > 1e-3
 
     # After no block, what is read is the embedding: no parameter of the stack is in it.
@@ -77,5 +77,5 @@ def test_trunk_after_all_blocks_is_read_as_the_output(name, streams, fill_zeros)
         stacks = {stack for stack, _, _ in net.layout}
         return {k: jax.tree.map(jnp.zeros_like, v) if k in stacks else v for k, v in params.items()}
 
-    alone = net.apply({"params": without_stacks(variables["params"])}, x, T, LABEL, after=(0,))
+    alone = net.apply({"params": without_stacks(variables["params"])}, x, T, GIVEN, after=(0,))
     np.testing.assert_allclose(first, alone[0], rtol=1e-5, atol=1e-6)

@@ -67,17 +67,17 @@ def test_a_network_is_trained_by_nearly_the_same_gradient(kind):
     c = configuration.default()
     c.data.name, c.data.shape, c.data.num_classes = "synthetic", (8, 8, 3), 4
     c.model.depth, c.model.width, c.model.heads, c.model.memory = 3, 32, 2, "remat"
-    x, t, label = (
+    x, t, given = (
         jax.random.normal(jax.random.key(2), (4, 8, 8, 3)),
         jnp.linspace(0.1, 0.9, 4),
-        jnp.arange(4),
+        {"label": jnp.arange(4)},
     )
 
     def gradient(kind):
         c.model.quantize = kind
         init, apply = networks.model(c)
         params = trees.drawn_zeros(init(jax.random.key(0)), jax.random.key(1), 0.1)
-        found = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(apply(p, x, t, label) - 1))))(params)
+        found = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(apply(p, x, t, given) - 1))))(params)
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
 
     exact, found = gradient("none"), gradient(kind)

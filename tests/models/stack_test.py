@@ -21,7 +21,7 @@ def model(**changes):
 
 
 X = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-ARGUMENTS = (X, jnp.linspace(0.1, 0.9, 4), jnp.arange(4, dtype=jnp.int32))
+ARGUMENTS = (X, jnp.linspace(0.1, 0.9, 4), {"label": jnp.arange(4)})
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +98,21 @@ def test_text_is_a_third_unit_in_every_memory_mode(streams, mode, policy, fill_z
     text = jax.random.normal(jax.random.key(5), (4, 3, 7))
     mask = jnp.arange(3)[None, :] < jnp.asarray([[1], [2], [3], [0]])
 
+    def given(text):
+        return ARGUMENTS[2] | {"text": text, "text_mask": mask}
+
     def gradient(**changes):
         net = model(streams=streams, text_width=7, depth=3, **changes)
         variables = fill_zeros(
             model(streams=streams, text_width=7, depth=3).init(
-                jax.random.key(1), *ARGUMENTS, text=text, text_mask=mask
+                jax.random.key(1), *ARGUMENTS[:2], given(text)
             ),
             jax.random.key(2),
         )
         assert net.unit_names == ("attention", "cross_attention", "mlp") and net.units == 9
 
         def loss(variables, taps, text):
-            y, health = net.apply(variables, *ARGUMENTS, taps, text=text, text_mask=mask)
+            y, health = net.apply(variables, *ARGUMENTS[:2], given(text), taps)
             return jnp.mean((y - X) ** 2), health
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(

@@ -55,13 +55,14 @@ def test_the_network_and_its_outputs_are_as_without_it(with_and_without):
     assert set(paths) - set(plain_paths) == HEAD and set(plain_paths) < set(paths)
     for path, leaf in plain_paths.items():
         np.testing.assert_array_equal(paths[path], leaf)
-    x, t, label = (jnp.ones(part.shape, part.dtype) * 0.5 for part in networks.example(config, 2))
-    label = label.astype(jnp.int32)
+    x, t, given = jax.tree.map(
+        lambda part: jnp.full(part.shape, 0.5).astype(part.dtype), networks.example(config, 2)
+    )
     drawn = jax.jit(trees.drawn_zeros)(params, jax.random.key(1))
     other = drawn | {"uncertainty": jax.tree.map(lambda w: 5 * w + 1, drawn["uncertainty"])}
     own = {name: drawn[name] for name in plain}
-    out = apply(drawn, x, t, label)
-    for found in (apply(other, x, t, label), apply_plain(own, x, t, label)):
+    out = apply(drawn, x, t, given)
+    for found in (apply(other, x, t, given), apply_plain(own, x, t, given)):
         np.testing.assert_array_equal(out, found)
     assert np.abs(out).max() > 0
 

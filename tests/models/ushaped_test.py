@@ -20,7 +20,7 @@ SHAPE = (8, 8, 3)
 
 def arguments(shape=SHAPE, batch=2):
     x = jax.random.normal(jax.random.key(0), (batch, *shape))
-    return x, jnp.linspace(0.1, 0.9, batch), jnp.arange(batch, dtype=jnp.int32)
+    return x, jnp.linspace(0.1, 0.9, batch), {"label": jnp.arange(batch)}
 
 
 def uvit(**changes):

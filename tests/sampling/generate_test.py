@@ -23,7 +23,9 @@ def sampled(tiny_config, fill_zeros, monkeypatch):
         sampler = drawing.generator(
             tiny_config, parts.apply, parts.path, parts.mesh, steps=4, scale=guidance
         )
-        return generate.to_pixels(sampler(weights, np.arange(10), np.arange(10) % 4))
+        return generate.to_pixels(
+            sampler(weights, np.arange(10), {"label": np.arange(10, dtype=np.int32) % 4})
+        )
 
     return run
 

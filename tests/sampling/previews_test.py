@@ -79,7 +79,9 @@ def test_a_generator_puts_batches_of_previews_together(tiny_config, fill_zeros):
     weights = fill_zeros(jax.device_get(parts.fresh_state().params), jax.random.key(3), 0.1)
     at = drawing.preview_times(tiny_config, parts.path, 2)
     sampler = drawing.generator(tiny_config, parts.apply, parts.path, parts.mesh, preview_times=at)
-    samples, previews = sampler(weights, np.arange(10), np.arange(10) % 4)
+    samples, previews = sampler(
+        weights, np.arange(10), {"label": np.arange(10, dtype=np.int32) % 4}
+    )
     assert samples.shape == (10, 8, 8, 3) and previews.shape == (10, 2, 8, 8, 3)
     np.testing.assert_array_equal(previews[:, -1], samples)
     assert np.abs(previews[:, 0] - samples).max() > 0.1

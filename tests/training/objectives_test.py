@@ -23,12 +23,12 @@ UNIFORM = times.uniform(PATH.t_min, PATH.t_max)
 
 
 def objective(sample_times=UNIFORM, **more):
-    def apply(params, x_t, t, label):
+    def apply(params, x_t, t, given):
         return jnp.broadcast_to(params["w"], x_t.shape)
 
     return diffusion_objective(
         apply, PATH, "x0", sample_times, lambda t: 1.0 + t,
-        null_label=1, label_dropout=0.0, **more,
+        nothing=lambda given: given, dropout=0.0, **more,
     )  # fmt: skip
 
 

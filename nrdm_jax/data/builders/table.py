@@ -25,6 +25,8 @@ BUILDERS: dict[str, Any] = {
     "cifar10": Cifar10,
     "solids": Solids,
 }
+# Those of files that a user has: data.name=NAME:PATH. Their `config_for` takes the path as well.
+FOLDERS: dict[str, Any] = {}
 
 
 def prepared(name: str, shape: tuple[int, ...], data_dir: str):
@@ -36,15 +38,21 @@ def prepared(name: str, shape: tuple[int, ...], data_dir: str):
     """
     if name.startswith("tfds:"):
         return _read_only(name.removeprefix("tfds:"), data_dir)
-    if name not in BUILDERS:
+    kind, _, place = name.partition(":")
+    if name in BUILDERS:
+        cls, config = BUILDERS[name], BUILDERS[name].config_for(shape)
+    elif kind in FOLDERS and place:
+        cls, config = FOLDERS[kind], FOLDERS[kind].config_for(shape, pathlib.Path(place))
+    else:
+        folders = "".join(f"{folder}:PATH, " for folder in FOLDERS)
         raise ValueError(
-            f"data.name is {name!r}; choose one of {', '.join(BUILDERS)}, synthetic, tfds:NAME"
+            f"data.name is {name!r}; choose one of {', '.join(BUILDERS)}, {folders}synthetic, "
+            "tfds:NAME"
         )
-    config = BUILDERS[name].config_for(shape)
     pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
-    with open(pathlib.Path(data_dir) / f".{name}.lock", "w") as lock:
+    with open(pathlib.Path(data_dir) / f".{kind}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        builder = BUILDERS[name](config=config, data_dir=data_dir, file_format="array_record")
+        builder = cls(config=config, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
             print(f"preparing data set {builder.info.full_name} in {data_dir}", flush=True)
             if not sys.stderr.isatty():
