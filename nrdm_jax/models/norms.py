@@ -44,14 +44,14 @@ def _trunk_norm_jvp(primals, tangents):
     return y, t - y * jnp.mean(y * t, axis=-1, keepdims=True)
 
 
-def group_norm(z: Array, groups: int) -> Array:
-    """(z - mean) / sqrt(var + 1e-6) over the places and a group of channels of each example, no
+def group_norm(z: Array, groups: int, epsilon: float = EPSILON) -> Array:
+    """(z - mean) / sqrt(var + epsilon) over the places and a group of channels of each example, no
     parameters (arXiv 1803.08494). (B, *S, C); groups that do not divide C become fewer."""
     groups = math.gcd(groups, z.shape[-1])
     grouped = z.astype(jnp.float32).reshape(z.shape[0], -1, groups, z.shape[-1] // groups)
     grouped = grouped - jnp.mean(grouped, axis=(1, 3), keepdims=True)
     variance = jnp.mean(grouped**2, axis=(1, 3), keepdims=True)
-    return (grouped * jax.lax.rsqrt(variance + EPSILON)).reshape(z.shape)
+    return (grouped * jax.lax.rsqrt(variance + epsilon)).reshape(z.shape)
 
 
 class AdaptiveNorm(nn.Module):
