@@ -28,6 +28,8 @@ def view(config, topology: Topology, what: str = "train", table: bool = False) -
     Raises:
       ValueError: the config does not fit the topology.
     """
+    if config.task != "diffusion":
+        raise ValueError(f"task is {config.task}; programs of task=diffusion are compiled ahead")
     # A compile that was read from a cache would not tell its time.
     jax.config.update("jax_enable_compilation_cache", False)
     parts = build.run(config, topologies.devices_of(topology))

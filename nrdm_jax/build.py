@@ -3,6 +3,7 @@ arguments; this and its neighbours `networks`, `drawing` and `measures` read the
 stands above them no more of it than when and where to call them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from nrdm_jax import autoencoding, drawing, measures, networks
 from nrdm_jax import config as configuration
-from nrdm_jax import drawing, networks
 from nrdm_jax.data import loader
+from nrdm_jax.data.latents import LatentSource
 from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import (
     predictions,
@@ -28,6 +30,7 @@ from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh
 from nrdm_jax.signatures import Params
+from nrdm_jax.tasks import Task
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
 from nrdm_jax.training.state import TrainState, create, create_sharded
@@ -40,8 +43,7 @@ class Run:
     Attributes:
       config: validated.
       mesh: over all devices.
-      apply: (params, x_t, t, given) -> output.
-      path: of the diffusion.
+      task: what is trained.
       schedule: step -> learning rate.
       train_step: pure, (state, batch) -> (state, metrics).
       abstract_state: shapes, types and shardings of the state.
@@ -51,13 +53,31 @@ class Run:
 
     config: Any
     mesh: Mesh
-    apply: objectives.ApplyFn
-    path: Path
+    task: Task
     schedule: optax.Schedule
     train_step: step.TrainStep
     abstract_state: TrainState
     fresh_state: Callable[[], TrainState]
     begun_with: Callable[[Params], TrainState]
+
+    @property
+    def apply(self) -> Callable[..., Any]:
+        """Of the task."""
+        return self.task.apply
+
+    @property
+    def path(self) -> Path:
+        """Of the diffusion.
+
+        Raises:
+          ValueError: the run is of another task.
+        """
+        if self.task.path is None:
+            raise ValueError(
+                f"task is {self.config.task}, and this is of diffusions; give a run of "
+                "task=diffusion"
+            )
+        return self.task.path
 
 
 def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
@@ -76,34 +96,78 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
     micro = config.train.batch_size // config.train.micro_batches
     check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
-    path = diffusion_path(config)
-    predictions.check(path, config.diffusion.prediction)
-    drawing.trajectory(config, path)  # refused now, and not after the first thousand steps
-    init, apply = networks.model(config, mesh, path)
+    task = TASKS[config.task](config, mesh)
     rate, optimizer = optimizing(config)
     train_step = step.make_train_step(
-        objective(config, apply, path),
+        task.objective,
         optimizer.transform,
         batch_size=config.train.batch_size,
         micro_batches=config.train.micro_batches,
         ema_halflife_images=config.train.ema_halflife_images,
         averaged=optimizer.averaged,
-        units=networks.network(config).units if networks.probed(config) else 0,
+        units=task.units,
         penalty=config.optim.sensitivity_penalty,
         penalty_examples=config.optim.sensitivity_examples,
-        importance=importance(config, path),
+        importance=task.importance,
+        by_step=task.by_step,
     )
     state, fresh, begun = create_sharded(
-        init,
+        task.init,
         optimizer.transform,
         config.seed,
         mesh,
         config.mesh.zero1,
-        importance=importance(config, path),
+        importance=task.importance,
         widths=config.train.ema_widths,
     )
     step_on_mesh = networks.on_mesh(mesh, train_step)
-    return Run(config, mesh, apply, path, rate, step_on_mesh, state, fresh, begun)
+    return Run(config, mesh, task, rate, step_on_mesh, state, fresh, begun)
+
+
+def diffusion_task(config, mesh: Mesh | None = None) -> Task:
+    """Raises:
+    ValueError: path, prediction, sampler or levels do not go together.
+    """
+    path = diffusion_path(config)
+    predictions.check(path, config.diffusion.prediction)
+    drawing.trajectory(config, path)  # refused now, and not after the first thousand steps
+    measures.level_times(config, path)
+    init, apply = networks.model(config, mesh, path)
+    net = networks.network(config)
+    return Task(
+        init=init,
+        apply=apply,
+        objective=objective(config, apply, path),
+        in_words=net.depth_in_words(),
+        forward=functools.partial(_forward, config),
+        sampler=functools.partial(_sampler, config, path, apply=apply),
+        prompts=functools.partial(drawing.prompts, config),
+        heldout=functools.partial(measures.diffusion_losses, config, apply, path),
+        yardstick=functools.partial(measures.linear_losses, config, path),
+        result=measures.diffusion_result,
+        path=path,
+        units=net.units if networks.probed(config) else 0,
+        scanned_units=net.scanned_units,
+        importance=importance(config, path),
+    )
+
+
+def _sampler(config, path: Path, mesh: Mesh, *, apply: objectives.ApplyFn, **options):
+    return drawing.generator(config, apply, path, mesh, **options)
+
+
+def _forward(config):
+    """Fused kernels and 8-bit products do not tell their FLOPs, and on a mesh a device's part would
+    be counted and not a whole example."""
+    plain = config.copy_and_resolve_references()
+    plain.model.attention_kernel, plain.model.quantize = "xla", "none"
+    return networks.model(plain)[1], networks.example(config, 1)
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "diffusion": diffusion_task,
+    "autoencoder": autoencoding.task,
+}
 
 
 def diffusion_path(config) -> Path:
@@ -174,7 +238,8 @@ def optimizing(config) -> tuple[optax.Schedule, Optimizer]:
 
 def record_dtype(config):
     """Of records that nobody has opened: pixels, or latents."""
-    return jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
+    of_pixels = config.data.shape[-1] in (1, 3) and not autoencoding.in_latents(config)
+    return jnp.uint8 if of_pixels else jnp.float32
 
 
 def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]:
@@ -192,21 +257,21 @@ def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]
 
 def abstract_state(config) -> TrainState:
     """Shapes and types of the state, on no mesh."""
-    init, _ = networks.model(config)
+    task = TASKS[config.task](config)
     transform = optimizing(config)[1].transform
-    drawn_by = importance(config, diffusion_path(config))
     widths = config.train.ema_widths
     return jax.eval_shape(
-        lambda: create(init, transform, config.seed, importance=drawn_by, widths=widths)
+        lambda: create(task.init, transform, config.seed, importance=task.importance, widths=widths)
     )
 
 
-def source(config, split: str, data_dir: str) -> Source:
-    """The records of a split. Raises as `data.sources.open_source`."""
+def source(config, split: str, data_dir: str, shape: tuple[int, ...] | None = None) -> Source:
+    """The records of a split as the data set has them, of `data.shape` or another one: of a run in
+    latents, see `records.source`. Raises as `data.sources.open_source`."""
     return open_source(
         config.data.name,
         split,
-        shape=tuple(config.data.shape),
+        shape=tuple(config.data.shape) if shape is None else shape,
         num_classes=config.data.num_classes,
         data_dir=config.data.dir or data_dir,
         in_memory_bytes=config.data.in_memory_gib * 2**30,
@@ -223,4 +288,5 @@ def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
         threads=config.data.threads,
         prefetch=config.data.prefetch,
         sharding=batch_sharding(mesh),
+        read=records.drawn(config.seed) if isinstance(records, LatentSource) else None,
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax import build, measures, networks, run_weights
+from nrdm_jax import build, measures, networks, records, run_weights
 from nrdm_jax.diffusion.schedules import Path, drift_and_diffusion
 from nrdm_jax.models.gate_values import gate_values
 from nrdm_jax.processes import lifecycle
@@ -94,7 +94,7 @@ def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.S
     after = tuple(sorted({round(i) for i in np.linspace(0, blocks, min(READOUTS, blocks + 1))}))
     apply = networks.readouts(config, parts.mesh, parts.path, after)
     sums = measures.level_sums(config, apply, parts.path, parts.mesh)
-    heldout = build.source(config, "heldout", str(lifecycle.data_dir()))
+    heldout = records.source(config, "heldout", str(lifecycle.data_dir()))
     total, count = np.zeros(()), 0
     for batch in measures.heldout_batches(config, heldout, parts.mesh, examples)():
         size = len(batch["label"])

@@ -2,7 +2,7 @@
 
 import time
 
-from nrdm_jax import build, measures, networks, programs, trees
+from nrdm_jax import build, programs, trees
 from nrdm_jax.sharding import partition
 
 
@@ -13,18 +13,16 @@ def describe(config) -> dict:
       ValueError: the config does not fit the devices.
     """
     parts = build.run(config)
-    measures.level_times(config, parts.path)
     state = parts.abstract_state
     print(f"mesh: {dict(parts.mesh.shape)}, {parts.mesh.size} devices\n")
     print_parameters(parts)
     total = trees.count(state.params)
     step_flops = programs.flops_per_step(parts)
-    net = networks.network(config)
     held = {"parameters": state.params, "EMA": state.ema, "optimizer": state.opt}
     if state.averages:
         held["averages"] = state.averages
     held = {name: partition.bytes_on_device(tree) for name, tree in held.items()}
-    print(f"\n{net.depth_in_words()}\nparameters: {total:,}")
+    print(f"\n{parts.task.in_words}\nparameters: {total:,}")
     print("bytes a device: " + ", ".join(f"{name} {size:,}" for name, size in held.items()))
     print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
     before = time.monotonic()
@@ -38,7 +36,7 @@ def describe(config) -> dict:
     )
     return {
         "parameters": total,
-        "units": net.scanned_units,
+        "units": parts.task.scanned_units,
         "flops_per_step": step_flops,
         "devices": parts.mesh.size,
         "state_bytes": sum(held.values()),

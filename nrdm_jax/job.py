@@ -16,7 +16,9 @@ def define_flags() -> None:
     command_line.define_config(required=True)
     command_line.define_workdir()
     command_line.define_processes()
-    flags.DEFINE_float("at_most", None, "fail unless heldout_loss_last <= at_most * wiener")
+    flags.DEFINE_float("at_most", None, "fail unless ratio is at most that: heldout_loss_last over "
+                       "wiener; of an autoencoder, its square error over the linear projection's"
+                       )  # fmt: skip
 
 
 def run() -> int:
@@ -38,14 +40,9 @@ def run() -> int:
     result = {
         "seconds": round(time.monotonic() - before, 1),
         "train_seconds": summary.get("train_seconds", 0.0),
-        "heldout_loss_first": losses[0] if losses else None,
-        "heldout_loss_last": scores["heldout_loss"],
-        "wiener": scores.get("wiener"),
-        "ratio": scores["heldout_loss"] / scores["wiener"] if "wiener" in scores else None,
+        **scoring.report(config, losses, scores),
         "samples": len(drawn),
         "grid": str(grid),
-        "nearest_samples": scores.get("nearest_samples"),
-        "nearest_heldout": scores.get("nearest_heldout"),
     }
     command_line.print_result(result)
     limit = flags.FLAGS.at_most

@@ -21,6 +21,7 @@ from nrdm_jax.diffusion import (
 from nrdm_jax.diffusion.schedules import Path, time_at_log_snr
 from nrdm_jax.evaluation import linear_denoiser
 from nrdm_jax.evaluation.features import FeatureNet, open_net
+from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.sharding.mesh import batch_sharding, replicated
 from nrdm_jax.training import objectives
 
@@ -63,6 +64,54 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
         )
 
     return jax.jit(sums, out_shardings=replicated(mesh))
+
+
+LINEAR = 20_000  # numbers of an example, above which the covariance takes more than 3 GB
+
+
+def diffusion_losses(
+    config, apply: objectives.ApplyFn, path: Path, heldout: Source, mesh: Mesh, limit: int = 0
+):
+    """(params, poll) -> held-out losses at the levels of `evaluate.log_snr`."""
+    return functools.partial(
+        _losses_at_levels, config, level_sums(config, apply, path, mesh),
+        heldout_batches(config, heldout, mesh, limit),
+    )  # fmt: skip
+
+
+def _losses_at_levels(config, sums, batches, params, poll=lambda: None) -> dict[str, float]:
+    return heldout_losses(sums, params, batches, config.evaluate.log_snr, poll)
+
+
+def linear_losses(
+    config, path: Path, records: Source, heldout: Source, mesh: Mesh, poll=lambda: None
+) -> dict[str, float]:
+    """Those of the best linear denoiser, as `wiener`; {} of examples too large for it."""
+    if math.prod(records.shape) > LINEAR:
+        print(f"no linear denoiser beside it: more than {LINEAR} numbers an example", flush=True)
+        return {}
+    linear = linear_denoiser.fit(example_blocks(config, records), len(records))
+    poll()
+    sums = linear_level_sums(config, path, mesh)
+    found = _losses_at_levels(config, sums, heldout_batches(config, heldout, mesh), linear, poll)
+    return {
+        name.replace("heldout_loss", "wiener"): value
+        for name, value in found.items()
+        if name.startswith("heldout_loss")
+    }
+
+
+def diffusion_result(losses: list[float], scores: dict) -> dict:
+    """What the job reports of a diffusion."""
+    wiener = scores.get("wiener")
+    return {
+        "heldout_loss_first": losses[0] if losses else None,
+        "heldout_loss_last": scores["heldout_loss"],
+        "wiener": wiener,
+        "ratio": None if wiener is None else scores["heldout_loss"] / wiener,
+        "nearest_samples": scores.get("nearest_samples"),
+        "nearest_heldout": scores.get("nearest_heldout"),
+    }
 
 
 def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):

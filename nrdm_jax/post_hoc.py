@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import __version__, build, run_weights, training_run
+from nrdm_jax import __version__, build, records, run_weights, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import distributed, lifecycle
@@ -61,6 +61,9 @@ def reconstruct(
     home = Workdir(out, configuration.to_dict(plain), allow_change=False)
     try:
         home.record(environment)
+        kept = records.kept_statistics(config, workdir)
+        if kept is not None and distributed.is_writer():
+            kept.write(home.path / records.STATISTICS)
         meta = {"step": step, "of": str(workdir), "width": width, "version": __version__}
         checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS))
         try:

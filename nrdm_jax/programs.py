@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax import build, drawing, networks
+from nrdm_jax import build, networks
 from nrdm_jax.sharding.mesh import batch_sharding, replicated
 from nrdm_jax.training import flops
 
@@ -33,12 +33,11 @@ def lowered_step(parts: build.Run, dtype, platform: str | None = None):
 
 def lowered_sampler(parts: build.Run, platform: str | None = None):
     """The same of the sampler of a batch."""
-    c = parts.config
-    sampler = drawing.generator(c, parts.apply, parts.path, parts.mesh)
+    sampler = parts.task.sampler(parts.mesh)
     sharding = batch_sharding(parts.mesh)
     placed = jax.tree.map(
         lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding),
-        _sampled(c, sampler.batch_size),
+        _sampled(parts.config, sampler.batch_size),
     )
     return _lowered(sampler.jitted.trace(parts.abstract_state.ema, *placed), platform)
 
@@ -56,26 +55,16 @@ def flops_per_step(parts: build.Run) -> int:
     """Of the model, forward and backward, over a batch; 0 where the program does not say, as of a
     solver that chooses its steps."""
     size = parts.config.train.batch_size
-    _, apply = networks.model(_counted(parts.config))
-    one = flops.count(apply, parts.abstract_state.params, *networks.example(parts.config, 1))
+    apply, example = parts.task.forward()
+    one = flops.count(apply, parts.abstract_state.params, *example)
     return flops.FORWARD_AND_BACKWARD * one * size
-
-
-def _counted(config):
-    """A config whose program tells its FLOPs: fused kernels do not. The model is then put on no
-    mesh: a whole example is counted, and not a device's part."""
-    plain = config.copy_and_resolve_references()
-    plain.model.attention_kernel, plain.model.quantize = "xla", "none"
-    return plain
 
 
 def flops_per_batch(parts: build.Run) -> int:
     """Of the sampler, over a batch; evaluations of the network by guidance and of the solver
     included. 0 as `flops_per_step`."""
-    c = parts.config
-    _, apply = networks.model(_counted(c))
-    sampler = drawing.generator(c, apply, parts.path, parts.mesh)
-    one = flops.count(sampler.sample, parts.abstract_state.ema, *_sampled(c, 1))
+    sampler = parts.task.sampler(parts.mesh, apply=parts.task.forward()[0])
+    one = flops.count(sampler.sample, parts.abstract_state.ema, *_sampled(parts.config, 1))
     return sampler.batch_size * one
 
 

@@ -4,16 +4,16 @@ grids and scores; the hooks of `training` with the parts of `build`."""
 import dataclasses
 import math
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
-from nrdm_jax import build, drawing, measures, programs
+from nrdm_jax import build, measures, programs
 from nrdm_jax.data.sources import Source
-from nrdm_jax.evaluation.heldout import heldout_losses
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling import writers
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import hooks, loop
@@ -39,7 +39,7 @@ class Place:
 def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
     """The record of the units' sensitivity, where it is asked for."""
     log = parts.config.log
-    if not log.sensitivity_every:
+    if not (log.sensitivity_every and parts.task.units):
         return []
     return [
         hooks.SensitivityLog(
@@ -71,41 +71,51 @@ def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
 
 def evaluation(parts: build.Run, heldout: Source, place: Place) -> hooks.HeldoutLoss:
     """Held-out losses, to be called at a step."""
-    config = parts.config
-    sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
-    batches = measures.heldout_batches(config, heldout, parts.mesh, config.evaluate.examples)
+    found = parts.task.heldout(heldout, parts.mesh, parts.config.evaluate.examples)
 
     def losses(params: Params) -> dict[str, float]:
-        return heldout_losses(sums, params, batches, config.evaluate.log_snr)
+        return found(params, lambda: None)
 
     return hooks.HeldoutLoss(losses, place.writer, place.progress)
 
 
-def grids(parts: build.Run, sampler: Generator, heldout: Source, place: Place) -> hooks.Every:
-    """Previews: the same seeds each time, given the same."""
+def grids(
+    parts: build.Run,
+    sampler: Generator,
+    heldout: Source,
+    to_pixels: Callable[[np.ndarray], np.ndarray],
+    place: Place,
+) -> hooks.Every:
+    """Previews: the same seeds each time, given the same; originals beside them."""
     config = parts.config
     seeds = np.arange(config.sample.examples)
 
     def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
-        given = drawing.prompts(config, seeds, lambda: heldout)
+        given = parts.task.prompts(seeds, lambda: heldout)
         x = sampler(params, seeds, given)
         manifest = {"seeds": seeds.tolist(), "labels": given["label"].tolist()}
         if not distributed.is_writer():
             return directory
-        return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
+        original = given.get(parts.task.original)
+        return writers.write_samples(directory, x, to_pixels(x), manifest, original)
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)
     return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)
 
 
 def quality(
-    parts: build.Run, records: Source, heldout: Source, sampler: Generator
+    parts: build.Run,
+    pictures: Source,
+    heldout: Source,
+    sampler: Generator,
+    to_pixels: Callable[[np.ndarray], np.ndarray],
 ) -> SampleQuality | None:
-    """What scores samples, where that is asked for. Raises as it and `measures.feature_net`."""
+    """What scores samples beside `pictures`, where that is asked for. Raises as it and
+    `measures.feature_net`."""
     if not parts.config.evaluate.metrics_every:
         return None
     net = measures.feature_net(parts.config)
-    return SampleQuality(parts, records, sampler, net, heldout)
+    return SampleQuality(parts, pictures, sampler, net, heldout, to_pixels=to_pixels)
 
 
 def scores(

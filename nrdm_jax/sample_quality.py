@@ -20,7 +20,8 @@ from nrdm_jax.evaluation.features import FeatureNet
 from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.evaluation.scores import SETTINGS, check, class_scores, scores
 from nrdm_jax.processes import distributed, lifecycle
-from nrdm_jax.sampling.generate import Generator, to_pixels
+from nrdm_jax.sampling import generate
+from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.sharding.mesh import batch_sharding, replicated, rows_here
 from nrdm_jax.signatures import Array, Params
 
@@ -30,8 +31,9 @@ SPLIT = "train"  # the reference, as in the papers
 FORMAT = 2  # of a reference on disk
 _calls = itertools.count()  # of this process: a meeting each
 
-# Gets the pixels (n, *S, C) uint8 and labels (n,) of each batch of samples.
-Sink = Callable[[np.ndarray, np.ndarray], None]
+# Gets of each batch the samples (n, *S, C) in the network's range, their pixels (n, *S', C') uint8,
+# and labels (n,).
+Sink = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class SampleQuality:
@@ -39,13 +41,14 @@ class SampleQuality:
 
     Args:
       parts: of the run.
-      records: its training set.
+      records: its training set, as pixels.
       sampler: that draws; see `drawing.generator`.
       net: the feature network.
       heldout: records whose texts, and what else they have beside a class, samples are given.
       metrics: see `evaluation.scores`; by default the config's.
       samples: how many, by default the config's.
       by_class: scores of each class as well.
+      to_pixels: of the samples, uint8.
 
     Raises:
       ValueError: the records are no pixels, or the network is not for such.
@@ -62,10 +65,12 @@ class SampleQuality:
         metrics: tuple[str, ...] | None = None,
         samples: int | None = None,
         by_class: bool = False,
+        to_pixels: Callable[[np.ndarray], np.ndarray] = generate.to_pixels,
     ):
         c = parts.config.evaluate
         self._mesh, self._records, self._sampler = parts.mesh, records, sampler
         self._config, self._heldout = parts.config, heldout
+        self._to_pixels, self._task = to_pixels, parts.task
         self._metrics = tuple(c.metrics if metrics is None else metrics)
         self._samples = c.samples if samples is None else samples
         self._by_class, self._batch_size = by_class, c.batch_size
@@ -90,7 +95,7 @@ class SampleQuality:
             "seeds": f"0 to {self._samples - 1}",
             "given": (
                 "classes in the reference's proportions"
-                if drawing.by_class(parts.config)
+                if self._by_prompted_class()
                 else "held-out records evenly from the first to the last"
             ),
             "reference": {
@@ -110,6 +115,10 @@ class SampleQuality:
         self._examples = examples
         self._known: FeatureSet | None = None
 
+    def _by_prompted_class(self) -> bool:
+        """Whether samples are given a class and nothing else."""
+        return not self._task.original and drawing.by_class(self._config)
+
     def _check_metrics(self) -> None:
         """Raises ValueError now, and not at the first scores."""
         pixels = jax.ShapeDtypeStruct((2, *self._records.shape), jnp.uint8)
@@ -124,7 +133,7 @@ class SampleQuality:
         self,
         params: Any,
         poll: Callable[[], None] = lambda: None,
-        sink: Sink = lambda pixels, labels: None,
+        sink: Sink = lambda x, pixels, labels: None,
     ) -> dict:
         """Draws with these weights and scores: {"scores": {…}, "classes": {…}, "protocol": {…}} on
         the writer, {} on the others; all processes must call it."""
@@ -139,8 +148,8 @@ class SampleQuality:
             x = self._sampler(params, chunk, {name: some[chunk] for name, some in given.items()})
             if not np.all(np.isfinite(x)):
                 raise FloatingPointError(f"samples {chunk[0]} to {chunk[-1]} are not all finite")
-            pixels = to_pixels(x)
-            sink(pixels, labels[chunk])
+            pixels = self._to_pixels(x)
+            sink(x, pixels, labels[chunk])
             for batch in self._batches(pixels, labels[chunk]):
                 self._add(found, batch)
         result = self._scores(found, before) if distributed.is_writer() else {}
@@ -187,8 +196,8 @@ class SampleQuality:
         """What the samples are given: labels in the proportions of the reference, mixed, exact and
         no matter how many devices; or what held-out records have."""
         seeds = np.arange(self._samples)
-        if not drawing.by_class(self._config):
-            return drawing.prompts(self._config, seeds, lambda: self._heldout)
+        if not self._by_prompted_class():
+            return self._task.prompts(seeds, lambda: self._heldout)
         labels = np.zeros(self._samples, np.int32)
         if distributed.is_writer():
             assert self._known is not None
@@ -197,7 +206,7 @@ class SampleQuality:
             labels = np.searchsorted(ends, places, side="right")
             labels = np.random.default_rng(0).permutation(labels).astype(np.int32)
         labels = np.asarray(distributed.of_writer(labels))
-        return drawing.prompts(self._config, seeds, lambda: self._heldout, labels)
+        return self._task.prompts(seeds, lambda: self._heldout, labels)
 
     def _frames(self) -> int:
         """Examples that a record is to the network."""

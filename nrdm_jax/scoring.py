@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from nrdm_jax import build, drawing, measures, run_weights
+from nrdm_jax import build, drawing, measures, records, run_weights
 from nrdm_jax import config as configuration
-from nrdm_jax.evaluation import feature_sets, linear_denoiser
-from nrdm_jax.evaluation.heldout import bits_per_dim, heldout_losses
+from nrdm_jax.data.sources import Source
+from nrdm_jax.evaluation import feature_sets
+from nrdm_jax.evaluation.heldout import bits_per_dim
 from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling import writers
 
-LINEAR = 20_000  # numbers of an example, above which the covariance takes more than 3 GB
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
 
@@ -38,7 +38,7 @@ def draw(
     ema_width: float | None = None,
     trajectory: int = 0,
 ) -> tuple[pathlib.Path, np.ndarray]:
-    """Writes a sample for each seed, given a label or what `drawing.prompts` gives it; returns the
+    """Writes a sample for each seed, given a label or what the task's prompts give it; returns the
     file to look at first, and the samples (n, *S, C) in the network's range. The weights are the
     EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir or, with @STEP,
     an earlier step of this or another one, the guidance is away from the weights there
@@ -64,26 +64,20 @@ def draw(
         other = build.run(compared)
         print(f"guided away from the {guide}", flush=True)
     parts = build.run(config)
-    steps = config.sample.steps if steps is None else steps
     shown = drawing.preview_times(config, parts.path, trajectory, steps) if trajectory else None
     weights: Any = own.read(parts.abstract_state.ema)
     if guide is not None and other is not None:
         weights = (weights, guide.read(other.abstract_state.ema))
-    guidance = config.sample.guidance if guidance is None else guidance
-    sampler = drawing.generator(
-        config,
-        parts.apply,
-        parts.path,
+    sampler = parts.task.sampler(
         parts.mesh,
         steps=steps,
         scale=guidance,
         weaker=None if other is None else other.apply,
         preview_times=shown,
     )
-    given = drawing.prompts(
-        config,
+    given = parts.task.prompts(
         np.asarray(seeds),
-        lambda: build.source(config, "heldout", str(lifecycle.data_dir())),
+        lambda: records.source(config, "heldout", str(lifecycle.data_dir())),
         None if labels is None else np.asarray(labels),
     )
     drawn = sampler(weights, np.asarray(seeds), given, poll=signals.check)
@@ -91,8 +85,8 @@ def draw(
     manifest = {
         "seeds": seeds,
         "labels": given["label"].tolist(),
-        "steps": steps,
-        "guidance": guidance,
+        "steps": config.sample.steps if steps is None else steps,
+        "guidance": config.sample.guidance if guidance is None else guidance,
         "sampler": config.sample.sampler,
         "weights": str(workdir),
         "ema_width": ema_width,
@@ -101,13 +95,15 @@ def draw(
         "weaker_weights": guide and str(guide),
         "config": configuration.to_dict(config),
     }
+    to_pixels = records.to_pixels(config, parts.mesh, records.kept_statistics(config, workdir))
+    pixels, seen = to_pixels(x), None if previews is None else to_pixels(previews)
     if not distributed.is_writer():
         return out, x
-    if previews is not None:
+    if previews is not None and seen is not None:
         assert shown is not None
-        file = writers.write_trajectory(out, previews, generate.to_pixels(previews))
+        file = writers.write_trajectory(out, previews, seen)
         manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
+    return writers.write_samples(out, x, pixels, manifest, given.get(parts.task.original)), x
 
 
 def _comparable(config, workdir: str):
@@ -121,6 +117,7 @@ def _comparable(config, workdir: str):
         "diffusion": ("path", "shift", "sigma_min", "sigma_max", "sigma_data", "t_min", "t_max",
                       "prediction"),
         "data": ("shape", "num_classes", "scale", "shift"),
+        "autoencoder": ("name", "weights", "encoded"),
     }  # fmt: skip
     for group, fields in alike.items():
         for field in fields:
@@ -194,10 +191,15 @@ def score(
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
     with distributed.writer_first("score"):
-        records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
+        train, heldout = (records.source(config, s, data_dir) for s in ("train", "heldout"))
+        pictures = train if scored is None else records.pictures(config, "train", data_dir, train)
     ema = stored.read(parts.abstract_state.ema)
-    quality = _quality(parts, records, heldout, scored, samples) if scored is not None else None
-    result = _losses(parts, ema, records, heldout, signals)
+    to_pixels = records.to_pixels(config, parts.mesh, records.statistics_of(train))
+    quality = None
+    if scored is not None:
+        quality = _quality(parts, pictures, heldout, scored, samples, to_pixels)
+    result: dict = parts.task.heldout(heldout, parts.mesh, 0)(ema, signals.check)
+    result |= parts.task.yardstick(train, heldout, parts.mesh, signals.check)
     if bits is not None:
         sums = measures.bits_sums(
             config, parts.path, parts.mesh, probes=bits.probes, steps=bits.steps
@@ -207,19 +209,19 @@ def score(
         result |= {"likelihood": dataclasses.asdict(bits)}
     details = {}
     if scored is not None and quality is not None:
-        shape = (samples, *records.shape)
+        shape = (samples, *pictures.shape)
         details, drawn = _sample_scores(quality, ema, shape, scored.npz, signals)
         result |= details.get("scores", {})
     elif drawn is None and samples:
-        sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
+        sampler = parts.task.sampler(parts.mesh)
         seeds = np.arange(samples)
-        given = drawing.prompts(config, seeds, lambda: heldout)
+        given = parts.task.prompts(seeds, lambda: heldout)
         drawn = sampler(ema, seeds, given, poll=signals.check)
-    if drawn is not None and distributed.is_writer():
+    if drawn is not None and not parts.task.original and distributed.is_writer():
         spread = feature_sets.spread(len(drawn), len(heldout))
         some = np.concatenate(list(measures.example_blocks(config, heldout, spread)))
         for name, queries in (("samples", drawn), ("heldout", some)):
-            blocks = measures.example_blocks(config, records)
+            blocks = measures.example_blocks(config, train)
             result[f"nearest_{name}"] = float(nearest(queries, blocks)[0].mean())
     result["step"] = stored.step
     result["evaluate_seconds"] = round(time.monotonic() - before, 1)
@@ -245,38 +247,25 @@ def _write(path: pathlib.Path, result: dict, details: dict) -> None:
     path.write_text(json.dumps(known | result | ({"nets": nets} if nets else {}), indent=2))
 
 
-def _losses(parts, ema, records, heldout, signals) -> dict:
-    """Held-out losses of the weights and of the best linear denoiser."""
-    config = parts.config
-    batches = measures.heldout_batches(config, heldout, parts.mesh)
-    levels = config.evaluate.log_snr
-    sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
-    found: dict = heldout_losses(sums, ema, batches, levels, signals.check)
-    if np.prod(records.shape) > LINEAR:
-        print(f"no linear denoiser beside it: more than {LINEAR} numbers an example", flush=True)
-        return found
-    linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
-    signals.check()
-    linear_sums = measures.linear_level_sums(config, parts.path, parts.mesh)
-    wiener = heldout_losses(linear_sums, linear, batches, levels, signals.check)
-    return found | {
-        name.replace("heldout_loss", "wiener"): value
-        for name, value in wiener.items()
-        if name.startswith("heldout_loss")
-    }
+def report(config, losses: list[float], scores: dict) -> dict:
+    """What the job reports of a run: of the held-out losses within it, and of its scores."""
+    return build.TASKS[config.task](config).result(losses, scores)
 
 
-def _quality(parts, records, heldout, scored: Scored, samples: int) -> SampleQuality:
+def _quality(
+    parts, pictures: Source, heldout: Source, scored: Scored, samples: int, to_pixels
+) -> SampleQuality:
     config = parts.config
     return SampleQuality(
         parts,
-        records,
-        drawing.generator(config, parts.apply, parts.path, parts.mesh),
+        pictures,
+        parts.task.sampler(parts.mesh),
         measures.feature_net(config, scored.net, scored.weights),
         heldout,
         metrics=scored.metrics,
         samples=samples,
         by_class=scored.by_class,
+        to_pixels=to_pixels,
     )
 
 
@@ -287,15 +276,15 @@ def _sample_scores(quality, ema, shape, npz: pathlib.Path | None, signals):
         archive = writers.NpzWriter(npz, shape)
     first: list[np.ndarray] = []
 
-    def sink(pixels: np.ndarray, labels: np.ndarray) -> None:
+    def sink(x: np.ndarray, pixels: np.ndarray, labels: np.ndarray) -> None:
         if archive is not None:
             archive.add(pixels, labels)
         if sum(map(len, first)) < NEAREST:
-            first.append(pixels)
+            first.append(x)
 
     try:
         details = quality(ema, signals.check, sink)
     finally:
         if archive is not None:
             archive.close()
-    return details, np.concatenate(first)[:NEAREST] / np.float32(127.5) - 1
+    return details, np.concatenate(first)[:NEAREST]

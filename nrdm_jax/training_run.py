@@ -4,16 +4,17 @@ import dataclasses
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from nrdm_jax import (
     __version__,
     build,
-    drawing,
-    measures,
     networks,
     programs,
+    records,
     reports,
     run_weights,
     trees,
@@ -41,6 +42,7 @@ class Job:
     Attributes:
       parts: that need no data.
       records, heldout: the two splits.
+      to_pixels: of what is drawn.
       batches: of the records.
       sampler: for previews and scores.
       quality: that scores samples, if asked for.
@@ -49,6 +51,7 @@ class Job:
     parts: build.Run
     records: Source
     heldout: Source
+    to_pixels: Callable[[np.ndarray], np.ndarray]
     batches: Loader
     sampler: Generator
     quality: SampleQuality | None
@@ -59,12 +62,14 @@ def _opened(config) -> Job:
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
     with distributed.writer_first("data"):
-        records, heldout = (build.source(config, s, data_dir) for s in ("train", "heldout"))
-    batches = build.train_loader(config, records, parts.mesh)
-    measures.level_times(config, parts.path)
-    sampler = drawing.generator(config, parts.apply, parts.path, parts.mesh)
-    quality = reports.quality(parts, records, heldout, sampler)
-    return Job(parts, records, heldout, batches, sampler, quality)
+        train, heldout = (records.source(config, s, data_dir) for s in ("train", "heldout"))
+        scored = bool(config.evaluate.metrics_every)
+        pictures = records.pictures(config, "train", data_dir, train) if scored else train
+    batches = build.train_loader(config, train, parts.mesh)
+    sampler = parts.task.sampler(parts.mesh)
+    to_pixels = records.to_pixels(config, parts.mesh, records.statistics_of(train))
+    quality = reports.quality(parts, pictures, heldout, sampler, to_pixels)
+    return Job(parts, train, heldout, to_pixels, batches, sampler, quality)
 
 
 def train(
@@ -106,12 +111,13 @@ def train(
 
 
 def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> dict:
-    parts, records, workdir = job.parts, job.records, home.path
+    parts, workdir = job.parts, home.path
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
-        state, begun = _start(parts, checkpoints, records)
+        state, begun = _start(parts, checkpoints, job.records)
         first_step = int(state.step)
-    home.record(environment(parts, records.fingerprint))
+    home.record(environment(parts, job.records.fingerprint))
+    records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step)
     if first_step >= last_step and not owed:
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
@@ -121,7 +127,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         snapshots.remove_after(first_step)
 
     with ledger.account("compile"):
-        train_step = _compiled(parts, records.dtype)
+        train_step = _compiled(parts, job.records.dtype)
 
     writer = MetricsWriter(
         workdir,
@@ -139,7 +145,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             evaluation(0, state)
 
     def meta(step: int) -> dict:
-        return _meta(config, records, step, writer.so_far(step))
+        return _meta(config, job.records, step, writer.so_far(step))
 
     save = hooks.Save(checkpoints, meta, saved=first_step or None)
     non_finite = hooks.StopOnNonFinite(checkpoints)
@@ -157,7 +163,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             every=config.evaluate.every,
             last_step=last_step if config.evaluate.every else None,
         ),
-        reports.grids(parts, job.sampler, job.heldout, place),
+        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
@@ -207,7 +213,7 @@ def _compiled(parts: build.Run, dtype):
     config = parts.config
     before = time.monotonic()
     train_step = programs.compiled_step(parts, dtype)
-    print(networks.network(config).depth_in_words(), flush=True)
+    print(parts.task.in_words, flush=True)
     print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
     if config.optim.sensitivity_penalty:
         print(
@@ -239,7 +245,7 @@ def _snapshots(config, snapshots, meta, place) -> list[hooks.Snapshots]:
     ]
 
 
-def _meta(config, records: Source, step: int, so_far: dict[str, float]) -> dict:
+def _meta(config, source: Source, step: int, so_far: dict[str, float]) -> dict:
     """The JSON item of a checkpoint."""
     return {
         "step": step,
@@ -247,21 +253,21 @@ def _meta(config, records: Source, step: int, so_far: dict[str, float]) -> dict:
         **{name: so_far[name] for name in MetricsWriter.SECONDS if name in so_far},
         "seed": config.seed,
         "batch_size": config.train.batch_size,
-        "data": records.fingerprint,
+        "data": source.fingerprint,
         "version": __version__,
     }
 
 
-def _start(parts: build.Run, checkpoints: Checkpoints, records: Source) -> tuple[TrainState, dict]:
+def _start(parts: build.Run, checkpoints: Checkpoints, source: Source) -> tuple[TrainState, dict]:
     """The state to go on with, and what its checkpoint says of the run so far (`_meta`)."""
     config = parts.config
     latest = checkpoints.latest_step()
     if latest is not None:
         meta = checkpoints.meta(latest)
-        if meta["data"] != records.fingerprint:
+        if meta["data"] != source.fingerprint:
             raise DataError(
                 f"the checkpoint was trained on data {meta['data']}, and data.name="
-                f"{config.data.name} is now {records.fingerprint}; use another workdir"
+                f"{config.data.name} is now {source.fingerprint}; use another workdir"
             )
         wanted = save_items(parts.abstract_state)
         state = state_of(checkpoints.restore(latest, wanted))

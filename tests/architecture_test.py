@@ -11,10 +11,15 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job")
-FROM_CONFIG = ("networks", "drawing", "build", "measures")  # where models meet diffusion and data
+ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
+           "encode_dataset")  # fmt: skip
+# Where models meet diffusion and data.
+FROM_CONFIG = ("networks", "drawing", "build", "measures", "tasks", "autoencoding")
 ASSEMBLY = (
     *FROM_CONFIG,
+    "frozen_autoencoders",
+    "encoding",
+    "records",
     "programs",
     "sample_quality",
     "reports",
@@ -47,7 +52,7 @@ ALLOWED = {
     "command_line": ("config", "processes"),
     **{name: (*LOWER, "data", "diffusion", "evaluation", "models", "sampling", "training",
               "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name not in FROM_CONFIG},
-    **dict.fromkeys(ENTRIES, (*LOWER, *ASSEMBLY, "training")),
+    **dict.fromkeys(ENTRIES, (*LOWER, *ASSEMBLY, "data.latents", "training")),
     "cli": ENTRIES,
     "__init__": (),
 }  # fmt: skip

@@ -71,7 +71,7 @@ def test_scores_are_those_of_exactly_the_samples_and_the_reference(tiny_config, 
     metrics = ("fd", "sfd", "kid", "precision_recall", "inception_score")
     scorer = quality(tiny_config, records, sampler, net, metrics=metrics, samples=45, by_class=True)
     seen = []
-    result = scorer(None, sink=lambda x, label: seen.append(x))
+    result = scorer(None, sink=lambda x, pixels, label: seen.append(pixels))
     np.testing.assert_array_equal(np.concatenate(seen), pixels)
     a, b = (x.reshape(len(x), -1).astype(np.float64) @ np.float64(net.params)
             for x in (pixels, records.x))  # fmt: skip

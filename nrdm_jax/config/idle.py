@@ -23,6 +23,18 @@ def _sampled(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.sample.sampler in names
 
 
+def _latents(*names: str) -> Callable[[Any], bool]:
+    """Of a diffusion in the latents of such an autoencoder."""
+    return lambda c: c.task == "diffusion" and c.autoencoder.name in names
+
+
+def _trained(c) -> bool:
+    return c.task == "autoencoder"
+
+
+# Groups that the training of an autoencoder does not look at.
+_OF_DIFFUSION = ("model", "diffusion", "pipeline")
+
 # field -> (whether it is read, what decides that)
 READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.gate_shape": (_gated, "model.variant"),
@@ -37,6 +49,26 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
+    "autoencoder.weights": (_latents("kl", "taef2", "sd"), "task"),
+    "autoencoder.encoded": (_latents("kl", "taef2", "sd"), "task"),
+    "autoencoder.width": (_trained, "task"),
+    "autoencoder.channel_factors": (_trained, "task"),
+    "autoencoder.blocks": (_trained, "task"),
+    "autoencoder.latent_channels": (_trained, "task"),
+    "autoencoder.attention": (_trained, "task"),
+    "autoencoder.groups": (lambda c: _trained(c) or c.autoencoder.name == "sd", "task"),
+    "autoencoder.reconstruction": (_trained, "task"),
+    "autoencoder.kl_weight": (_trained, "task"),
+    "autoencoder.perceptual_weight": (_trained, "task"),
+    "autoencoder.discriminator_weight": (_trained, "task"),
+    "autoencoder.discriminator_width": (
+        lambda c: _trained(c) and c.autoencoder.discriminator_weight > 0,
+        "autoencoder.discriminator_weight",
+    ),
+    "autoencoder.discriminator_start": (
+        lambda c: _trained(c) and c.autoencoder.discriminator_weight > 0,
+        "autoencoder.discriminator_weight",
+    ),
     "model.skip": (_named("uvit", "unet"), "model.name"),
     "model.channel_factors": (_named("unet"), "model.name"),
     "model.attention_at": (_named("unet"), "model.name"),
@@ -94,8 +126,15 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
 def idle_fields(config) -> list[str]:
     """`FIELD=VALUE is not read with OTHER=VALUE`, for each that is not at its default."""
     reference = default()
+    rows = dict(READ)
+    if _trained(config):
+        rows |= {
+            f"{group}.{name}": (lambda c: False, "task")
+            for group in _OF_DIFFUSION
+            for name in reference[group]
+        }
     return [
         f"{field}={get(config, field)!r} is not read with {other}={get(config, other)!r}"
-        for field, (read, other) in READ.items()
+        for field, (read, other) in rows.items()
         if get(config, field) != get(reference, field) and not read(config)
     ]

@@ -24,6 +24,9 @@ FUSED_KERNELS = ("splash", "cudnn", "tokamax")
 METRICS = ("fd", "kid", "inception_score", "sfd", "precision_recall")
 
 CHOICES = {
+    "task": ("diffusion", "autoencoder"),
+    "autoencoder.name": ("none", "kl", "taef2", "sd"),
+    "autoencoder.reconstruction": ("l1", "l2"),
     "model.name": ("dit", "uvit", "unet", "continuous"),
     "model.variant": (
         "gated",
@@ -86,6 +89,9 @@ def default() -> ml_collections.ConfigDict:
     """The whole tree with its default values; a config file changes fields, never adds one."""
     c = ml_collections.ConfigDict()
     c.seed = 0  # of the initial weights, the data order and the training noise
+    # diffusion | autoencoder: what is trained. An autoencoder is one of `autoencoder`'s group, and
+    # model, diffusion and sample's fields of solvers are not read.
+    c.task = "diffusion"
 
     c.data = ml_collections.ConfigDict()
     # openmoji | moving_emoji | fashion_mnist | cifar10 | solids | synthetic | tfds:NAME[/CONFIG]
@@ -104,6 +110,31 @@ def default() -> ml_collections.ConfigDict:
     c.data.in_memory_gib = 2.0  # a set that fits is decoded once, into host memory
     c.data.threads = 2  # that read and decode, where the set does not fit
     c.data.prefetch = 2  # batches prepared ahead of the device
+
+    c.autoencoder = ml_collections.ConfigDict()
+    # none | kl | taef2 | sd. With task=diffusion: whose latents of data.name's pixels are diffused,
+    # data.shape being that of the latents; with task=autoencoder: kl, which is trained.
+    c.autoencoder.name = "none"
+    # Of a diffusion in latents. kl: workdir of the autoencoder's run; sd: file of an AutoencoderKL
+    # in diffusers' layout; taef2: directory of taef2_{encoder,decoder}.safetensors, else
+    # NRDM_TAEF2, else ../shared/data.
+    c.autoencoder.weights = placeholder(str)
+    # Directory that `nrdm encode` has made; else the records are encoded on first use, into the
+    # prepared sets.
+    c.autoencoder.encoded = placeholder(str)
+    c.autoencoder.batch_size = 64  # that is encoded or decoded at a time
+    c.autoencoder.width = 64  # channels of the first level
+    c.autoencoder.channel_factors = (1, 2, 2)  # of each level over width; each has half the size
+    c.autoencoder.blocks = 1  # of a level on the way to the latents; one more on the way back
+    c.autoencoder.latent_channels = 4
+    c.autoencoder.attention = False  # in the middle
+    c.autoencoder.groups = 32  # of channels, normalised together; fewer where they do not divide
+    c.autoencoder.reconstruction = "l1"  # l1 | l2: absolute or squared error, a number's mean
+    c.autoencoder.kl_weight = 1e-6  # of the divergence from N(0, 1), in nats a number of the record
+    c.autoencoder.perceptual_weight = 0.0  # of the distance of features of evaluate.net; pictures
+    c.autoencoder.discriminator_weight = 0.0  # of the patch discriminator's verdict; 0: none
+    c.autoencoder.discriminator_width = 32  # channels of its first level
+    c.autoencoder.discriminator_start = 1000  # steps before it is trained and heard
 
     c.model = ml_collections.ConfigDict()
     c.model.name = "dit"  # dit | uvit | unet | continuous

@@ -5,7 +5,7 @@ permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes
 resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
@@ -46,6 +46,8 @@ class Loader:
       sharding: of the global batch; None yields numpy arrays.
       rows: of the batch that this process reads; by default those that its devices hold, without
         a sharding all.
+      read: (indices (n,), record numbers of the run (n,)) -> the records, where one is not the
+        same each time; by default `source.gather` of the indices.
 
     Raises:
       DataError: fewer records than a batch.
@@ -62,6 +64,7 @@ class Loader:
         prefetch: int = 2,
         sharding: jax.sharding.Sharding | None = None,
         rows: Sequence[int] | None = None,
+        read: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None = None,
     ):
         if len(source) < batch_size:
             raise DataError(
@@ -71,12 +74,14 @@ class Loader:
         self._flip, self._threads, self._prefetch = flip, threads, prefetch
         self._sharding = sharding
         self._rows = rows_here(sharding, batch_size) if rows is None else rows
+        self._read = read or (lambda indices, records: source.gather(indices))
 
     def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch that begins with record number `records_seen`."""
         records = [records_seen + int(row) for row in self._rows]
         count, seed = len(self._source), self._seed
-        batch = self._source.gather(np.asarray([record_index(r, count, seed) for r in records]))
+        indices = np.asarray([record_index(r, count, seed) for r in records])
+        batch = self._read(indices, np.asarray(records))
         if self._flip:
             flipped = [i for i, r in enumerate(records) if is_flipped(r, seed)]
             batch["x"][flipped] = batch["x"][flipped][..., ::-1, :]

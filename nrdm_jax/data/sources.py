@@ -113,6 +113,8 @@ class TfdsSource:
                 f"its splits: {', '.join(builder.info.splits)}"
             )
         self._records = builder.as_data_source(split)
+        # By the type's name: the module that has it takes a second to import.
+        self.text_names = tuple(n for n, f in features.items() if type(f).__name__ == "Text")
         feature, label = features[self._feature], features["label"]
         self.shape = tuple(feature.shape)
         self.dtype = np.dtype(feature.np_dtype)
@@ -127,6 +129,11 @@ class TfdsSource:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def texts(self, indices: np.ndarray) -> dict[str, list[str]]:
+        """What the records say in words: captions, names; by the name of the feature, one each."""
+        records = self._records.__getitems__([int(i) for i in indices])
+        return {name: [r[name].decode() for r in records] for name in self.text_names}
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         records = self._records.__getitems__([int(i) for i in indices])

@@ -7,6 +7,7 @@ AutoencoderKL, layer for layer, so that its weights fit (`autoencoder_weights`).
 Shape suffixes: B examples, *S places, C channels, L latent channels, N places in one axis.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nrdm_jax.models.convolution import Convolution
+from nrdm_jax.models import convolution
 from nrdm_jax.models.norms import group_norm
 from nrdm_jax.signatures import Array
 
@@ -40,6 +41,9 @@ class Gaussian(NamedTuple):
         (mean^2 + var - 1 - log var) / 2 (arXiv 1312.6114, appendix B)."""
         each = self.mean**2 + jnp.exp(self.log_variance) - 1.0 - self.log_variance
         return 0.5 * jnp.sum(each, axis=tuple(range(1, each.ndim)))
+
+
+Convolution = functools.partial(convolution.Convolution, looped=False)
 
 
 class GroupNorm(nn.Module):

@@ -110,10 +110,10 @@ def write_trajectory(
     Args:
       directory: made where it is absent.
       x: float32, as estimated.
-      pixels: the same in uint8.
+      pixels: the same in uint8, or decoded.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shape = x.shape[2:]
+    shape = pixels.shape[2:]
     if not (is_image(shape) or is_stack(shape)):
         np.save(directory / "trajectory.npy", x)
         return directory / "trajectory.npy"
@@ -123,22 +123,31 @@ def write_trajectory(
     return file
 
 
-def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, manifest: dict):
+def write_samples(
+    directory: pathlib.Path,
+    x: np.ndarray,
+    pixels: np.ndarray,
+    manifest: dict,
+    original: np.ndarray | None = None,
+) -> pathlib.Path:
     """Writes samples into `directory` and returns the file to look at first.
 
     Pictures become grid.png and one PNG each; clips and volumes grid.gif (its time is the first
-    axis), slices.png (a row each of the first 16) and samples.npy; anything else samples.npy.
+    axis), slices.png (a row each of the first 16) and samples.npy; anything else samples.npy. In
+    what shows several, each has its original to the left, where there are such.
     manifest.json lists, beside what it is given, each file with its seed and label.
 
     Args:
       x: (n, *S, C) float32, as sampled.
-      pixels: the same in uint8.
+      pixels: the same in uint8, or decoded, (n, *S', 1 or 3).
       manifest: JSON values; `seeds` and `labels` have n entries.
+      original: as pixels.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if is_image(x.shape[1:]):
+    shown = pixels if original is None else np.concatenate([original, pixels], axis=-2)
+    if is_image(pixels.shape[1:]):
         first = directory / "grid.png"
-        write_png(first, grid(pixels))
+        write_png(first, grid(shown))
         files = [f"{i:05d}_seed{s}_label{c}.png" for i, (s, c) in
                  enumerate(zip(manifest["seeds"], manifest["labels"], strict=True))]  # fmt: skip
         for name, image in zip(files, pixels, strict=True):
@@ -147,9 +156,9 @@ def write_samples(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray, ma
         first = directory / "samples.npy"
         np.save(first, x)
         files = [first.name] * len(x)
-        if is_stack(x.shape[1:]):
-            write_png(directory / "slices.png", strips(pixels[:16]))
+        if is_stack(pixels.shape[1:]):
+            write_png(directory / "slices.png", strips(shown[:16]))
             first = directory / "grid.gif"
-            write_gif(first, pixels)
+            write_gif(first, shown)
     (directory / "manifest.json").write_text(json.dumps(manifest | {"files": files}, indent=2))
     return first

@@ -16,6 +16,8 @@ AXES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     (r"/(v_row|v_col|v|count|ns_coeffs|schedule_free)$", (...,)),
     # What the state remembers of the losses.
     (r"^importance/", (...,)),
+    # Small beside what they are trained on: each device has them whole.
+    (r"(^|/)(autoencoder|discriminator)/", (...,)),
     (r"(alpha|beta)/kernel$", ("embed", None)),
     (r"(alpha|beta)/bias$", (None,)),
     (r"gamma$", (None,)),

@@ -263,7 +263,10 @@ class Snapshots:
 
 
 class HeldoutLoss:
-    """Writes the held-out losses of the EMA weights."""
+    """Writes the held-out losses of the EMA weights; the figures of `SAID`, where there are such,
+    are said."""
+
+    SAID = ("heldout_loss", "heldout_x0_error", "psnr")
 
     def __init__(
         self,
@@ -276,10 +279,8 @@ class HeldoutLoss:
     def __call__(self, step: int, state: TrainState) -> None:
         values = self._evaluate(state.ema)
         self._writer.write(step, values)
-        self._progress.line(
-            f"step={step} heldout_loss={values['heldout_loss']:.4f} "
-            f"heldout_x0_error={values['heldout_x0_error']:.4f} (EMA weights)"
-        )
+        said = " ".join(f"{name}={values[name]:.4f}" for name in self.SAID if name in values)
+        self._progress.line(f"step={step} {said} (EMA weights)")
 
 
 class SampleGrid:

@@ -29,6 +29,7 @@ def make_train_step(
     penalty: float = 0.0,
     penalty_examples: int = 0,
     importance: Importance | None = None,
+    by_step: bool = False,
 ) -> TrainStep:
     """A pure step. The noise of example i of step s depends on (state.key, s, i) only, so neither
     the mesh nor the number of micro-batches changes what is trained on.
@@ -45,6 +46,7 @@ def make_train_step(
       penalty_examples: of the batch, on which it is measured: the first ones.
       importance: of an objective whose times are drawn by the losses so far: it gets
         `state.importance` as its `history`, all parts of a batch the same.
+      by_step: of an objective that changes with the run: it gets the steps done as its `step`.
 
     The step's metrics: the means of the objective's, `loss`, `grad_norm`, and `finite`, 0 where the
     loss or the gradient was not: then all but the count of steps stays as it was. With a probe,
@@ -55,7 +57,9 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         own = objective
         if importance:
-            own = functools.partial(objective, history=state.importance)
+            own = functools.partial(own, history=state.importance)
+        if by_step:
+            own = functools.partial(own, step=state.step)
 
         def mean_loss(params: Params, taps: Array | None, batch: Batch, keys: Array):
             loss_B, metrics = own(params, batch, keys, taps)

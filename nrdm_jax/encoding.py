@@ -1,0 +1,142 @@
+"""A data set of pixels as one of latents: encoded once, in shards that any number of processes
+share."""
+
+import fcntl
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nrdm_jax import build, frozen_autoencoders
+from nrdm_jax.data import latents
+from nrdm_jax.data.latents import Statistics, Writer
+from nrdm_jax.data.sources import SPLITS, Source, TfdsSource, fingerprint_of
+from nrdm_jax.frozen_autoencoders import Frozen
+from nrdm_jax.training.objectives import to_model_range
+
+
+def pixels(config, split: str, data_dir: str, *, streamed: bool = False) -> Source:
+    """The records whose latents are diffused, as the data set has them.
+
+    Args:
+      config: of a run in latents.
+      split: train or heldout.
+      data_dir: of prepared sets.
+      streamed: nothing is decoded into memory.
+
+    Raises:
+      ValueError: as `Frozen.pixel_shape` and `build.source`.
+    """
+    shape = frozen_autoencoders.open_frozen(config).pixel_shape(tuple(config.data.shape))
+    if streamed:
+        config = config.copy_and_resolve_references()
+        config.data.in_memory_gib = 0.0
+    return build.source(config, split, data_dir, shape)
+
+
+def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> pathlib.Path:
+    """The directory of the latents that `config` diffuses: `autoencoder.encoded`, or one of the
+    prepared sets, which is made on first use.
+
+    Raises:
+      ValueError: `autoencoder.encoded` is of other weights.
+    """
+    if config.autoencoder.encoded:
+        home = pathlib.Path(config.autoencoder.encoded) / latents.VERSION
+        found = Statistics.read(home / latents.STATISTICS).weights
+        wanted = frozen_autoencoders.open_frozen(config).fingerprint
+        if found != wanted:
+            raise ValueError(
+                f"autoencoder.encoded={config.autoencoder.encoded} has latents of the weights "
+                f"{found}, and autoencoder.weights are {wanted}; encode again, or give those"
+            )
+        return home
+    sources = {split: pixels(config, split, data_dir, streamed=True) for split in SPLITS}
+    name = fingerprint(config, sources)
+    home = pathlib.Path(data_dir) / latents.NAME / name / latents.VERSION
+    if (home / latents.STATISTICS).exists():
+        return home
+    home.mkdir(parents=True, exist_ok=True)
+    with open(home.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / latents.STATISTICS).exists():
+            print(f"encoding {config.data.name} into {home}", flush=True)
+            write_shards(config, home, sources, poll=poll)
+            finish(config, home, sources)
+    return home
+
+
+def fingerprint(config, sources: dict[str, Source]) -> str:
+    """Of the pixels and the weights."""
+    weights = frozen_autoencoders.open_frozen(config).fingerprint
+    return fingerprint_of(weights, [sources[split].fingerprint for split in SPLITS])
+
+
+def write_shards(
+    config,
+    directory: pathlib.Path,
+    sources: dict[str, Source],
+    *,
+    process: int = 0,
+    processes: int = 1,
+    poll: Callable[[], None] = lambda: None,
+) -> int:
+    """Writes this process's shards, every `processes`-th one, those that are not there; returns how
+    many there are of them. `poll` is called before each, as often by all processes, and may raise
+    to stop."""
+    encode = encoder(config)
+    writer = _writer(config, directory, sources)
+    own = 0
+    for split, source in sources.items():
+        texts = source.texts if isinstance(source, TfdsSource) else lambda indices: {}
+        count = latents.shards(source)
+        for first in range(0, count, processes):
+            poll()  # by all processes equally often
+            number = first + process
+            if number < count:
+                writer.write(source, split, number, encode, texts)
+                own += 1
+                print(f"{split} shard {number + 1} of {count}", flush=True)
+    return own
+
+
+def finish(config, directory: pathlib.Path, sources: dict[str, Source]) -> Statistics:
+    """Makes a set of the shards, when all of them are there."""
+    weights = frozen_autoencoders.open_frozen(config).fingerprint
+    writer = _writer(config, directory, sources)
+    return writer.finish(sources, fingerprint=fingerprint(config, sources), weights=weights)
+
+
+def _writer(config, directory: pathlib.Path, sources: dict[str, Source]) -> Writer:
+    train = sources["train"]
+    texts = train.text_names if isinstance(train, TfdsSource) else ()
+    return Writer(directory, tuple(config.data.shape), train, texts)
+
+
+def encoder(config) -> latents.EncodeFn:
+    """x (n, *S, C) of records -> mean and standard deviation of their latents, on this process's
+    devices, a batch of `autoencoder.batch_size` at a time."""
+    frozen: Frozen = frozen_autoencoders.open_frozen(config)
+    devices = jax.local_devices()
+    mesh = Mesh(np.asarray(devices), ("records",))
+    size = -(-config.autoencoder.batch_size // len(devices)) * len(devices)
+    divided = NamedSharding(mesh, PartitionSpec("records"))
+    params = jax.device_put(frozen.params, NamedSharding(mesh, PartitionSpec()))
+
+    @jax.jit
+    def of_batch(params, x):
+        return frozen.encode(params, to_model_range(x, 1.0, 0.0))
+
+    def encode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        parts = []
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            whole = np.resize(part, (size, *part.shape[1:]))  # one program: the rest is repeated
+            found = of_batch(params, jax.device_put(whole, divided))
+            parts.append([np.asarray(value)[: len(part)] for value in found])
+        mean, std = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return mean, std
+
+    return encode
