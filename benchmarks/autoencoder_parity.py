@@ -7,8 +7,8 @@ Random weights of diffusers' class, in its own layout, in several forms (with an
 in the middle, with and without quant_conv, levels of other widths), read from a .safetensors file
 that it has written: `differences`, the largest absolute ones of the encoder's mean and logarithm of
 the variance and of the decoder, all scaled to outputs of standard deviation 1; `worst` of them.
-Exits 1 if worst is above 1e-4. `taef2_db`: mean PSNR over 64 held-out drawings of OpenMoji at 64 px,
-encoded and decoded by TAEF2; null where its weights are not beside the project.
+Exits 1 if worst is above 1e-4. `taef2_db`: mean PSNR over 64 held-out drawings of OpenMoji at 64
+px, encoded and decoded by TAEF2; null where its weights are not beside the project.
 """
 
 import os
@@ -77,7 +77,8 @@ def difference(name: str) -> dict[str, float]:
         "decoded": (net.apply(params, z, method="decode"), decoded),
     }
     return {
-        output: float(np.abs(np.asarray(a) - b).max() / np.std(b)) for output, (a, b) in ours.items()
+        output: float(np.abs(np.asarray(a) - b).max() / np.std(b))
+        for output, (a, b) in ours.items()
     }
 
 
@@ -85,8 +86,8 @@ def taef2_db() -> float | None:
     """PSNR of the round trip, pixels in [0, 1]; None, with the reason, without the weights."""
     import jax
 
-    from nrdm_jax import frozen_autoencoders
     from nrdm_jax import config as configuration
+    from nrdm_jax import frozen_autoencoders
     from nrdm_jax.data.sources import open_source
     from nrdm_jax.training.objectives import to_model_range
 

@@ -39,6 +39,8 @@ case "$config" in *:*) name="$name-${config##*:}" ;; esac
 limit=()
 case "$config" in
   configs/openmoji32.py) limit=(--at_most=0.85) ;;
+  # Of an autoencoder: its square error over that of the best linear projection.
+  configs/autoencoder32.py) limit=(--at_most=1) ;;
   configs/moving_emoji.py | configs/volume_smoke.py) limit=(--at_most=1) ;;
 esac
 python -m nrdm_jax.job --config="$config" --workdir="runs/$name" "${limit[@]}" "$@"

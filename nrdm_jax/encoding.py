@@ -86,20 +86,16 @@ def write_shards(
     """Writes this process's shards, every `processes`-th one, those that are not there; returns how
     many there are of them. `poll` is called before each, as often by all processes, and may raise
     to stop."""
-    encode = encoder(config)
-    writer = _writer(config, directory, sources)
-    own = 0
-    for split, source in sources.items():
-        texts = source.texts if isinstance(source, TfdsSource) else lambda indices: {}
-        count = latents.shards(source)
-        for first in range(0, count, processes):
-            poll()  # by all processes equally often
-            number = first + process
-            if number < count:
-                writer.write(source, split, number, encode, texts)
-                own += 1
-                print(f"{split} shard {number + 1} of {count}", flush=True)
-    return own
+    encode, writer = encoder(config), _writer(config, directory, sources)
+    todo = [(s, n) for s, source in sources.items() for n in range(latents.shards(source))]
+    for first in range(0, len(todo), processes):
+        poll()  # by all processes equally often
+        for split, number in todo[first + process : first + process + 1]:
+            source = sources[split]
+            texts = source.texts if isinstance(source, TfdsSource) else lambda indices: {}
+            writer.write(source, split, number, encode, texts)
+            print(f"{split} shard {number + 1} of {latents.shards(source)}", flush=True)
+    return len(todo[process::processes])
 
 
 def finish(config, directory: pathlib.Path, sources: dict[str, Source]) -> Statistics:

@@ -122,7 +122,7 @@ def default() -> ml_collections.ConfigDict:
     # Directory that `nrdm encode` has made; else the records are encoded on first use, into the
     # prepared sets.
     c.autoencoder.encoded = placeholder(str)
-    c.autoencoder.batch_size = 64  # that is encoded or decoded at a time
+    c.autoencoder.batch_size = 32  # that is encoded or decoded at a time
     c.autoencoder.width = 64  # channels of the first level
     c.autoencoder.channel_factors = (1, 2, 2)  # of each level over width; each has half the size
     c.autoencoder.blocks = 1  # of a level on the way to the latents; one more on the way back

@@ -40,7 +40,9 @@ def test_scores_are_means_over_the_masked_examples():
         return {"error": x.sum(), "square_error": (x**2).sum(), "divergence": x.sum()}
 
     polls = []
-    found = reconstructions.reconstruction_scores(sums, 0.1, lambda: batches, lambda: polls.append(1))
+    found = reconstructions.reconstruction_scores(
+        sums, 0.1, lambda: batches, lambda: polls.append(1)
+    )
     assert found["heldout_loss"] == pytest.approx(0.3) and found["heldout_examples"] == 3
     assert found["psnr"] == pytest.approx(reconstructions.psnr(0.41 / 3))
     assert found["heldout_divergence"] == pytest.approx(0.3) and len(polls) == 2

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nrdm_jax import config as configuration
+from nrdm_jax import frozen_autoencoders
 from nrdm_jax.models import autoencoder_weights
 from nrdm_jax.models.autoencoder import Gaussian, KLAutoencoder
 from nrdm_jax.models.discriminator import PatchDiscriminator
@@ -89,9 +91,23 @@ def test_weights_in_the_layout_of_others_tell_their_network_and_come_back(weight
     former = {name.replace("to_q", "query").replace("to_out.0", "proj_attn"): value
               for name, value in tensors.items()}  # fmt: skip
     assert former.keys() != tensors.keys()
-    jax.tree.map(
-        np.testing.assert_array_equal, autoencoder_weights.params_of(former, net), params
-    )
+    jax.tree.map(np.testing.assert_array_equal, autoencoder_weights.params_of(former, net), params)
+
+
+def test_a_file_of_them_is_an_autoencoder_for_a_diffusion(weights, tmp_path):
+    params, tensors = weights
+    np.savez(tmp_path / "vae.npz", **tensors)
+    c = configuration.default()
+    c.autoencoder.name, c.autoencoder.weights = "sd", str(tmp_path / "vae.npz")
+    c.autoencoder.groups = 4
+    frozen = frozen_autoencoders.open_frozen(c)
+    assert frozen.pixel_shape((2, 2, 2)) == (8, 8, 3)
+    x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3)) * 2 - 1
+    mean, std = frozen.encode(frozen.params, x)
+    y, wanted = SMALL.apply({"params": params}, x)
+    for found, ours in ((mean, wanted.mean), (std, wanted.std)):
+        np.testing.assert_allclose(found, ours, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(frozen.decode(frozen.params, mean), y, rtol=1e-5, atol=1e-5)
 
 
 def test_wrong_weights_are_refused_by_name(weights):

@@ -107,12 +107,27 @@ def test_training_lowers_the_loss_and_all_of_it_is_trained(small):
     assert np.mean(errors[-3:]) < 0.7 * errors[0]
     same = jax.tree.map(np.array_equal, before[autoencoding.DISCRIMINATOR], judged[2])
     assert all(jax.tree.leaves(same))  # steps 0, 1, 2
-    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, jax.device_get(state.params))
+    moved = jax.tree.map(
+        lambda a, b: not np.array_equal(a, b), before, jax.device_get(state.params)
+    )
     assert all(jax.tree.leaves(moved))
     found = parts.task.heldout(sources.synthetic((8, 8, 3), 4, "heldout"), parts.mesh, 0)(
         state.ema, lambda: None
     )
     assert found["heldout_examples"] == 64 and np.isfinite(found["psnr"])
+
+
+@pytest.mark.slow
+def test_features_pull_the_reconstruction_to_what_it_is_of(small):
+    distance = autoencoding._perceptual(small)
+    draw = np.random.default_rng(0)
+    x = jnp.asarray(draw.uniform(-1, 1, (2, 8, 8, 3)), jnp.float32)
+    y = jnp.clip(x + 0.5 * draw.standard_normal(x.shape), -1, 1).astype(jnp.float32)
+    found, slope = jax.jit(jax.value_and_grad(lambda y: jnp.sum(distance(x, y))))(y)
+    np.testing.assert_allclose(distance(x, x), 0, atol=1e-6)
+    assert found > 0.01
+    nearer = y - 0.01 * slope / jnp.abs(slope).max()
+    assert jnp.sum(distance(x, nearer)) < found
 
 
 def test_the_sampler_reconstructs_and_takes_no_option_of_a_diffusion(small):
