@@ -22,7 +22,15 @@ DISTANCES = ("fd_", "fid", "sfd_", "sfid", "fvd", "kid_", "inception_score", "pr
 SCORES = ("inception_score", "precision", "recall")
 # Fields on which the value of a held-out loss depends: what is denoised, and, for the loss in the
 # network's own terms, what it predicts. The x0 error is of all predictions and paths.
-DATA_FIELDS = ("data.name", "data.shape", "data.scale", "data.shift")
+DATA_FIELDS = (
+    "task",
+    "data.name",
+    "data.shape",
+    "data.scale",
+    "data.shift",
+    "autoencoder.name",
+    "autoencoder.weights",
+)
 LOSS_FIELDS = (
     "diffusion.path",
     "diffusion.shift",
@@ -30,6 +38,7 @@ LOSS_FIELDS = (
     "diffusion.sigma_max",
     "diffusion.sigma_data",
     "diffusion.prediction",
+    "autoencoder.reconstruction",
 )
 # Fields on which distances depend, beside the data and how samples are drawn.
 DISTANCE_FIELDS = ("evaluate.reference", "evaluate.weights")

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nrdm_jax import build, frozen_autoencoders
-from nrdm_jax.data import latents
-from nrdm_jax.data.latents import Statistics, Writer
+from nrdm_jax.data import latent_shards, latents
+from nrdm_jax.data.latent_shards import Writer
+from nrdm_jax.data.latents import Statistics
 from nrdm_jax.data.sources import SPLITS, Source, TfdsSource, fingerprint_of
 from nrdm_jax.frozen_autoencoders import Frozen
 from nrdm_jax.training.objectives import to_model_range
@@ -87,14 +88,14 @@ def write_shards(
     many there are of them. `poll` is called before each, as often by all processes, and may raise
     to stop."""
     encode, writer = encoder(config), _writer(config, directory, sources)
-    todo = [(s, n) for s, source in sources.items() for n in range(latents.shards(source))]
+    todo = [(s, n) for s, source in sources.items() for n in range(latent_shards.shards(source))]
     for first in range(0, len(todo), processes):
         poll()  # by all processes equally often
         for split, number in todo[first + process : first + process + 1]:
             source = sources[split]
             texts = source.texts if isinstance(source, TfdsSource) else lambda indices: {}
             writer.write(source, split, number, encode, texts)
-            print(f"{split} shard {number + 1} of {latents.shards(source)}", flush=True)
+            print(f"{split} shard {number + 1} of {latent_shards.shards(source)}", flush=True)
     return len(todo[process::processes])
 
 
@@ -111,7 +112,7 @@ def _writer(config, directory: pathlib.Path, sources: dict[str, Source]) -> Writ
     return Writer(directory, tuple(config.data.shape), train, texts)
 
 
-def encoder(config) -> latents.EncodeFn:
+def encoder(config) -> latent_shards.EncodeFn:
     """x (n, *S, C) of records -> mean and standard deviation of their latents, on this process's
     devices, a batch of `autoencoder.batch_size` at a time."""
     frozen: Frozen = frozen_autoencoders.open_frozen(config)

@@ -11,7 +11,7 @@ import pytest
 from nrdm_jax import build, drawing, encoding, frozen_autoencoders, records, scoring, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
-from nrdm_jax.data import latents
+from nrdm_jax.data import latent_shards, latents
 from nrdm_jax.data.sources import synthetic
 from nrdm_jax.processes import lifecycle
 from nrdm_jax.training.state import save_items
@@ -50,7 +50,7 @@ def config(tiny_config, autoencoder):
 
 
 def test_records_are_the_latents_of_the_pixels(config, autoencoder, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(latents, "SHARD", 100)
+    monkeypatch.setattr(latent_shards, "SHARD", 100)
     found = records.source(config, "train", str(tmp_path))
     assert found.shape == LATENTS and found.dtype == np.float32 and len(found) == 512
     pixels = synthetic(PIXELS, 4, "train")

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nrdm_jax.data import latents
+from nrdm_jax.data import latent_shards, latents
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import ArraySource, decoded
@@ -28,7 +28,7 @@ def no_texts(indices):
 
 @pytest.fixture
 def sources(monkeypatch):
-    monkeypatch.setattr(latents, "SHARD", 8)
+    monkeypatch.setattr(latent_shards, "SHARD", 8)
     draw = np.random.default_rng(0)
 
     def source(count):
@@ -45,9 +45,9 @@ def sources(monkeypatch):
 
 
 def write(directory, sources, process=0, processes=1, of=encode, finish=True):
-    writer = latents.Writer(directory, SHAPE, sources["train"], ("name",))
+    writer = latent_shards.Writer(directory, SHAPE, sources["train"], ("name",))
     for split, source in sources.items():
-        for number in range(process, latents.shards(source), processes):
+        for number in range(process, latent_shards.shards(source), processes):
             writer.write(source, split, number, of, no_texts)
     return writer.finish(sources, fingerprint="f", weights="w") if finish else None
 
