@@ -223,6 +223,7 @@ def _progress(total: int):
         total=total,
         unit=" items",
         mininterval=0.2 if watched else 30,
+        delay=0 if watched else 30,
         ascii=True,
         leave=False,
         dynamic_ncols=watched,
@@ -271,7 +272,7 @@ def read_manifest(directory: pathlib.Path) -> dict:
         found["files"], found["corrupt"]
     except FileNotFoundError:
         raise DataError(
-            f"{directory} has no {MANIFEST}; remove it, and `nrdm data prepare` makes it anew"
+            f"{directory} has no {MANIFEST}: it was not made by `nrdm data prepare`"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{directory / MANIFEST} is damaged: {error}") from error

@@ -103,6 +103,12 @@ class ItemsBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[c
         _tell(corrupt, sum(map(len, items.values())), self.info.full_name)
         shutil.rmtree(place)
 
+    def _log_download_bytes(self) -> None:
+        """TFDS's word on what there is to download; nothing is."""
+
+    def _log_download_done(self) -> None:
+        """TFDS's, of the same."""
+
     def _settle(self, split: str, place: pathlib.Path, found: list[shards.Shard]):
         """Moves the shards of a split that hold anything to where TFDS looks for them."""
         found = [shard for shard in found if shard.records]

@@ -171,7 +171,7 @@ def caption_of(code_point: str) -> str:
             name = unicodedata.name(chr(int(group.split("-")[0], 16))).lower()
         except ValueError:
             return "a drawing"
-    tones = [SKIN_TONES[part] for part in code_point.split("-") if part in SKIN_TONES]
+    tones = dict.fromkeys(SKIN_TONES[p] for p in code_point.split("-") if p in SKIN_TONES)
     return f"{name}, {' and '.join(tones)} skin tone" if tones and code_point != group else name
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import time
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -101,9 +102,13 @@ def prepared(
         builder.corrupt = corrupt
         if not builder.is_prepared():
             print(f"preparing data set {builder.info.full_name} in {data_dir}", flush=True)
+            begun = time.monotonic()
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
+            seconds = time.monotonic() - begun
+            count = sum(split.num_examples for split in builder.info.splits.values())
+            print(f"prepared {count:,} records, {count / seconds:,.0f}/s", flush=True)
     left_out = shards.left_out(pathlib.Path(builder.data_dir))
     if left_out and corrupt == "fail":
         raise DataError(
