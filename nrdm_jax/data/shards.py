@@ -14,7 +14,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 from nrdm_jax.data.errors import DataError
@@ -125,17 +125,19 @@ def write(
                 tally.done(len(part))
             else:
                 left.append((name, part))
-        with ThreadPoolExecutor(max(1, threads)) as pool:
+        pool = ThreadPoolExecutor(max(1, threads))
+        try:
             tasks = {
                 name: pool.submit(_write_shard, directory / name, part, records, tally, stop)
                 for name, part in left
             }
-            try:
-                found |= {name: task.result() for name, task in tasks.items()}
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+            done, _ = wait(tasks.values(), return_when=FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            found |= {name: task.result() for name, task in tasks.items()}
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
     return {
         split: [shard for name, shard in found.items() if shard and name.startswith(f"{split}-")]
         for split in items
@@ -203,9 +205,12 @@ def _bind(
     directory: pathlib.Path, plan: str, items: Mapping[str, Sequence[Item]], per_shard: int
 ) -> None:
     """Empties a directory that holds shards of other items."""
-    names = {split: [name for name, _ in part] for split, part in items.items()}
-    text = json.dumps([plan, per_shard, names])
-    wanted = {"plan": hashlib.sha256(text.encode()).hexdigest()}
+    digest = hashlib.sha256(json.dumps([plan, per_shard]).encode())
+    for split, part in items.items():
+        digest.update(json.dumps([split, len(part)]).encode())
+        for name, _ in part:
+            digest.update(json.dumps(name).encode())
+    wanted = {"plan": digest.hexdigest()}
     note = directory / "plan.json"
     if note.exists() and json.loads(note.read_text()) == wanted:
         return

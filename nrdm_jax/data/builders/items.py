@@ -58,7 +58,9 @@ class ItemsBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[c
         features = self.info.features
         serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
         for example in self._examples(content):
-            yield serializer.serialize_example(features.encode_example(example))
+            message = serializer.get_tf_example(features.encode_example(example))
+            # Otherwise the order of a record's features is another in every process.
+            yield message.SerializeToString(deterministic=True)
 
     def _per_shard(self) -> int:
         sizes = [

@@ -91,24 +91,16 @@ def prepared(
       DataError: there is nothing to prepare it from, or items are corrupt that may not be.
     """
     builder = opened(name, shape, data_dir, stride=stride)
-    if name.startswith("tfds:"):
-        return builder
-    kind = name.partition(":")[0]
-    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
-    with open(pathlib.Path(data_dir) / f".{kind}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Another process may have prepared it while this one waited.
-        builder = opened(name, shape, data_dir, stride=stride)
-        builder.corrupt = corrupt
-        if not builder.is_prepared():
-            print(f"preparing data set {builder.info.full_name} in {data_dir}", flush=True)
-            begun = time.monotonic()
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-            seconds = time.monotonic() - begun
-            count = sum(split.num_examples for split in builder.info.splits.values())
-            print(f"prepared {count:,} records, {count / seconds:,.0f}/s", flush=True)
+    if not name.startswith("tfds:") and not builder.is_prepared():
+        pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+        kind = name.partition(":")[0]
+        with open(pathlib.Path(data_dir) / f".{kind}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another process may have prepared it while this one waited.
+            builder = opened(name, shape, data_dir, stride=stride)
+            builder.corrupt = corrupt
+            if not builder.is_prepared():
+                _prepare(builder)
     left_out = shards.left_out(pathlib.Path(builder.data_dir))
     if left_out and corrupt == "fail":
         raise DataError(
@@ -117,6 +109,17 @@ def prepared(
             "directory"
         )
     return builder
+
+
+def _prepare(builder) -> None:
+    print(f"preparing data set {builder.info.full_name} in {builder.data_dir}", flush=True)
+    begun = time.monotonic()
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    seconds = time.monotonic() - begun
+    count = sum(split.num_examples for split in builder.info.splits.values())
+    print(f"prepared {count:,} records, {count / seconds:,.0f}/s", flush=True)
 
 
 def split_of(builder, split: str) -> str:
