@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -66,6 +68,29 @@ def test_encoded_videos_are_read_in_order_and_to_the_end(tmp_path, name):
     encode(tmp_path / name, levels)
     found = np.stack(list(clips.read_frames(tmp_path / name, (8, 8, 3))))
     np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), levels, atol=6)
+
+
+def test_a_video_is_shown_as_its_camera_was_held(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra `video`")
+    picture = Image.new("RGB", (64, 32), (255, 0, 0))
+    picture.paste((0, 0, 255), (32, 0, 64, 32))
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    # ISO 14496-12, 8.3.2: the matrix of the track's header; this one turns clockwise.
+    place = content.index(b"tkhd") + 44
+    content[place : place + 36] = struct.pack(
+        ">9i", 0, 2**16, 0, -(2**16), 0, 0, 32 * 2**16, 0, 2**30
+    )
+    path.write_bytes(content)
+    for frame in clips.read_frames(path, (16, 8, 3)):
+        top, bottom = frame[1, 4].astype(int), frame[-2, 4].astype(int)
+        assert top[0] > 180 > 80 > top[2] and bottom[2] > 180 > 80 > bottom[0]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

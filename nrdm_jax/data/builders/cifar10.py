@@ -18,7 +18,7 @@ from PIL import Image
 
 from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
-from nrdm_jax.data.shards import Item
+from nrdm_jax.data.shard_files import Item
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
            "dog", "frog", "horse", "ship", "truck")  # fmt: skip

@@ -27,7 +27,7 @@ from nrdm_jax.data.builders.openmoji import (
     is_heldout,
 )
 from nrdm_jax.data.errors import DataError
-from nrdm_jax.data.shards import Item
+from nrdm_jax.data.shard_files import Item
 
 PACKAGE = "@lobehub/fluent-emoji-anim-1@1.0.0"
 ENVIRONMENT = "NRDM_FLUENT_EMOJI"

@@ -17,9 +17,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, hashing
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from nrdm_jax.data import shards
+from nrdm_jax.data import shard_files
 from nrdm_jax.data.errors import DataError
-from nrdm_jax.data.shards import Item
+from nrdm_jax.data.shard_files import Item
 
 SHARD_BYTES = 2**27  # of examples as they are in memory, at most
 
@@ -79,7 +79,7 @@ class ItemsBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[c
             if left_over != home:
                 shutil.rmtree(left_over, ignore_errors=True)
         items = {split: _shuffled(split, found) for split, found in self._items().items()}
-        written = shards.write(
+        written = shard_files.write(
             place,
             items,
             self._records,
@@ -101,7 +101,7 @@ class ItemsBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[c
             for shard in found
             for name, reason in shard.corrupt
         }
-        shards.write_manifest(home, self.info.full_name, corrupt)
+        shard_files.write_manifest(home, self.info.full_name, corrupt)
         _tell(corrupt, sum(map(len, items.values())), self.info.full_name)
         shutil.rmtree(place)
 
@@ -111,7 +111,7 @@ class ItemsBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[c
     def _log_download_done(self) -> None:
         """TFDS's, of the same."""
 
-    def _settle(self, split: str, place: pathlib.Path, found: list[shards.Shard]):
+    def _settle(self, split: str, place: pathlib.Path, found: list[shard_files.Shard]):
         """Moves the shards of a split that hold anything to where TFDS looks for them."""
         found = [shard for shard in found if shard.records]
         if not found:
@@ -148,7 +148,7 @@ def _tell(corrupt: Mapping[str, str], total: int, name: str) -> None:
         reasons = "; ".join(list(corrupt.values())[:5]) + ("; …" if len(corrupt) > 5 else "")
         print(
             f"warning: {len(corrupt)} of {total:,} items of {name} cannot be used and are left "
-            f"out: {reasons}; all are named in its {shards.MANIFEST}",
+            f"out: {reasons}; all are named in its {shard_files.MANIFEST}",
             file=sys.stderr,
             flush=True,
         )

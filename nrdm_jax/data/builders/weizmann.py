@@ -22,7 +22,7 @@ from nrdm_jax.data import clips
 from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.pictures import fitted
-from nrdm_jax.data.shards import Item
+from nrdm_jax.data.shard_files import Item
 
 CAPTIONS = {
     "bend_down": "a person bending down",

@@ -4,7 +4,7 @@ import json
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
-from nrdm_jax.data import shards
+from nrdm_jax.data import shard_files
 from nrdm_jax.data.errors import DataError
 
 ITEMS = {
@@ -28,7 +28,7 @@ class Maker:
 
 
 def write(directory, maker, corrupt="skip", items=ITEMS, plan="1", threads=2):
-    return shards.write(
+    return shard_files.write(
         directory, items, maker, plan=plan, per_shard=4, corrupt=corrupt, threads=threads
     )
 
@@ -94,7 +94,7 @@ def test_a_policy_that_allows_none_stops_at_the_first(tmp_path):
                                       (2000, 21, True)]
 )  # fmt: skip
 def test_a_few_may_be_corrupt_or_one_in_a_hundred(total, corrupt, refused):
-    tally = shards.Tally(total, "skip", lambda n: None)
+    tally = shard_files.Tally(total, "skip", lambda n: None)
     for i in range(corrupt - 1):
         tally.corrupt(f"item {i}")
     if refused:
@@ -118,24 +118,24 @@ def test_another_error_stops_every_shard_and_is_not_hidden(tmp_path):
 def test_manifest_catches_a_flipped_byte_and_a_lost_file(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(name.encode() * 1000)
-    shards.write_manifest(tmp_path, "letters", {"d": "d: is no letter"})
-    assert shards.verify(tmp_path) == 3
-    assert shards.left_out(tmp_path) == {"d": "d: is no letter"}
+    shard_files.write_manifest(tmp_path, "letters", {"d": "d: is no letter"})
+    assert shard_files.verify(tmp_path) == 3
+    assert shard_files.left_out(tmp_path) == {"d": "d: is no letter"}
     content = bytearray((tmp_path / "b").read_bytes())
     content[500] ^= 1
     (tmp_path / "b").write_bytes(content)
     (tmp_path / "c").unlink()
     with pytest.raises(DataError, match="b is not as it was written; c is not there"):
-        shards.verify(tmp_path)
+        shard_files.verify(tmp_path)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", json.dumps({"files": {}})])
 def test_an_absent_or_damaged_manifest_is_said_to_be(tmp_path, text):
     if text is not None:
-        (tmp_path / shards.MANIFEST).write_text(text)
+        (tmp_path / shard_files.MANIFEST).write_text(text)
     says = "has no manifest.json" if text is None else "manifest.json is damaged"
     with pytest.raises(DataError, match=says):
-        shards.verify(tmp_path)
+        shard_files.verify(tmp_path)
 
 
 def test_notes_are_the_shards(tmp_path):
