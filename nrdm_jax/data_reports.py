@@ -3,7 +3,7 @@
 import pathlib
 import time
 
-from nrdm_jax.data import contents, shard_files
+from nrdm_jax.data import contents, manifest
 from nrdm_jax.data.builders import table
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.sampling import contact_sheets, writers
@@ -29,7 +29,7 @@ def verify(name: str, shape: tuple[int, ...] | None, data_dir: str, *, stride: i
             f"data set {builder.info.full_name} is not prepared in {data_dir}; "
             f"`nrdm data prepare {name}` does it"
         )
-    return _told(builder) | {"files": shard_files.verify(pathlib.Path(builder.data_dir))}
+    return _told(builder) | {"files": manifest.verify(pathlib.Path(builder.data_dir))}
 
 
 def show(
@@ -87,7 +87,7 @@ def _told(builder) -> dict:
         "dir": str(directory),
         "records": {name: split.num_examples for name, split in builder.info.splits.items()},
         "bytes": sum(split.num_bytes for split in builder.info.splits.values()),
-        "left_out": len(shard_files.left_out(directory)),
+        "left_out": len(manifest.left_out(directory)),
     }
 
 

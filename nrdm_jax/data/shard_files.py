@@ -1,8 +1,7 @@
 """Records written a shard at a time: a preparation that is killed goes on where it was.
 
 A shard appears whole under its final name, then a note of what it holds beside it; a shard with a
-note whose checksum is right is not made again, and its bytes depend on nothing but its items. What
-is done is listed with its checksums in a manifest, against which files are checked.
+note whose checksum is right is not made again, and its bytes depend on nothing but its items.
 """
 
 import dataclasses
@@ -18,12 +17,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.manifest import checksum, write_json
 
 # What is asked of a set is a pair: its name (unique within a split), and what it is made from.
 Item = tuple[str, Any]
 
-MANIFEST = "manifest.json"
-POLICIES = ("skip", "fail")
 # So many items may be corrupt and left out, whatever the size of the set; beyond it, this share.
 FEW, SHARE = 10, 0.01
 
@@ -189,7 +187,7 @@ def _noted(path: pathlib.Path) -> Shard | None:
     """The shard, if it is done, sound, and none of its items was corrupt (which may have been
     repaired since)."""
     try:
-        fields = json.loads(_note_of(path).read_text())
+        fields = json.loads(_note_of(path).read_text(encoding="utf-8"))
         shard = Shard(**(fields | {"corrupt": tuple(map(tuple, fields["corrupt"]))}))
         sound = not shard.corrupt and checksum(path) == shard.sha256
     except (OSError, ValueError, TypeError, KeyError):
@@ -233,82 +231,3 @@ def _progress(total: int):
         leave=False,
         dynamic_ncols=watched,
     )
-
-
-def checksum(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def write_manifest(directory: pathlib.Path, name: str, corrupt: Mapping[str, str]) -> None:
-    """Lists every file of `directory` with its size and checksum, and the items left out of the
-    set `name`, with reasons."""
-    files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
-    write_json(
-        directory / MANIFEST,
-        {
-            "name": name,
-            "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": checksum(path)}
-                for path in files
-            },
-            "corrupt": dict(corrupt),
-        },
-    )
-
-
-def read_manifest(directory: pathlib.Path) -> dict:
-    """Raises:
-    DataError: there is none, or it is damaged.
-    """
-    try:
-        found = json.loads((directory / MANIFEST).read_text())
-        found["files"], found["corrupt"]
-    except FileNotFoundError:
-        raise DataError(
-            f"{directory} has no {MANIFEST}: it was not made by `nrdm data prepare`"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{directory / MANIFEST} is damaged: {error}") from error
-    return found
-
-
-def left_out(directory: pathlib.Path) -> dict[str, str]:
-    """item -> reason, of those that are not in a prepared set; none where there is no manifest.
-
-    Raises:
-      DataError: the manifest is damaged.
-    """
-    return read_manifest(directory)["corrupt"] if (directory / MANIFEST).exists() else {}
-
-
-def verify(directory: pathlib.Path) -> int:
-    """The number of files, each of which is what the manifest says.
-
-    Raises:
-      DataError: files are absent or not as they were written, naming each.
-    """
-    files = read_manifest(directory)["files"]
-    faults = []
-    for name, said in files.items():
-        path = directory / name
-        if not path.exists():
-            faults.append(f"{name} is not there")
-        elif checksum(path) != said["sha256"]:
-            faults.append(f"{name} is not as it was written")
-    if faults:
-        raise DataError(
-            f"{directory}: {'; '.join(faults)}; remove the directory and prepare the set anew"
-        )
-    return len(files)

@@ -115,29 +115,6 @@ def test_another_error_stops_every_shard_and_is_not_hidden(tmp_path):
     assert not (tmp_path / "train-00002.json").exists()
 
 
-def test_manifest_catches_a_flipped_byte_and_a_lost_file(tmp_path):
-    for name in ("a", "b", "c"):
-        (tmp_path / name).write_bytes(name.encode() * 1000)
-    shard_files.write_manifest(tmp_path, "letters", {"d": "d: is no letter"})
-    assert shard_files.verify(tmp_path) == 3
-    assert shard_files.left_out(tmp_path) == {"d": "d: is no letter"}
-    content = bytearray((tmp_path / "b").read_bytes())
-    content[500] ^= 1
-    (tmp_path / "b").write_bytes(content)
-    (tmp_path / "c").unlink()
-    with pytest.raises(DataError, match="b is not as it was written; c is not there"):
-        shard_files.verify(tmp_path)
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", json.dumps({"files": {}})])
-def test_an_absent_or_damaged_manifest_is_said_to_be(tmp_path, text):
-    if text is not None:
-        (tmp_path / shard_files.MANIFEST).write_text(text)
-    says = "has no manifest.json" if text is None else "manifest.json is damaged"
-    with pytest.raises(DataError, match=says):
-        shard_files.verify(tmp_path)
-
-
 def test_notes_are_the_shards(tmp_path):
     (shard, *_) = write(tmp_path, Maker())["heldout"]
     note = json.loads((tmp_path / "heldout-00000.json").read_text())

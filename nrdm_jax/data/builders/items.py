@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer, hashing
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-from nrdm_jax.data import shard_files
+from nrdm_jax.data import manifest, shard_files
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.shard_files import Item
 
@@ -96,12 +96,12 @@ class ItemsBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[c
         self.info.download_size = 0
         self.info.write_to_directory(home)
         corrupt = {
-            name: reason
-            for found in written.values()
+            f"{split}/{name}": reason
+            for split, found in written.items()
             for shard in found
             for name, reason in shard.corrupt
         }
-        shard_files.write_manifest(home, self.info.full_name, corrupt)
+        manifest.write(home, self.info.full_name, corrupt)
         _tell(corrupt, sum(map(len, items.values())), self.info.full_name)
         shutil.rmtree(place)
 
@@ -148,7 +148,7 @@ def _tell(corrupt: Mapping[str, str], total: int, name: str) -> None:
         reasons = "; ".join(list(corrupt.values())[:5]) + ("; …" if len(corrupt) > 5 else "")
         print(
             f"warning: {len(corrupt)} of {total:,} items of {name} cannot be used and are left "
-            f"out: {reasons}; all are named in its {shard_files.MANIFEST}",
+            f"out: {reasons}; all are named in its {manifest.MANIFEST}",
             file=sys.stderr,
             flush=True,
         )

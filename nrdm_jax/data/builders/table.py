@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from nrdm_jax.data import shard_files
+from nrdm_jax.data import manifest
 from nrdm_jax.data.builders.cifar10 import Cifar10
 from nrdm_jax.data.builders.fashion_mnist import FashionMnist
 from nrdm_jax.data.builders.fluent_emoji import FluentEmoji
@@ -101,7 +101,7 @@ def prepared(
             builder.corrupt = corrupt
             if not builder.is_prepared():
                 _prepare(builder)
-    left_out = shard_files.left_out(pathlib.Path(builder.data_dir))
+    left_out = manifest.left_out(pathlib.Path(builder.data_dir))
     if left_out and corrupt == "fail":
         raise DataError(
             f"data.corrupt=fail, and {len(left_out)} items are not in {builder.data_dir}: "
