@@ -7,11 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from nrdm_jax import data_reports
 from nrdm_jax.data import contents
 from nrdm_jax.data.builders import solids, table
+from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.sampling.contact_sheets import contact_sheet
 
@@ -109,6 +111,36 @@ def test_clips_are_shown_moving(tmp_path):
     assert told["files"][-1].endswith("clips.gif")
     with Image.open(told["files"][-1]) as moving:
         assert moving.n_frames == 4
+
+
+def test_latents_of_a_prepared_tfds_set_are_counted_and_not_drawn(tmp_path, capsys):
+    class Codes(ItemsBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "latent": tfds.features.Tensor(shape=(2, 2, 4), dtype=np.float32),
+                "label": tfds.features.ClassLabel(num_classes=2),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _items(self):
+            return {"train": [(str(i), i) for i in range(5)]}
+
+        def _examples(self, content):
+            yield {"latent": np.full((2, 2, 4), content, np.float32), "label": content % 2}
+
+    Codes(data_dir=tmp_path, file_format="array_record").download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    told = data_reports.show(
+        "tfds:codes", None, str(tmp_path), tmp_path / "out", examples=5, corrupt="skip", stride=1
+    )
+    assert told["files"] == [] and told["classes"] == {"train": {"0": 3, "1": 2}}
+    assert "none is drawn" in capsys.readouterr().out
+    assert data_reports.verify("tfds:codes", None, str(tmp_path), stride=1)["files"] >= 3
 
 
 def test_records_that_are_shown_are_spread_evenly(tmp_path, monkeypatch):

@@ -99,6 +99,15 @@ def test_reducing_keeps_the_mean_and_leaves_no_stripes():
     assert np.asarray(pictures.fitted(Image.fromarray(stripes[:4, :4]), (16, 16, 1))).std() > 20
 
 
+def test_large_jpegs_are_as_those_decoded_in_full():
+    y, x = np.mgrid[:600, :800] / 600
+    smooth = np.stack([x, y, 1 - y], axis=-1).clip(0, 1) * 255
+    picture = Image.fromarray(smooth.astype(np.uint8))
+    found = read(picture, (24, 24, 3), "JPEG", quality=95).astype(int)
+    whole = np.asarray(pictures.fitted(picture, (24, 24, 3))).astype(int)
+    assert np.abs(found - whole).max() <= 3
+
+
 def test_what_cannot_be_read_is_named():
     whole = saved(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)))
     cut = io.BytesIO(whole.getvalue()[: len(whole.getvalue()) // 2])
@@ -107,5 +116,5 @@ def test_what_cannot_be_read_is_named():
     with pytest.raises(DataError, match=r"cat.png: cannot be decoded"):
         pictures.read_picture(io.BytesIO(b"a text"), "cat.png", (8, 8, 3))
     floats = Image.fromarray(np.full((4, 4), 0.5, np.float32))
-    with pytest.raises(DataError, match=r"cat.tif: is of floats"):
+    with pytest.raises(DataError, match=r"cat.tif: is of numbers of 32 bits"):
         pictures.read_picture(saved(floats, "TIFF"), "cat.tif", (4, 4, 1))
