@@ -74,7 +74,7 @@ def slow_if(wanted: bool):
 
 @pytest.mark.parametrize(
     ("name", "skip"),
-    [pytest.param(name, skip, marks=slow_if(name.startswith("unet") and skip == "project"
+    [pytest.param(name, skip, marks=slow_if((name.startswith("unet") and skip == "project")
                                             or name == "unet_3d"))
      for name in MODELS for skip in ("inside", "project")],
 )  # fmt: skip
