@@ -91,6 +91,14 @@ def default() -> ml_collections.ConfigDict:
     # openmoji | moving_emoji | fashion_mnist | cifar10 | solids | synthetic | tfds:NAME[/CONFIG]
     c.data.name = "openmoji"
     c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
+    # Shapes to train at, such as ((32, 32, 3), (24, 40, 3)), data.shape among them, which held-out
+    # losses and samples have and whose grid positions span; (): data.shape alone.
+    c.data.buckets = ()
+    # Patches of a batch, about as many in each bucket; 0: train.batch_size examples in each.
+    c.data.bucket_tokens = 0
+    # Batches by bucket_tokens are multiples of it; a mesh divides them or is refused, so that none
+    # changes the order of the data.
+    c.data.bucket_multiple = 8
     c.data.num_classes = 10
     c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
     c.data.flip = False  # mirror the last spatial axis, half of the time
@@ -316,6 +324,9 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
     """
     config = default()
 
+    def tuples(value):
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
     def fill(node, part, path):
         for key, value in part.items():
             if key not in node:
@@ -324,7 +335,7 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
                 fill(node[key], value, f"{path}{key}.")
             else:
                 try:
-                    node[key] = tuple(value) if isinstance(value, list) else value
+                    node[key] = tuples(value)
                 except TypeError as error:
                     raise ValueError(f"config field {path}{key}: {error}") from error
 

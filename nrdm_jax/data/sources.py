@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, NoRecordsError
 
 SPLITS = ("train", "heldout")
 # What a set's records may be: float tensors, pictures, or uint8 tensors (T, H, W, C), (D, H, W, C).
@@ -65,8 +65,10 @@ class ArraySource:
         fingerprint: str,
         further: Mapping[str, np.ndarray] | None = None,
     ):
-        if len(x) == 0 or len(x) != len(label):
-            raise DataError(f"data: {len(x)} examples and {len(label)} labels; nothing to train on")
+        if len(x) == 0:
+            raise NoRecordsError("data: 0 examples; nothing to train on")
+        if len(x) != len(label):
+            raise DataError(f"data: {len(x)} examples and {len(label)} labels")
         check_labels(label, num_classes)
         self.x, self.label, self.further = x, label, dict(further or {})
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
@@ -108,7 +110,7 @@ class TfdsSource:
                 f"needed: one of {', '.join(FEATURES)}, and `label`"
             )
         if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-            raise DataError(
+            raise NoRecordsError(
                 f"data set {name} has no records in split {split!r}; "
                 f"its splits: {', '.join(builder.info.splits)}"
             )
@@ -224,6 +226,7 @@ def open_source(
     data_dir: str,
     in_memory_bytes: float,
     segmented: bool = False,
+    among: tuple[tuple[int, ...], ...] = (),
 ) -> Source:
     """The records of a data set, prepared on first use.
 
@@ -235,6 +238,8 @@ def open_source(
       data_dir: of prepared sets.
       in_memory_bytes: a set whose decoded size is below is decoded once.
       segmented: see `TfdsSource`.
+      among: shapes of buckets: those records only of which this shape is the nearest, see
+        `builders.table`.
 
     Raises:
       ValueError: an unknown name, or a set that cannot have this shape or number of classes.
@@ -246,7 +251,7 @@ def open_source(
         return synthetic(shape, num_classes, split)
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
-    builder = table.prepared(name, shape, data_dir)
+    builder = table.prepared(name, shape, data_dir, among)
     source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
     if source.shape != tuple(shape):
         raise ValueError(

@@ -34,7 +34,7 @@ BATCH = {
 
 def step_of(optimizer_, micro_batches=1, halflife=1e9):
     return make_train_step(
-        linear_objective, optimizer_, batch_size=8, micro_batches=micro_batches,
+        linear_objective, optimizer_, micro_batches=micro_batches,
         ema_halflife_images=halflife,
     )  # fmt: skip
 
@@ -133,7 +133,11 @@ def test_rate_of_beta_is_that_of_its_variant_shared_kernels_included(tiny_config
 
 def writer_of(workdir, first_step, ledger, before, images=0, batch_size=4):
     return metrics.MetricsWriter(
-        workdir, first_step, ledger=ledger, images=images, batch_size=batch_size, before=before
+        workdir,
+        first_step,
+        ledger=ledger,
+        before=before,
+        images=lambda step: images + (step - first_step) * batch_size,
     )
 
 

@@ -27,10 +27,19 @@ BUILDERS: dict[str, Any] = {
 }
 # Those of files that a user has: data.name=NAME:PATH. Their `config_for` takes the path as well.
 FOLDERS: dict[str, Any] = {}
+# One whose records come in sizes of their own may have `config_among(shape, shapes[, path])` beside
+# `config_for(shape[, path])`: the config of a set of those training records only whose nearest of
+# the shapes, by `buckets.nearest` for pictures, is this one. Others have all records at each shape.
 
 
-def prepared(name: str, shape: tuple[int, ...], data_dir: str):
-    """A prepared TFDS builder for `data.name`; ours are made on first use.
+def prepared(
+    name: str,
+    shape: tuple[int, ...],
+    data_dir: str,
+    among: tuple[tuple[int, ...], ...] = (),
+):
+    """A prepared TFDS builder for `data.name`; ours are made on first use. `among`: shapes of
+    buckets, see `FOLDERS`.
 
     Raises:
       ValueError: the name is unknown, or the set has no records of this shape.
@@ -40,9 +49,9 @@ def prepared(name: str, shape: tuple[int, ...], data_dir: str):
         return _read_only(name.removeprefix("tfds:"), data_dir)
     kind, _, place = name.partition(":")
     if name in BUILDERS:
-        cls, config = BUILDERS[name], BUILDERS[name].config_for(shape)
+        cls, config = BUILDERS[name], _config(BUILDERS[name], shape, among)
     elif kind in FOLDERS and place:
-        cls, config = FOLDERS[kind], FOLDERS[kind].config_for(shape, pathlib.Path(place))
+        cls, config = FOLDERS[kind], _config(FOLDERS[kind], shape, among, pathlib.Path(place))
     else:
         folders = "".join(f"{folder}:PATH, " for folder in FOLDERS)
         raise ValueError(
@@ -61,6 +70,12 @@ def prepared(name: str, shape: tuple[int, ...], data_dir: str):
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
     return builder
+
+
+def _config(cls, shape: tuple[int, ...], among: tuple[tuple[int, ...], ...], *place):
+    if among and hasattr(cls, "config_among"):
+        return cls.config_among(shape, among, *place)
+    return cls.config_for(shape, *place)
 
 
 def split_of(builder, split: str) -> str:
