@@ -29,7 +29,8 @@ BUILDERS: dict[str, Any] = {
 FOLDERS: dict[str, Any] = {}
 # One whose records come in sizes of their own may have `config_among(shape, shapes[, path])` beside
 # `config_for(shape[, path])`: the config of a set of those training records only whose nearest of
-# the shapes, by `buckets.nearest` for pictures, is this one. Others have all records at each shape.
+# the shapes, by `buckets.nearest` for pictures, is this one; it raises NoRecordsError where there
+# are none. Others have all their records at each shape.
 
 
 def prepared(
