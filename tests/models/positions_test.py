@@ -91,14 +91,14 @@ def test_one_network_is_of_every_shape(tiny_config, kind):
 
 
 @pytest.mark.parametrize("kind", ["sincos", "rotary"])
-def test_a_network_reads_the_positions_that_its_reference_says(kind, fill_zeros):
+def test_a_network_reads_the_positions_that_its_reference_says(kind):
     settings = dict(patch=2, depth=1, width=24, heads=1, num_classes=3, positions=kind)
     args = arguments((4, 8, 3))
     own, spanning = (DiT(shape=(4, 8, 3), reference=r, **settings) for r in ((), (8, 4, 3)))
     same = DiT(shape=(4, 8, 3), reference=(4, 8, 3), **settings)
     shapes = jax.eval_shape(own.init, jax.random.key(0), *args)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
-    params = fill_zeros(zeros, jax.random.key(1))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: draw.normal(0, 0.3, leaf.shape).astype("f"), shapes)
     out = own.apply(params, *args)
     np.testing.assert_array_equal(out, same.apply(params, *args))
     assert float(jnp.abs(out - spanning.apply(params, *args)).max()) > 1e-3
