@@ -6,7 +6,7 @@ import pytest
 
 from nrdm_jax import build, trees
 from nrdm_jax.training import ema, flops, metrics, optimizer, power_ema
-from nrdm_jax.training.state import TrainState
+from nrdm_jax.training.state import TrainState, save_items, state_of
 from nrdm_jax.training.step import make_train_step
 
 
@@ -129,6 +129,22 @@ def test_rate_of_beta_is_that_of_its_variant_shared_kernels_included(tiny_config
     assert ("shared/beta/kernel" in betas) == (variant == "gated") and betas
     for path, rate in rates.items():
         assert rate == pytest.approx(0.1 if slow and path in betas else 1.0, rel=1e-3), path
+
+
+def test_the_average_s_half_life_is_of_the_images_that_batches_had():
+    sgd = optax.sgd(0.1)
+    state = linear_state(sgd).replace(images=jnp.uint32(0))
+    seen = 0
+    for size in (8, 4, 8):
+        before = state.ema["w"]
+        state, _ = step_of(sgd, halflife=100.0)(state, {k: v[:size] for k, v in BATCH.items()})
+        seen += size
+        share = 1 - 0.5 ** (size / min(100.0, 0.05 * seen))
+        expected = before + share * (state.params["w"] - before)
+        np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+    assert int(state.images) == seen
+    again = state_of(save_items(state))
+    assert int(again.images) == seen and state_of(save_items(linear_state(sgd))).images == ()
 
 
 def writer_of(workdir, first_step, ledger, before, images=0, batch_size=4):
