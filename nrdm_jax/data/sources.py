@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 
 from nrdm_jax.data.errors import DataError, NoRecordsError
@@ -182,7 +183,7 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         except OSError:  # another process was first
             if not home.exists():
                 raise
-    found = {file.stem: np.load(file, mmap_mode="r") for file in sorted(home.glob("*.npy"))}
+    found = {file.stem: _mapped(file) for file in sorted(home.glob("*.npy"))}
     return ArraySource(
         found.pop("x"),
         np.asarray(found.pop("label")),
@@ -191,6 +192,12 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         class_names=source.class_names,
         fingerprint=source.fingerprint,
     )
+
+
+def _mapped(file: pathlib.Path) -> np.ndarray:
+    array = np.load(file, mmap_mode="r")
+    # numpy's files have no name for bfloat16, and give its bytes back without one.
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySource:

@@ -24,8 +24,8 @@ def array_source(count=COUNT, shape=(4, 6, 3)):
 
 
 def latents(tmp_path):
-    """Decoded to files: float16 arrays, memory-mapped."""
-    x = np.random.default_rng(0).standard_normal((COUNT, 2, 2, 8)).astype(np.float16)
+    """Decoded to files: bfloat16 arrays, memory-mapped."""
+    x = np.random.default_rng(0).standard_normal((COUNT, 2, 2, 8)).astype(jax.numpy.bfloat16)
     source = sources.ArraySource(x, np.arange(COUNT) % 3, num_classes=3, fingerprint="latents")
     return sources.decoded(source, tmp_path)
 
