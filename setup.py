@@ -50,7 +50,10 @@ setup(
         # 8-bit products, and attention kernels, that a config may ask for.
         "quantize": ["qwix>=0.1.8,<0.2"],
         "tokamax": ["tokamax>=0.0.12"],
+        # Files of videos, for data.name=video_folder:PATH.
+        "video": ["av>=14"],
         "test": [
+            "av>=14",
             "chex",
             "hypothesis",
             "import-linter",

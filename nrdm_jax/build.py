@@ -235,6 +235,8 @@ def source(config, split: str, data_dir: str, shape: Shape | None = None) -> Sou
         in_memory_bytes=config.data.in_memory_gib * 2**30 / len(configuration.shapes(config)),
         segmented=config.data.seen == "segmentation",
         among=tuple(config.data.buckets),
+        corrupt=config.data.corrupt,
+        stride=config.data.frame_stride,
     )
 
 

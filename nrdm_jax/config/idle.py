@@ -42,6 +42,14 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.bucket_tokens": (lambda c: bool(c.data.buckets), "data.buckets"),
     "data.bucket_multiple": (_by_tokens, "data.bucket_tokens"),
     "train.batch_size": (lambda c: not _by_tokens(c), "data.bucket_tokens"),
+    "data.corrupt": (
+        lambda c: c.data.name != "synthetic" and not c.data.name.startswith("tfds:"),
+        "data.name",
+    ),
+    "data.frame_stride": (
+        lambda c: c.data.name.partition(":")[0] in ("weizmann", "video_folder"),
+        "data.name",
+    ),
     "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
     "model.skip": (_named("uvit", "unet"), "model.name"),

@@ -1,13 +1,11 @@
 """Batches of several shapes, each of one: which bucket is read at which step, and where in it.
 
-A set of mixed sizes has each record in the bucket of the nearest shape (`nearest`): its builder has
-a `config_among(shape, shapes)`, see `builders.table`. One that is made at any shape has all its
-records in every bucket.
+A set of mixed sizes has each record in the bucket of the nearest shape: its builder then has a
+`config_among`, see `builders.table`. One that is made at any shape has all records in every bucket.
 """
 
 import bisect
 import functools
-import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -17,17 +15,6 @@ from nrdm_jax.data import order
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader, ahead, to_devices
 from nrdm_jax.data.sources import fingerprint_of
-
-
-def nearest(size: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> int:
-    """Number of the shape (H, W, C) whose aspect is nearest to that of a picture of `size` (H, W):
-    the smallest ratio of the two; of those alike the one that is nearest in size."""
-
-    def apart(shape: tuple[int, ...]) -> tuple[float, float]:
-        high, wide = (math.log(a / b) for a, b in zip(size, shape, strict=False))
-        return round(abs(high - wide), 9), abs(high + wide)
-
-    return min(range(len(shapes)), key=lambda i: apart(shapes[i]))
 
 
 class Plan:

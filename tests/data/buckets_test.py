@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from nrdm_jax import build
-from nrdm_jax.data import sources
-from nrdm_jax.data.buckets import BucketLoader, Plan, nearest
-from nrdm_jax.data.builders import table
+from nrdm_jax.data import pictures, sources
+from nrdm_jax.data.buckets import BucketLoader, Plan
 from nrdm_jax.data.errors import DataError, NoRecordsError
 from nrdm_jax.data.loader import Loader
+from nrdm_jax.data.pictures import nearest
 from nrdm_jax.sharding.mesh import make_mesh
 
 RECORDS, SIZES = (100, 37, 9), (8, 12, 4)
@@ -133,64 +133,25 @@ def test_unused_buckets_are_named(tiny_config, monkeypatch):
     assert "(8, 8, 3)" not in str(error.value)
 
 
-PICTURES = ((20, 20), (12, 44), (11, 52))
+PICTURES = ((20, 20), (12, 44), (11, 52))  # (height, width)
 
 
-def mixed_pictures():
-    """A builder of 30 pictures of three sizes, whose records have the nearest of the shapes."""
-    import tensorflow_datasets as tfds
-
-    class Config(tfds.core.BuilderConfig):
-        def __init__(self, shape, among=()):
-            super().__init__(name=f"{shape[0]}x{shape[1]}-of-{len(among)}", version="1.0.0")
-            self.shape, self.among = shape, among
-
-    class Mixed(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-
-        @staticmethod
-        def config_for(shape):
-            return Config(shape)
-
-        @staticmethod
-        def config_among(shape, shapes):
-            if shape not in {shapes[nearest(size, shapes)] for size in PICTURES}:
-                raise NoRecordsError("none")
-            return Config(shape, shapes)
-
-        def _info(self):
-            image = tfds.features.Image(shape=self.builder_config.shape, encoding_format="png")
-            label = tfds.features.ClassLabel(num_classes=4)
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict({"image": image, "label": label})
-            )
-
-        def _split_generators(self, _):
-            return {split: self._generate_examples() for split in ("train", "heldout")}
-
-        def _generate_examples(self):
-            c = self.builder_config
-            for i in range(30):
-                size = PICTURES[i % 3]
-                if not c.among or c.among[nearest(size, c.among)] == c.shape:
-                    value = np.full((*size, 3), 8 * i, np.uint8)
-                    picture = Image.fromarray(value).resize(c.shape[1::-1])
-                    yield i, {"image": picture, "label": 0}
-
-    return Mixed
-
-
-def test_a_set_of_mixed_sizes_has_each_record_in_one_bucket(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setitem(table.BUILDERS, "mixed", mixed_pictures())
+def test_a_folder_has_each_picture_in_one_bucket(tiny_config, tmp_path):
+    folder = tmp_path / "pictures"
+    for split, count in (("train", 30), ("test", 3)):
+        (folder / split).mkdir(parents=True)
+        for i in range(count):
+            value = np.full((*PICTURES[i % 3], 3), 8 * i, np.uint8)
+            Image.fromarray(value).save(folder / split / f"{i}.png")
     c = bucketed(tiny_config, ((8, 8, 3), (4, 16, 3)))
-    c.data.name, c.train.batch_size = "mixed", 8
+    c.data.name, c.data.num_classes, c.train.batch_size = f"image_folder:{folder}", 1, 8
     records = build.training_sources(c, str(tmp_path))
     assert {shape: len(source) for shape, source in records.items()} == {
         (8, 8, 3): 10, (4, 16, 3): 20,
     }  # fmt: skip
     values = [source.x[:, 0, 0, 0].tolist() for source in records.values()]
     assert sorted(values[0] + values[1]) == [8 * i for i in range(30)]
-    assert len(build.source(c, "heldout", str(tmp_path))) == 10
+    assert len(build.source(c, "heldout", str(tmp_path))) == 3
     loader = build.bucket_loader(c, records, make_mesh(c.mesh))
     seen = collections.Counter(
         int(value)
@@ -201,6 +162,16 @@ def test_a_set_of_mixed_sizes_has_each_record_in_one_bucket(tiny_config, tmp_pat
     c.data.buckets += ((16, 8, 3),)
     with pytest.raises(DataError, match=r"data.buckets: \(16, 8, 3\) has 0 records"):
         build.training_sources(c, str(tmp_path))
+
+
+def test_a_picture_that_lies_on_its_side_stands_in_its_bucket(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.new("RGB", (40, 20)).save(tmp_path / "plain.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    sizes = [pictures.size_of(tmp_path / f"{n}.jpg") for n in ("turned", "plain", "broken")]
+    assert sizes == [(40, 20), (20, 40), None]
 
 
 @pytest.mark.xdist_group("openmoji")
