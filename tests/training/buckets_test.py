@@ -1,12 +1,13 @@
 """Training at several shapes: a step that is compiled once for each, a run that can go on."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from nrdm_jax import build, programs, training_run
+from nrdm_jax import build, programs, scoring, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import lifecycle
@@ -89,6 +90,14 @@ def test_a_run_of_buckets_goes_on_bit_for_bit(config, tmp_path, capsys):
     rows = read_metrics(tmp_path / "halves")
     assert rows[-1]["images"] == meta["records_seen"] != 8 * config.train.batch_size
     assert {row["step"] for row in rows} == {4, 8}
+    # What was trained at two shapes is drawn at either, and at others.
+    for shape in ((4, 8, 3), (8, 12, 3)):
+        with lifecycle.Signals().installed() as signals:
+            _, x = scoring.draw(config, str(tmp_path / "whole"), tmp_path / "drawn", seeds=[0, 1],
+                                steps=2, shape=shape, signals=signals)  # fmt: skip
+        assert x.shape == (2, *shape) and np.isfinite(x).all()
+        manifest = json.loads((tmp_path / "drawn" / "manifest.json").read_text())
+        assert manifest["shape"] == list(shape)
 
 
 @pytest.mark.slow

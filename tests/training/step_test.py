@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from nrdm_jax import build, trees
-from nrdm_jax.training import ema, flops, metrics, optimizer, power_ema
+from nrdm_jax.training import ema, flops, hooks, metrics, optimizer, power_ema
 from nrdm_jax.training.state import TrainState, save_items, state_of
 from nrdm_jax.training.step import make_train_step
 
@@ -179,6 +179,31 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+def test_a_step_line_is_of_all_images_and_flops_since_the_last(tmp_path):
+    clock = Clock(0.0)
+    ledger = metrics.Ledger(clock)
+    seen = [0, 8, 24, 32, 48]
+    writer = metrics.MetricsWriter(
+        tmp_path, 0, ledger=ledger, images=seen.__getitem__, before=NOTHING_YET
+    )
+    log = hooks.StepLog(
+        writer, metrics.Progress(0, 4), ledger, lambda step: 0.1, every=2, last_step=4, devices=2,
+        peak_flops=None,
+    )  # fmt: skip
+    for step in (1, 2, 3, 4):
+        clock.now += 3.0 if seen[step] - seen[step - 1] == 16 else 1.0
+        images = seen[step] - seen[step - 1]
+        told = {"images": np.int64(images), "flops": np.float64(1e12 * images)}
+        values = {name: jnp.float32(1.0) for name in ("loss", "grad_norm", "finite")}
+        log(step, None, values | told, 0.5)
+    writer.close()
+    rows = metrics.read_metrics(tmp_path)
+    assert [row["images"] for row in rows] == [24, 48]
+    for row in rows:  # 24 images in 4 seconds
+        assert (row["img/s"], row["step_time"], row["data_wait"]) == (6.0, 2.0, 0.25)
+        assert row["TFLOP/s/chip"] == 3.0
 
 
 def test_images_and_seconds_of_a_run_go_on_over_its_processes(tmp_path):
