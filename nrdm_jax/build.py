@@ -30,12 +30,10 @@ from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh
-from nrdm_jax.signatures import Params
+from nrdm_jax.signatures import Params, Shape
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
 from nrdm_jax.training.state import TrainState, create, create_sharded
-
-Shape = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

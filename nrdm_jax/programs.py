@@ -7,11 +7,9 @@ import numpy as np
 from nrdm_jax import build, drawing, networks
 from nrdm_jax import config as configuration
 from nrdm_jax.sharding.mesh import batch_sharding, replicated
-from nrdm_jax.signatures import Batch, Metrics
+from nrdm_jax.signatures import Batch, Metrics, Shape
 from nrdm_jax.training import flops
 from nrdm_jax.training.state import TrainState
-
-Shape = tuple[int, ...]
 
 
 class Steps:
