@@ -2,8 +2,9 @@
 arguments; this and its neighbours `networks`, `drawing` and `measures` read the config, and what
 stands above them no more of it than when and where to call them."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
 from nrdm_jax import drawing, networks
-from nrdm_jax.data import loader
+from nrdm_jax.data import loader, order
+from nrdm_jax.data.buckets import BucketLoader
+from nrdm_jax.data.errors import DataError, NoRecordsError
 from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import (
     predictions,
@@ -27,7 +30,7 @@ from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh
-from nrdm_jax.signatures import Params
+from nrdm_jax.signatures import Params, Shape
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
 from nrdm_jax.training.state import TrainState, create, create_sharded
@@ -67,14 +70,16 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
       ValueError: the mesh does not fit the devices or the batch, or a combination is refused.
     """
     mesh = make_mesh(config.mesh, devices, config.mesh.slices)
-    configuration.check_parallel(_sized(config), mesh.shape)
+    for shape in configuration.shapes(config):
+        one = configuration.at_shape(config, shape)
+        configuration.check_parallel(_sized(one), mesh.shape)
+        micro = one.train.batch_size // config.train.micro_batches
+        check_batch(f"{_batch_field(config)} / train.micro_batches", micro, mesh)
     platform = mesh.devices.flat[0].platform
     if config.model.memory == "offload":
         check_offload(platform)
     fused_attention.check(config.model.attention_kernel, platform)
     quantized.check(config.model.quantize)
-    micro = config.train.batch_size // config.train.micro_batches
-    check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
     path = diffusion_path(config)
     predictions.check(path, config.diffusion.prediction)
@@ -84,7 +89,6 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
     train_step = step.make_train_step(
         objective(config, apply, path),
         optimizer.transform,
-        batch_size=config.train.batch_size,
         micro_batches=config.train.micro_batches,
         ema_halflife_images=config.train.ema_halflife_images,
         averaged=optimizer.averaged,
@@ -101,6 +105,7 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
         config.mesh.zero1,
         importance=importance(config, path),
         widths=config.train.ema_widths,
+        counts_images=configuration.sizes_differ(config),
     )
     step_on_mesh = networks.on_mesh(mesh, train_step)
     return Run(config, mesh, apply, path, rate, step_on_mesh, state, fresh, begun)
@@ -110,6 +115,12 @@ def diffusion_path(config) -> Path:
     """Raises as `make_path`."""
     names = ("shift", "sigma_data", "sigma_min", "sigma_max", "t_min", "t_max")
     return make_path(config.diffusion.path, **{name: config.diffusion[name] for name in names})
+
+
+def _batch_field(config) -> str:
+    """What sets the size of a batch."""
+    by_tokens = config.data.buckets and config.data.bucket_tokens
+    return "data.bucket_multiple, whose batch" if by_tokens else "train.batch_size"
 
 
 def _sized(config):
@@ -177,8 +188,11 @@ def record_dtype(config):
     return jnp.uint8 if config.data.shape[-1] in (1, 3) else jnp.float32
 
 
-def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the loader yields, as shapes with shardings."""
+def abstract_batch(
+    config, mesh: Mesh, dtype, shape: Shape | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the loader yields of a shape, by default `data.shape`, as shapes with shardings."""
+    config = configuration.at_shape(config, shape or config.data.shape)
     size, sharding = config.train.batch_size, batch_sharding(mesh)
     shapes = {"x": jax.ShapeDtypeStruct((size, *config.data.shape), dtype)}
     shapes |= networks.given(config, size)
@@ -195,33 +209,83 @@ def abstract_state(config) -> TrainState:
     init, _ = networks.model(config)
     transform = optimizing(config)[1].transform
     drawn_by = importance(config, diffusion_path(config))
-    widths = config.train.ema_widths
     return jax.eval_shape(
-        lambda: create(init, transform, config.seed, importance=drawn_by, widths=widths)
+        lambda: create(
+            init,
+            transform,
+            config.seed,
+            importance=drawn_by,
+            widths=config.train.ema_widths,
+            counts_images=configuration.sizes_differ(config),
+        )
     )
 
 
-def source(config, split: str, data_dir: str) -> Source:
-    """The records of a split. Raises as `data.sources.open_source`."""
+def source(config, split: str, data_dir: str, shape: Shape | None = None) -> Source:
+    """The records of a split in the bucket of a shape, by default of `data.shape`. Raises as
+    `data.sources.open_source`."""
     return open_source(
         config.data.name,
         split,
-        shape=tuple(config.data.shape),
+        shape=tuple(shape or config.data.shape),
         num_classes=config.data.num_classes,
         data_dir=config.data.dir or data_dir,
-        in_memory_bytes=config.data.in_memory_gib * 2**30,
+        in_memory_bytes=config.data.in_memory_gib * 2**30 / len(configuration.shapes(config)),
         segmented=config.data.seen == "segmentation",
+        among=tuple(config.data.buckets),
         corrupt=config.data.corrupt,
         stride=config.data.frame_stride,
     )
 
 
-def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
+def training_sources(config, data_dir: str) -> dict[Shape, Source]:
+    """The records to train on, of each shape.
+
+    Raises:
+      DataError: as `source`; a bucket has fewer records than a batch, with the names of all such.
+    """
+    if not config.data.buckets:
+        return {tuple(config.data.shape): source(config, "train", data_dir)}
+    found: dict[Shape, Source] = {}
+    unused = []
+    for shape in configuration.shapes(config):
+        with contextlib.suppress(NoRecordsError):
+            found[shape] = source(config, "train", data_dir, shape)
+        records, size = len(found.get(shape, ())), configuration.batch_size(config, shape)
+        if records < size:
+            unused.append(f"{shape} has {records} records and batches of {size}")
+    if unused:
+        raise DataError(
+            f"data.buckets: {'; '.join(unused)}, which are never read; leave these shapes out, or "
+            "give smaller batches"
+        )
+    return found
+
+
+def train_loader(config, records: Source, mesh: Mesh, shape: Shape | None = None) -> loader.Loader:
+    """Of the records of one shape, by default `data.shape`."""
+    shapes = configuration.shapes(config)
+    shape = tuple(shape or config.data.shape)
     return loader.Loader(
         records,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
+        batch_size=configuration.batch_size(config, shape),
+        # Buckets of as many records would otherwise go through them in the same order.
+        seed=order.seed_of(config.seed, shapes.index(shape), 3) if len(shapes) > 1 else config.seed,
         flip=config.data.flip,
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+        sharding=batch_sharding(mesh),
+    )
+
+
+def bucket_loader(config, records: Mapping[Shape, Source], mesh: Mesh) -> BucketLoader:
+    """Of the records of each shape."""
+    return BucketLoader(
+        [
+            train_loader(config, records[shape], mesh, shape)
+            for shape in configuration.shapes(config)
+        ],
+        seed=config.seed,
         threads=config.data.threads,
         prefetch=config.data.prefetch,
         sharding=batch_sharding(mesh),

@@ -37,7 +37,8 @@ NETWORKS: dict[str, type[Denoiser]] = {
 
 
 def network(config) -> Denoiser:
-    """The module that `config.model` describes: its attributes are fields of the same name."""
+    """The module that `config.model` describes: its attributes are fields of the same name. It is
+    of `data.shape`, which is the reference of its positions at other shapes, see `at`."""
     m = config.model
     kind = NETWORKS[m.name]
     settings = {f.name: m[f.name] for f in dataclasses.fields(kind) if f.name in m}
@@ -45,6 +46,7 @@ def network(config) -> Denoiser:
     settings |= {
         "name": None,  # Flax's, of a submodule
         "shape": tuple(config.data.shape),
+        "reference": tuple(config.data.shape),
         "patch": configuration.patch_of(config),
         "num_classes": config.data.num_classes,
     }
@@ -53,11 +55,17 @@ def network(config) -> Denoiser:
     return kind(**settings)
 
 
+def at(net: Denoiser, x_t: Array) -> Denoiser:
+    """The network with the same parameters for examples as these, (B, *S, C)."""
+    return net.clone(shape=tuple(x_t.shape[1:]))
+
+
 def model(
     config, mesh: Mesh | None = None, path: Path | None = None
 ) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
-    """(init, apply) of the network, its input scaled as the path asks for. With
-    `diffusion.uncertainty` the weights have those of that head beside, which `apply` does not see.
+    """(init, apply) of the network, its input scaled as the path asks for; `apply` takes examples
+    of any shape, see `at`. With `diffusion.uncertainty` the weights have those of that head beside,
+    which `apply` does not see.
     """
     net, with_uncertainty = network(config), config.diffusion.uncertainty
     x, t, given = example(config, 1)
@@ -71,7 +79,7 @@ def model(
 
     def apply(params: Params, x_t: Array, t: Array, given: Given, taps: Array | None = None):
         x_t = x_t if path is None else scaled_input(path, x_t, t)
-        return net.apply({"params": params}, x_t, t, given, taps)
+        return at(net, x_t).apply({"params": params}, x_t, t, given, taps)
 
     return init, on_mesh(mesh, apply) if mesh is not None else apply
 
@@ -94,7 +102,8 @@ def readouts(config, mesh: Mesh, path: Path, after: tuple[int, ...]) -> objectiv
     net = network(config).clone(memory="none", remat_policy="nothing")
 
     def apply(params: Params, x_t: Array, t: Array, given: Given):
-        return net.apply({"params": params}, scaled_input(path, x_t, t), t, given, after=after)
+        x_t = scaled_input(path, x_t, t)
+        return at(net, x_t).apply({"params": params}, x_t, t, given, after=after)
 
     return on_mesh(mesh, apply)
 

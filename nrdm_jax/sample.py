@@ -8,6 +8,7 @@ import pathlib
 from absl import flags
 
 from nrdm_jax import command_line
+from nrdm_jax import config as configuration
 from nrdm_jax.processes import lifecycle
 
 
@@ -17,6 +18,7 @@ def define_flags() -> None:
     command_line.define_processes()
     flags.DEFINE_string("seeds", "0-63", "a sample each: numbers and ranges, such as 0,3,8-11")
     flags.DEFINE_string("labels", None, "classes, repeated over the seeds; by default all in turn")
+    flags.DEFINE_string("shape", None, "of the samples, such as 24,40,3; by default data.shape")
     flags.DEFINE_integer("steps", None, "of the sampler; by default the config's", lower_bound=1)
     flags.DEFINE_float("guidance", None, "classifier-free scale, 1 is off", lower_bound=0.0)
     command_line.define_ema_width()
@@ -40,6 +42,9 @@ def run() -> None:
         raise ValueError(
             f"--labels: {max(labels)} is no class; give 0..{classes - 1}, or {classes} for none"
         )
+    shape = command_line.shape("shape", flags.FLAGS.shape) if flags.FLAGS.shape else None
+    if shape:
+        configuration.check_shape(config, shape, "--shape")
     command_line.start_processes()
     from nrdm_jax import scoring
 
@@ -55,6 +60,7 @@ def run() -> None:
             weaker=flags.FLAGS.weaker,
             ema_width=flags.FLAGS.ema_width,
             trajectory=flags.FLAGS.trajectory,
+            shape=shape,
             signals=signals,
         )
     command_line.print_result({"samples": len(drawn), "grid": str(first)})

@@ -37,18 +37,21 @@ def draw(
     weaker: str | None = None,
     ema_width: float | None = None,
     trajectory: int = 0,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[pathlib.Path, np.ndarray]:
     """Writes a sample for each seed, given a label or what `drawing.prompts` gives it; returns the
     file to look at first, and the samples (n, *S, C) in the network's range. The weights are the
     EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir or, with @STEP,
     an earlier step of this or another one, the guidance is away from the weights there
     (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at so many
-    times on the way are written as well.
+    times on the way are written as well. With a `shape` that `config.check_shape` lets through, the
+    samples have it in the place of `data.shape`, whose positions they then span.
 
     Raises:
       ValueError: there is no checkpoint, no such step or width, or it does not fit the config; or
         the other run's outputs are of another kind; or the sampler goes through fewer times.
     """
+    drawn_as = configuration.at_shape(config, shape or config.data.shape)
     own = run_weights.find(workdir, ema_width)
     other = guide = None
     if weaker is not None:
@@ -71,7 +74,7 @@ def draw(
         weights = (weights, guide.read(other.abstract_state.ema))
     guidance = config.sample.guidance if guidance is None else guidance
     sampler = drawing.generator(
-        config,
+        drawn_as,
         parts.apply,
         parts.path,
         parts.mesh,
@@ -81,9 +84,9 @@ def draw(
         preview_times=shown,
     )
     given = drawing.prompts(
-        config,
+        drawn_as,
         np.asarray(seeds),
-        lambda: build.source(config, "heldout", str(lifecycle.data_dir())),
+        lambda: build.source(drawn_as, "heldout", str(lifecycle.data_dir())),
         None if labels is None else np.asarray(labels),
     )
     drawn = sampler(weights, np.asarray(seeds), given, poll=signals.check)
@@ -91,6 +94,7 @@ def draw(
     manifest = {
         "seeds": seeds,
         "labels": given["label"].tolist(),
+        "shape": list(drawn_as.data.shape),
         "steps": steps,
         "guidance": guidance,
         "sampler": config.sample.sampler,

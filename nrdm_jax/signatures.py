@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 Array = jax.Array
+Shape = tuple[int, ...]  # of an example, (*S, C)
 Params = Mapping[str, Any]
 Metrics = dict[str, Any]  # arrays, or trees of them
 

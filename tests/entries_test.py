@@ -93,6 +93,20 @@ def test_errors_name_field_and_fix_and_make_nothing(arguments, says, no_jax, tmp
     assert "Traceback" not in done.stderr and not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("32x40", "--shape='32x40': give the axes of an example, such as 24,40,3"),
+        ("32,42,3", r"--shape has \(32, 42, 3\).* does not divide the axis of 42"),
+        ("32,32,1", "--shape has .* as many axes and channels as data.shape="),
+    ],
+)
+def test_a_shape_that_cannot_be_drawn_is_seen_before_jax(shape, says, no_jax, tmp_path):
+    arguments = (CONFIG, f"--workdir={tmp_path}", f"--shape={shape}")
+    done = run("-m", "nrdm_jax.sample", *arguments, path=no_jax)
+    assert done.returncode == 2 and re.search(says, done.stderr), done.stderr
+
+
 def test_a_changed_config_is_seen_before_jax(no_jax, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     done = run("-m", "nrdm_jax.train", CONFIG, f"--workdir={tmp_path}", path=no_jax)

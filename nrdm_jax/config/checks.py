@@ -5,6 +5,7 @@ import re
 
 import ml_collections
 
+from nrdm_jax.config.buckets import check_buckets
 from nrdm_jax.config.conditions import get, is_number, nearest_divisor, require
 from nrdm_jax.config.mesh_checks import check_mesh
 from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
@@ -35,6 +36,7 @@ def validate(config) -> None:
     _check_optimizer(config)
     _check_averages(config)
     check_mesh(config)
+    check_buckets(config)
 
 
 def _check_keys(config) -> None:
@@ -77,13 +79,13 @@ def _check_numbers(c) -> None:
         "model.heads train.steps train.batch_size train.micro_batches checkpoint.every "
         "checkpoint.keep evaluate.batch_size evaluate.samples sample.examples sample.steps "
         "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
-        "pipeline.repeats diffusion.importance_history",
+        "pipeline.repeats diffusion.importance_history data.bucket_multiple",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
         "sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
         "pipeline.micro_batches sample.churn sample.batch_size diffusion.variance_weight "
-        "train.ema_snapshots",
+        "train.ema_snapshots data.bucket_tokens",
     }
     for low, fields in at_least.items():
         for field in fields.split():

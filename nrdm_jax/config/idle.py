@@ -15,6 +15,10 @@ def _named(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.model.name in names
 
 
+def _by_tokens(c) -> bool:
+    return bool(c.data.buckets and c.data.bucket_tokens)
+
+
 def _drawn(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.diffusion.times in names
 
@@ -35,6 +39,9 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: (_gated(c) and c.model.beta) or c.model.variant == "mv_split",
         "model.variant",
     ),
+    "data.bucket_tokens": (lambda c: bool(c.data.buckets), "data.buckets"),
+    "data.bucket_multiple": (_by_tokens, "data.bucket_tokens"),
+    "train.batch_size": (lambda c: not _by_tokens(c), "data.bucket_tokens"),
     "data.corrupt": (
         lambda c: c.data.name != "synthetic" and not c.data.name.startswith("tfds:"),
         "data.name",

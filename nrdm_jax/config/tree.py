@@ -93,6 +93,14 @@ def default() -> ml_collections.ConfigDict:
     # fluent_emoji | video_folder:PATH | solids | synthetic | tfds:NAME[/CONFIG]
     c.data.name = "openmoji"
     c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
+    # Shapes to train at, such as ((32, 32, 3), (24, 40, 3)), data.shape among them, which held-out
+    # losses and samples have and whose grid positions span; (): data.shape alone.
+    c.data.buckets = ()
+    # Patches of a batch, about as many in each bucket; 0: train.batch_size examples in each.
+    c.data.bucket_tokens = 0
+    # Batches by bucket_tokens are multiples of it; a mesh divides them or is refused, so that none
+    # changes the order of the data.
+    c.data.bucket_multiple = 8
     c.data.num_classes = 10
     c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
     c.data.corrupt = "skip"  # skip | fail: pictures and videos that cannot be read
@@ -320,6 +328,9 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
     """
     config = default()
 
+    def tuples(value):
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
     def fill(node, part, path):
         for key, value in part.items():
             if key not in node:
@@ -328,7 +339,7 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
                 fill(node[key], value, f"{path}{key}.")
             else:
                 try:
-                    node[key] = tuple(value) if isinstance(value, list) else value
+                    node[key] = tuples(value)
                 except TypeError as error:
                     raise ValueError(f"config field {path}{key}: {error}") from error
 

@@ -1,36 +1,22 @@
 """From records to batches on devices.
 
-Position is a pure function: record number r of a run (from 0, over all epochs) is record
-permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes and the mesh. So
+Position is a pure function (see `order`), whatever the batch size, the processes and the mesh. So
 resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 
+from nrdm_jax.data import order
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source
 from nrdm_jax.sharding.mesh import rows_here
 
-_ROUNDS = 4  # of grain's index shuffle, a Feistel-like cipher: O(1) memory for any N
 _FOREVER = 1 << 40  # batches
-
-
-def record_index(record: int, count: int, seed: int) -> int:
-    """Index in the source of record number `record` of a run over `count` records."""
-    epoch, position = divmod(record, count)
-    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    if count == 1:
-        return 0
-    return grain.experimental.index_shuffle(position, count - 1, epoch_seed, _ROUNDS)
-
-
-def is_flipped(record: int, seed: int) -> bool:
-    """Whether record number `record` of a run is mirrored: half of them, by a hash."""
-    return bool(np.random.SeedSequence([seed, record, 1]).generate_state(1)[0] & 1)
 
 
 class Loader:
@@ -46,6 +32,10 @@ class Loader:
       sharding: of the global batch; None yields numpy arrays.
       rows: of the batch that this process reads; by default those that its devices hold, without
         a sharding all.
+
+    Attributes:
+      source, batch_size, rows: as given.
+      dtype, fingerprint: of the source.
 
     Raises:
       DataError: fewer records than a batch.
@@ -67,18 +57,27 @@ class Loader:
             raise DataError(
                 f"data: {len(source)} records are fewer than train.batch_size={batch_size}"
             )
-        self._source, self._batch_size, self._seed = source, batch_size, seed
+        self.source, self.batch_size, self._seed = source, batch_size, seed
         self._flip, self._threads, self._prefetch = flip, threads, prefetch
         self._sharding = sharding
-        self._rows = rows_here(sharding, batch_size) if rows is None else rows
+        self.rows = rows_here(sharding, batch_size) if rows is None else rows
+        self.dtype, self.fingerprint = source.dtype, source.fingerprint
+
+    @property
+    def records_a_step(self) -> float:
+        """On average."""
+        return float(self.batch_size)
+
+    def records_after(self, records_seen: int, steps: int) -> int:
+        """Records seen so many steps after `records_seen`."""
+        return records_seen + steps * self.batch_size
 
     def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch that begins with record number `records_seen`."""
-        records = [records_seen + int(row) for row in self._rows]
-        count, seed = len(self._source), self._seed
-        batch = self._source.gather(np.asarray([record_index(r, count, seed) for r in records]))
+        numbers = records_seen + np.asarray(self.rows)
+        batch = self.source.gather(order.indices_of(numbers, len(self.source), self._seed))
         if self._flip:
-            flipped = [i for i, r in enumerate(records) if is_flipped(r, seed)]
+            flipped = np.flatnonzero(order.are_flipped(numbers, self._seed))
             batch["x"][flipped] = batch["x"][flipped][..., ::-1, :]
             if "segmentation" in batch:
                 batch["segmentation"][flipped] = batch["segmentation"][flipped][..., ::-1]
@@ -87,13 +86,10 @@ class Loader:
     def iterate(self, records_seen: int) -> Iterator[dict]:
         """Batches from record number `records_seen` on, without end; the same as `batch_at`
         gives."""
-        dataset = grain.MapDataset.range(_FOREVER).map(
-            lambda i: self.batch_at(records_seen + int(i) * self._batch_size)
-        )
-        batches = iter(
-            dataset.to_iter_dataset(
-                grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
-            )
+        batches = ahead(
+            lambda i: self.batch_at(records_seen + i * self.batch_size),
+            threads=self._threads,
+            prefetch=self._prefetch,
         )
         if self._sharding is None:
             yield from batches
@@ -101,7 +97,14 @@ class Loader:
         # The step is dispatched before the next batch is asked for, so that its transfer runs
         # beside it.
         for batch in batches:
-            yield to_devices(batch, self._sharding, self._rows, self._batch_size)
+            yield to_devices(batch, self._sharding, self.rows, self.batch_size)
+
+
+def ahead(make: Callable[[int], Any], *, threads: int, prefetch: int) -> Iterator[Any]:
+    """make(0), make(1), ... without end, made in threads and so many ahead."""
+    dataset = grain.MapDataset.range(_FOREVER).map(lambda i: make(int(i)))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(dataset.to_iter_dataset(options))
 
 
 def to_devices(

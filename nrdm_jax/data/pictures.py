@@ -1,10 +1,12 @@
 """Picture files of any kind and size, as pictures of one shape."""
 
+import math
 import pathlib
+from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from nrdm_jax.data.errors import DataError
 
@@ -31,6 +33,27 @@ def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ..
         raise DataError(f"{name}: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever they come upon
         raise DataError(f"{name}: cannot be decoded: {error}") from error
+
+
+def size_of(path: pathlib.Path) -> tuple[int, int] | None:
+    """(height, width) of a picture that is upright, by its header; None where it has none."""
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return picture.size if turned else picture.size[::-1]
+    except Exception:  # as above; `read_picture` will tell
+        return None
+
+
+def nearest(size: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> int:
+    """Number of the shape (H, W, C) whose aspect is nearest to that of a picture of `size` (H, W):
+    the smallest ratio of the two; of those alike the one that is nearest in size."""
+
+    def apart(shape: tuple[int, ...]) -> tuple[float, float]:
+        high, wide = (math.log(a / b) for a, b in zip(size, shape, strict=False))
+        return round(abs(high - wide), 9), abs(high + wide)
+
+    return min(range(len(shapes)), key=lambda i: apart(shapes[i]))
 
 
 def fitted(picture: Image.Image, shape: tuple[int, ...]) -> Image.Image:

@@ -11,9 +11,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, NoRecordsError
 
 SPLITS = ("train", "heldout")
 # What a set's records may be: float tensors, pictures, or uint8 tensors (T, H, W, C), (D, H, W, C).
@@ -65,8 +66,10 @@ class ArraySource:
         fingerprint: str,
         further: Mapping[str, np.ndarray] | None = None,
     ):
-        if len(x) == 0 or len(x) != len(label):
-            raise DataError(f"data: {len(x)} examples and {len(label)} labels; nothing to train on")
+        if len(x) == 0:
+            raise NoRecordsError("data: 0 examples; nothing to train on")
+        if len(x) != len(label):
+            raise DataError(f"data: {len(x)} examples and {len(label)} labels")
         check_labels(label, num_classes)
         self.x, self.label, self.further = x, label, dict(further or {})
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
@@ -108,7 +111,7 @@ class TfdsSource:
                 f"needed: one of {', '.join(FEATURES)}, and `label`"
             )
         if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-            raise DataError(
+            raise NoRecordsError(
                 f"data set {name} has no records in split {split!r}; "
                 f"its splits: {', '.join(builder.info.splits)}"
             )
@@ -180,7 +183,7 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         except OSError:  # another process was first
             if not home.exists():
                 raise
-    found = {file.stem: np.load(file, mmap_mode="r") for file in sorted(home.glob("*.npy"))}
+    found = {file.stem: _mapped(file) for file in sorted(home.glob("*.npy"))}
     return ArraySource(
         found.pop("x"),
         np.asarray(found.pop("label")),
@@ -189,6 +192,12 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         class_names=source.class_names,
         fingerprint=source.fingerprint,
     )
+
+
+def _mapped(file: pathlib.Path) -> np.ndarray:
+    array = np.load(file, mmap_mode="r")
+    # numpy's files have no name for bfloat16, and give its bytes back without one.
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySource:
@@ -224,6 +233,7 @@ def open_source(
     data_dir: str,
     in_memory_bytes: float,
     segmented: bool = False,
+    among: tuple[tuple[int, ...], ...] = (),
     corrupt: str = "skip",
     stride: int = 1,
 ) -> Source:
@@ -237,6 +247,8 @@ def open_source(
       data_dir: of prepared sets.
       in_memory_bytes: a set whose decoded size is below is decoded once.
       segmented: see `TfdsSource`.
+      among: shapes of buckets: those records only of which this shape is the nearest, see
+        `builders.table`.
       corrupt: skip | fail, what is done about items that cannot be used.
       stride: of frames, where clips are cut from videos.
 
@@ -250,7 +262,7 @@ def open_source(
         return synthetic(shape, num_classes, split)
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
-    builder = table.prepared(name, shape, data_dir, corrupt=corrupt, stride=stride)
+    builder = table.prepared(name, shape, data_dir, corrupt=corrupt, stride=stride, among=among)
     source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
     if source.shape != tuple(shape):
         raise ValueError(

@@ -28,7 +28,9 @@ class Denoiser(nn.Module):
     with respect to the taps is |dL/dz_i|^2 (see `probe`).
 
     Attributes:
-      shape: (*S, C) of one example.
+      shape: (*S, C) of one example. No parameter depends on S.
+      reference: shape that positions span, see `positions.coordinates`, and by whose levels a U-Net
+        attends; empty: `shape`.
       patch: side of a patch, one number or one a spatial axis.
       depth, width, heads: blocks, trunk channels, attention heads; see `sizes.DIT`.
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
@@ -53,6 +55,7 @@ class Denoiser(nn.Module):
     heads: int = 6
     num_classes: int = 1000
     text_width: int = 0
+    reference: tuple[int, ...] = ()
     learn_variance: bool = False
     variant: str = "gated"
     gate_shape: str = "channel"
@@ -136,6 +139,11 @@ class Denoiser(nn.Module):
     def patch_sides(self) -> tuple[int, ...]:
         axes = len(self.shape) - 1
         return (self.patch,) * axes if isinstance(self.patch, int) else tuple(self.patch)
+
+    @property
+    def reference_grid(self) -> tuple[int, ...]:
+        """Patches along each axis of the reference."""
+        return grid_of(self.reference or self.shape, self.patch_sides)
 
     @property
     def patch_features(self) -> int:

@@ -159,7 +159,7 @@ class Lines:
 
 def log_of(workdir, first_step, lines):
     ledger = Ledger()
-    writer = MetricsWriter(workdir, first_step, ledger=ledger, images=0, batch_size=1, before={})
+    writer = MetricsWriter(workdir, first_step, ledger=ledger, images=int, before={})
     return SensitivityLog(workdir, writer, lines, ledger, every=5, last_step=1000)
 
 

@@ -37,11 +37,23 @@ FOLDERS: dict[str, Any] = {
     "image_folder": ImageFolder,
     "video_folder": VideoFolder,
 }
+# One whose records come in sizes of their own may have `config_among(shape, shapes[, path])` beside
+# `config_for(shape[, path])`: the config of a set of those training records only whose nearest of
+# the shapes, by `pictures.nearest`, is this one; it raises NoRecordsError where there
+# are none. Others have all their records at each shape.
+
 # Those whose `config_for` takes the stride of the frames.
 STRIDED = ("weizmann", "video_folder")
 
 
-def opened(name: str, shape: tuple[int, ...] | None, data_dir: str, *, stride: int = 1):
+def opened(
+    name: str,
+    shape: tuple[int, ...] | None,
+    data_dir: str,
+    *,
+    stride: int = 1,
+    among: tuple[tuple[int, ...], ...] = (),
+):
     """A TFDS builder for `data.name`, prepared or not.
 
     Args:
@@ -49,6 +61,7 @@ def opened(name: str, shape: tuple[int, ...] | None, data_dir: str, *, stride: i
       shape: of an example; None is the set's own choice.
       data_dir: of prepared sets.
       stride: of the frames of `STRIDED`.
+      among: shapes of buckets, the shape's among them, see `FOLDERS`; empty: there are none.
 
     Raises:
       ValueError: the name is unknown, or the set has no records of this shape.
@@ -68,7 +81,10 @@ def opened(name: str, shape: tuple[int, ...] | None, data_dir: str, *, stride: i
             "tfds:NAME"
         )
     strided = {"stride": stride} if kind in STRIDED else {}
-    config = cls.config_for(tuple(shape or cls.SHAPE), *given, **strided)
+    if among and hasattr(cls, "config_among"):
+        config = cls.config_among(shape, among, *given, **strided)
+    else:
+        config = cls.config_for(tuple(shape or cls.SHAPE), *given, **strided)
     return cls(config=config, data_dir=data_dir, file_format="array_record")
 
 
@@ -79,25 +95,26 @@ def prepared(
     *,
     corrupt: str = "skip",
     stride: int = 1,
+    among: tuple[tuple[int, ...], ...] = (),
 ):
     """A prepared TFDS builder for `data.name`; ours are made on first use.
 
     Args:
       corrupt: skip | fail, what is done about items that cannot be used.
-      name, shape, data_dir, stride: as of `opened`.
+      name, shape, data_dir, stride, among: as of `opened`.
 
     Raises:
       ValueError: the name is unknown, or the set has no records of this shape.
       DataError: there is nothing to prepare it from, or items are corrupt that may not be.
     """
-    builder = opened(name, shape, data_dir, stride=stride)
+    builder = opened(name, shape, data_dir, stride=stride, among=among)
     if not name.startswith("tfds:") and not builder.is_prepared():
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         kind = name.partition(":")[0]
         with open(pathlib.Path(data_dir) / f".{kind}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Another process may have prepared it while this one waited.
-            builder = opened(name, shape, data_dir, stride=stride)
+            builder = opened(name, shape, data_dir, stride=stride, among=among)
             builder.corrupt = corrupt
             if not builder.is_prepared():
                 _prepare(builder)
