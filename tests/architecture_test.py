@@ -12,7 +12,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job")
-FROM_CONFIG = ("networks", "drawing", "build", "measures")  # where models meet diffusion and data
+FROM_CONFIG = (
+    "networks",
+    "texts",
+    "drawing",
+    "build",
+    "measures",
+)  # where models meet diffusion and data
 ASSEMBLY = (
     *FROM_CONFIG,
     "programs",
@@ -52,12 +58,13 @@ ALLOWED = {
     "diffusion": ("signatures", "trees"),
     "checkpointing": ("signatures", "trees"),
     "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
+    "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "processes": ("config", "signatures", "trees"),
     "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees"),
     "sampling": ("diffusion", "sharding", "processes", "signatures", "trees"),
     **dict.fromkeys(FROM_CONFIG, ("config", "data", "diffusion", "evaluation", "models", "sampling",
-                                  "sharding", "signatures", "trees", "training", *FILES_OF_WEIGHTS,
-                                  *FROM_CONFIG)),
+                                  "sharding", "signatures", "text", "trees", "training",
+                                  *FILES_OF_WEIGHTS, *FROM_CONFIG)),
     "command_line": ("config", "processes"),
     **{name: (*LOWER, "data", "diffusion", "evaluation", "models", "sampling", "training",
               "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name not in FROM_CONFIG},
