@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
-from nrdm_jax import drawing, networks
+from nrdm_jax import drawing, networks, texts
 from nrdm_jax.data import loader
 from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import (
@@ -202,16 +202,19 @@ def abstract_state(config) -> TrainState:
 
 
 def source(config, split: str, data_dir: str) -> Source:
-    """The records of a split. Raises as `data.sources.open_source`."""
-    return open_source(
+    """The records of a split, with what is given of their captions where these are read. Raises as
+    `data.sources.open_source` and `texts.source`."""
+    data_dir = config.data.dir or data_dir
+    records = open_source(
         config.data.name,
         split,
         shape=tuple(config.data.shape),
         num_classes=config.data.num_classes,
-        data_dir=config.data.dir or data_dir,
+        data_dir=data_dir,
         in_memory_bytes=config.data.in_memory_gib * 2**30,
         segmented=config.data.seen == "segmentation",
     )
+    return texts.source(config, records, data_dir)
 
 
 def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
@@ -223,4 +226,5 @@ def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
         threads=config.data.threads,
         prefetch=config.data.prefetch,
         sharding=batch_sharding(mesh),
+        finish=texts.finish(config, mesh),
     )

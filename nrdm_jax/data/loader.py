@@ -5,7 +5,7 @@ permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes
 resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
@@ -17,6 +17,12 @@ from nrdm_jax.sharding.mesh import rows_here
 
 _ROUNDS = 4  # of grain's index shuffle, a Feistel-like cipher: O(1) memory for any N
 _FOREVER = 1 << 40  # batches
+
+Finish = Callable[[dict], dict]
+
+
+def _as_it_is(batch: dict) -> dict:
+    return batch
 
 
 def record_index(record: int, count: int, seed: int) -> int:
@@ -44,6 +50,7 @@ class Loader:
       threads: that read and decode batches.
       prefetch: batches made ahead, and of those, two put on the devices.
       sharding: of the global batch; None yields numpy arrays.
+      finish: what is left to be done with a batch once it is on the devices.
       rows: of the batch that this process reads; by default those that its devices hold, without
         a sharding all.
 
@@ -61,6 +68,7 @@ class Loader:
         threads: int = 1,
         prefetch: int = 2,
         sharding: jax.sharding.Sharding | None = None,
+        finish: Finish = _as_it_is,
         rows: Sequence[int] | None = None,
     ):
         if len(source) < batch_size:
@@ -69,7 +77,7 @@ class Loader:
             )
         self._source, self._batch_size, self._seed = source, batch_size, seed
         self._flip, self._threads, self._prefetch = flip, threads, prefetch
-        self._sharding = sharding
+        self._sharding, self._finish = sharding, finish
         self._rows = rows_here(sharding, batch_size) if rows is None else rows
 
     def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
@@ -101,7 +109,7 @@ class Loader:
         # The step is dispatched before the next batch is asked for, so that its transfer runs
         # beside it.
         for batch in batches:
-            yield to_devices(batch, self._sharding, self._rows, self._batch_size)
+            yield self._finish(to_devices(batch, self._sharding, self._rows, self._batch_size))
 
 
 def to_devices(
@@ -127,11 +135,12 @@ def in_order(
     sharding: jax.sharding.Sharding | None = None,
     *,
     limit: int = 0,
+    finish: Finish = _as_it_is,
 ) -> Iterator[dict]:
     """Every record once, in the source's order: the batches have a "mask" (B,) bool as well.
 
     The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that
-    many records, spread evenly over the source.
+    many records, spread evenly over the source. `finish` is as the loader's.
     """
     total = len(source)
     chosen = np.arange(total)
@@ -142,4 +151,7 @@ def in_order(
         numbers = start + np.asarray(rows)
         batch = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
         batch["mask"] = numbers < len(chosen)
-        yield batch if sharding is None else to_devices(batch, sharding, rows, batch_size)
+        if sharding is None:
+            yield batch
+        else:
+            yield finish(to_devices(batch, sharding, rows, batch_size))
