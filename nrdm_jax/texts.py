@@ -22,6 +22,7 @@ from nrdm_jax.sharding.mesh import batch_sharding, replicated
 from nrdm_jax.signatures import Array
 from nrdm_jax.text import tokens as tokenizing
 from nrdm_jax.text.encoders import ENCODERS, Encoder, open_encoder
+from nrdm_jax.text.transformer import Network
 
 KEPT = "texts"  # beside the prepared data: states of captions
 
@@ -64,25 +65,30 @@ def source(config, records: Source, data_dir: str) -> Source:
         if t.where == "records":
             key = (frozen.fingerprint, t.length, different)
             directory = pathlib.Path(data_dir) / KEPT
-            table = captions.encoded(tokens, _telling(frozen, len(different)), directory, key)
+            encode = _telling(config, len(different))
+            states = captions.encoded(tokens, encode, directory, key)
+            _check_width(config, states.states.shape[1])
+            table = states
+        else:
+            _network(config)  # refused now, and not with the first batch
     return captions.CaptionedSource(
         records, rows, table, fingerprint=f"{name} {t.length}", with_class=t.with_class
     )
 
 
 def encoder(config) -> Encoder:
-    """The encoder of the config that is trained already; opened once a process.
+    """The encoder of the config that is trained already; opened once a process. Raises as
+    `open_encoder`."""
+    return _opened(config.text.encoder, config.text.weights)
 
-    Raises:
-      ValueError: as `open_encoder`, or it does not fit text.width or text.length.
-    """
-    t = config.text
-    found = _opened(t.encoder, t.weights)
-    if found.width != networks.text_width(config):
-        raise ValueError(
-            f"text.width is {t.width}, but the states of text.weights={t.weights} have "
-            f"{found.width} channels; set it to {found.width}"
-        )
+
+_opened = functools.lru_cache(maxsize=2)(open_encoder)
+
+
+def _network(config) -> Network:
+    """Raises ValueError: as `Encoder.network`, or it does not fit text.width or text.length."""
+    t, found = config.text, encoder(config).network
+    _check_width(config, found.width)
     if found.longest is not None and t.length > found.longest:
         raise ValueError(
             f"text.length is {t.length}, but text.encoder={t.encoder} reads {found.longest} tokens "
@@ -91,7 +97,12 @@ def encoder(config) -> Encoder:
     return found
 
 
-_opened = functools.lru_cache(maxsize=2)(open_encoder)
+def _check_width(config, width: int) -> None:
+    if width != networks.text_width(config):
+        raise ValueError(
+            f"text.width is {config.text.width}, but the states of text.encoder="
+            f"{config.text.encoder} with these weights have {width} channels; set it to {width}"
+        )
 
 
 def given_of(config, texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -110,37 +121,38 @@ def finish(config, mesh: Mesh | None = None) -> Callable[[dict], dict]:
         if "tokens" not in batch:
             return batch
         others = {name: value for name, value in batch.items() if name != "tokens"}
-        return others | _program(encoder(config), mesh)(batch["tokens"])
+        return others | _program(_network(config), mesh)(batch["tokens"])
 
     return finished
 
 
 @functools.lru_cache(maxsize=4)
-def _program(frozen: Encoder, mesh: Mesh | None) -> Callable[[Any], dict[str, Array]]:
+def _program(network: Network, mesh: Mesh | None) -> Callable[[Any], dict[str, Array]]:
     """Compiled: tokens (B, T) -> text, text_mask. The weights are its arguments, so that they are
     no constants of the program, and are put on the devices once."""
 
     def encode(params, tokens):
-        states, _ = frozen.encode(params, tokens)
+        states, _ = network.encode(params, tokens)
         return {"text": states, "text_mask": tokens > 0}
 
     if mesh is None:
         jitted = jax.jit(encode)
-        params = jax.device_put(frozen.params, jax.local_devices()[0])
+        params = jax.device_put(network.params, jax.local_devices()[0])
     else:
         jitted = jax.jit(encode, out_shardings=batch_sharding(mesh))
-        params = jax.device_put(frozen.params, replicated(mesh))
+        params = jax.device_put(network.params, replicated(mesh))
     return functools.partial(jitted, params)
 
 
-def _telling(frozen: Encoder, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def _telling(config, count: int) -> Callable[[np.ndarray], np.ndarray]:
     """Encodes on one device, and says so once it starts."""
-    program, begun = _program(frozen, None), False
+    begun = False
 
     def encode(tokens: np.ndarray) -> np.ndarray:
         nonlocal begun
+        program = _program(_network(config), None)
         if not begun:
-            print(f"text: {count} captions are encoded by {frozen.name} and kept", flush=True)
+            print(f"text: {count} captions are encoded by {config.text.encoder}", flush=True)
             begun = True
         return np.asarray(program(tokens)["text"])
 

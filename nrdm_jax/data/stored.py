@@ -13,11 +13,12 @@ def once(home: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.P
         return home
     partial = home.with_name(f"{home.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    write(partial)
     try:
+        write(partial)
         os.rename(partial, home)
-    except OSError:  # another process was first
-        if not home.exists():
+    except OSError:
+        if not home.exists():  # else another process was first
             raise
-        shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone, where it is home
     return home

@@ -5,6 +5,7 @@ vocabulary is the tokenizer.json beside the weights.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -16,35 +17,45 @@ from typing import Any
 import numpy as np
 
 from nrdm_jax import weight_files
-from nrdm_jax.signatures import Array, Params
 from nrdm_jax.text.tokens import Tokenize, open_vocabulary
+from nrdm_jax.text.transformer import Network
 
 FORMAT = 1  # of what the modules make of their files
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-    """An encoder with its weights and its vocabulary.
+    """An encoder by its files.
 
     Attributes:
       name: in `ENCODERS`.
+      place: of its files, as it was given.
       fingerprint: 16 hexadecimal digits of all its files: states of two encoders are the same only
         where these are equal.
-      width: D.
-      longest: tokens at most; None: any number.
       tokenize: captions -> tokens.
-      params: numpy arrays; of `encode`.
-      encode: (params, tokens (B, T) int32) -> (states (B, T, D) float32, pooled (B, D)), see
-        `transformer.Network`; pure, to be compiled by the caller.
     """
 
-    name: str
-    fingerprint: str
-    width: int
-    longest: int | None
-    tokenize: Tokenize
-    params: Params
-    encode: Callable[[Params, Array], tuple[Array, Array]]
+    def __init__(
+        self,
+        name: str,
+        place: pathlib.Path,
+        fingerprint: str,
+        tokenize: Tokenize,
+        read: Callable[[], Network],
+    ):
+        self.name, self.place, self.fingerprint = name, place, fingerprint
+        self.tokenize, self._read = tokenize, read
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """Read where it is first asked for: a run whose states are on disk needs no weights.
+
+        Raises:
+          ValueError: the weights are those of something else; what is missing is named.
+        """
+        try:
+            return self._read()
+        except ValueError as error:
+            raise ValueError(f"text.encoder={self.name}, weights {self.place}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +94,8 @@ def open_encoder(name: str, weights: str | None = None) -> Encoder:
     folder, or, if None, of its package.
 
     Raises:
-      ValueError: it needs a folder; its package is not installed; a file is not there, or holds
-        something else.
+      ValueError: it needs a folder; its package is not installed; a file is not there, or the
+        vocabulary is none.
     """
     source = ENCODERS[name]
     place = pathlib.Path(weights) if weights else _packaged_folder(name, source)
@@ -92,25 +103,21 @@ def open_encoder(name: str, weights: str | None = None) -> Encoder:
         files = _weight_files(place)
         folder = files[0].parent
         vocabulary, settings = folder / "tokenizer.json", _settings(folder / "config.json")
-        module = importlib.import_module(f"nrdm_jax.text.{source.module}")
-        tensors: dict[str, np.ndarray] = {}
-        for file in files:
-            tensors |= weight_files.read_weights(file)
-        network = module.build(tensors, settings)
         tokenize = open_vocabulary(vocabulary)
     except ValueError as error:
         raise ValueError(f"text.encoder={name}, weights {place}: {error}") from error
     known = [weight_files.fingerprint(file) for file in (*files, vocabulary)]
     identity = json.dumps([FORMAT, name, known, settings], sort_keys=True).encode()
-    return Encoder(
-        name=name,
-        fingerprint=hashlib.sha256(identity).hexdigest()[:16],
-        width=network.width,
-        longest=network.longest,
-        tokenize=tokenize,
-        params=network.params,
-        encode=network.encode,
-    )
+
+    def read() -> Network:
+        module = importlib.import_module(f"nrdm_jax.text.{source.module}")
+        tensors: dict[str, np.ndarray] = {}
+        for file in files:
+            tensors |= weight_files.read_weights(file)
+        return module.build(tensors, settings)
+
+    fingerprint = hashlib.sha256(identity).hexdigest()[:16]
+    return Encoder(name, place, fingerprint, tokenize, read)
 
 
 def _packaged_folder(name: str, source: Source) -> pathlib.Path:

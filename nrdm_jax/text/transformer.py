@@ -4,9 +4,10 @@ T tokens, D width, H heads, K width of a head. Tokens are (B, T) int32: the voca
 plus one, 0 behind the text, since 0 is a word in some vocabularies.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class Network(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
     """An encoder of one file.
 
     Attributes:
