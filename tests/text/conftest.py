@@ -104,8 +104,9 @@ def files(drawn, tmp_path):
         folder.mkdir()
         _write_safetensors(folder / "model.safetensors", tensors)
         (folder / "config.json").write_text(json.dumps(settings))
-        words = {f"w{i}": i for i in range(WORDS)}
-        found = library.Tokenizer(models.WordLevel(words, unk_token="w0"))
+        words = ["!", "w1", "w2", "w3", "pattern", "number", "0", "1", "2", "3", "other"]
+        numbers = {word: i for i, word in enumerate(words)}
+        found = library.Tokenizer(models.WordLevel(numbers, unk_token="other"))
         found.pre_tokenizer = pre_tokenizers.Whitespace()
         found.save(str(folder / "tokenizer.json"))
         return folder
