@@ -52,7 +52,10 @@ setup(
         "tokamax": ["tokamax>=0.0.12"],
         # Text encoders by file; MiniLM's weights beside it, see launch/no_deps.txt.
         "text": ["tokenizers>=0.21"],
+        # Files of videos, for data.name=video_folder:PATH.
+        "video": ["av>=14"],
         "test": [
+            "av>=14",
             "chex",
             "hypothesis",
             "import-linter",

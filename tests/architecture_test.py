@@ -11,14 +11,10 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job")
-FROM_CONFIG = (
-    "networks",
-    "texts",
-    "drawing",
-    "build",
-    "measures",
-)  # where models meet diffusion and data
+ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
+            "data_sets")  # fmt: skip
+# Where models meet diffusion and data.
+FROM_CONFIG = ("networks", "texts", "drawing", "build", "measures")
 ASSEMBLY = (
     *FROM_CONFIG,
     "programs",
@@ -33,6 +29,7 @@ ASSEMBLY = (
     "comparison_report",
     "dry_run",
     "ahead",
+    "data_reports",
 )
 LOWER = (
     "config",
@@ -146,7 +143,8 @@ print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 def test_flags_and_validation_import_no_jax():
     script = """
 import sys
-from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, cli, config
+from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, data_sets
+from nrdm_jax import cli, config
 config.validate(config.default())
 print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])
 """
