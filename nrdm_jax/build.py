@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
-from nrdm_jax import drawing, networks
+from nrdm_jax import drawing, networks, texts
 from nrdm_jax.data import loader, order
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError, NoRecordsError
@@ -222,20 +222,23 @@ def abstract_state(config) -> TrainState:
 
 
 def source(config, split: str, data_dir: str, shape: Shape | None = None) -> Source:
-    """The records of a split in the bucket of a shape, by default of `data.shape`. Raises as
-    `data.sources.open_source`."""
-    return open_source(
+    """The records of a split in the bucket of a shape, by default of `data.shape`, with what is
+    given of their captions where these are read. Raises as `data.sources.open_source` and
+    `texts.source`."""
+    data_dir = config.data.dir or data_dir
+    records = open_source(
         config.data.name,
         split,
         shape=tuple(shape or config.data.shape),
         num_classes=config.data.num_classes,
-        data_dir=config.data.dir or data_dir,
+        data_dir=data_dir,
         in_memory_bytes=config.data.in_memory_gib * 2**30 / len(configuration.shapes(config)),
         segmented=config.data.seen == "segmentation",
         among=tuple(config.data.buckets),
         corrupt=config.data.corrupt,
         stride=config.data.frame_stride,
     )
+    return texts.source(config, records, data_dir)
 
 
 def training_sources(config, data_dir: str) -> dict[Shape, Source]:
@@ -275,6 +278,7 @@ def train_loader(config, records: Source, mesh: Mesh, shape: Shape | None = None
         threads=config.data.threads,
         prefetch=config.data.prefetch,
         sharding=batch_sharding(mesh),
+        finish=texts.finish(config, mesh),
     )
 
 

@@ -23,6 +23,7 @@ from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sharding import axes, rules
 from nrdm_jax.signatures import Array, Given, Params
+from nrdm_jax.text import encoders, tokens
 from nrdm_jax.training import objectives
 
 UNCERTAINTY = "uncertainty"  # in the tree of weights: what is no network's
@@ -49,7 +50,14 @@ def network(config) -> Denoiser:
         "reference": tuple(config.data.shape),
         "patch": configuration.patch_of(config),
         "num_classes": config.data.num_classes,
+        "text_width": text_width(config),
     }
+    if config.text.encoder == "bytes":
+        settings |= {
+            "text_vocabulary": tokens.BYTES,
+            "text_depth": config.text.depth,
+            "text_heads": config.text.heads,
+        }
     if kind is DiT:
         settings["schedule"] = Schedule(config.pipeline.micro_batches, config.pipeline.repeats)
     return kind(**settings)
@@ -125,11 +133,26 @@ def example(config, batch: int) -> tuple[Any, Any, dict]:
 def given(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of what the network is told of a batch."""
     shapes = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+    length = config.text.length
+    if config.text.encoder == "bytes":
+        shapes["tokens"] = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    elif config.text.encoder != "none":
+        states = (batch, length, text_width(config))
+        shapes["text"] = jax.ShapeDtypeStruct(states, jnp.float32)
+        shapes["text_mask"] = jax.ShapeDtypeStruct((batch, length), jnp.bool_)
     channels = seen_channels(config)
     if channels:
         at = (batch, *config.data.shape[:-1])
         shapes["seen"] = jax.ShapeDtypeStruct((*at, channels), jnp.float32)
     return shapes
+
+
+def text_width(config) -> int:
+    """Channels of the states of a text; 0 where there is none."""
+    name = config.text.encoder
+    if name == "none":
+        return 0
+    return (name in encoders.ENCODERS and encoders.ENCODERS[name].width) or config.text.width
 
 
 def seen_channels(config) -> int:

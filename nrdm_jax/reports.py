@@ -87,7 +87,11 @@ def grids(parts: build.Run, sampler: Generator, heldout: Source, place: Place) -
     def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
         given = drawing.prompts(config, seeds, lambda: heldout)
         x = sampler(params, seeds, given)
-        manifest = {"seeds": seeds.tolist(), "labels": given["label"].tolist()}
+        manifest = {
+            "seeds": seeds.tolist(),
+            "labels": given["label"].tolist(),
+            "captions": drawing.heldout_captions(config, len(seeds), lambda: heldout),
+        }
         if not distributed.is_writer():
             return directory
         return writers.write_samples(directory, x, generate.to_pixels(x), manifest)

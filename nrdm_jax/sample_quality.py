@@ -13,6 +13,7 @@ import numpy as np
 
 from nrdm_jax import build, drawing
 from nrdm_jax.data import loader
+from nrdm_jax.data.captions import plain
 from nrdm_jax.data.sources import Source, fingerprint_of
 from nrdm_jax.evaluation import feature_sets, features
 from nrdm_jax.evaluation.feature_sets import FeatureSet
@@ -64,6 +65,7 @@ class SampleQuality:
         by_class: bool = False,
     ):
         c = parts.config.evaluate
+        records = plain(records)  # they are looked at only
         self._mesh, self._records, self._sampler = parts.mesh, records, sampler
         self._config, self._heldout = parts.config, heldout
         self._metrics = tuple(c.metrics if metrics is None else metrics)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ def draw(
     *,
     seeds: list[int],
     labels: list[int] | None = None,
+    captions: list[str] | None = None,
     signals: lifecycle.Signals,
     steps: int | None = None,
     guidance: float | None = None,
@@ -39,11 +41,11 @@ def draw(
     trajectory: int = 0,
     shape: tuple[int, ...] | None = None,
 ) -> tuple[pathlib.Path, np.ndarray]:
-    """Writes a sample for each seed, given a label or what `drawing.prompts` gives it; returns the
-    file to look at first, and the samples (n, *S, C) in the network's range. The weights are the
-    EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir or, with @STEP,
-    an earlier step of this or another one, the guidance is away from the weights there
-    (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at so many
+    """Writes a sample for each seed, given a label, a caption or what `drawing.prompts` gives it;
+    returns the file to look at first, and the samples (n, *S, C) in the network's range. The
+    weights are the EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir
+    or, with @STEP, an earlier step of this or another one, the guidance is away from the weights
+    there (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at so many
     times on the way are written as well. With a `shape` that `config.check_shape` lets through, the
     samples have it in the place of `data.shape`, whose positions they then span.
 
@@ -83,18 +85,23 @@ def draw(
         weaker=None if other is None else other.apply,
         preview_times=shown,
     )
+    heldout = functools.cache(lambda: build.source(drawn_as, "heldout", str(lifecycle.data_dir())))
     given = drawing.prompts(
         drawn_as,
         np.asarray(seeds),
-        lambda: build.source(drawn_as, "heldout", str(lifecycle.data_dir())),
+        heldout,
         None if labels is None else np.asarray(labels),
+        captions,
     )
+    if captions is None:
+        captions = drawing.heldout_captions(drawn_as, len(seeds), heldout)
     drawn = sampler(weights, np.asarray(seeds), given, poll=signals.check)
     x, previews = (drawn, None) if shown is None else drawn
     manifest = {
         "seeds": seeds,
         "labels": given["label"].tolist(),
         "shape": list(drawn_as.data.shape),
+        "captions": captions,
         "steps": steps,
         "guidance": guidance,
         "sampler": config.sample.sampler,
@@ -125,6 +132,7 @@ def _comparable(config, workdir: str):
         "diffusion": ("path", "shift", "sigma_min", "sigma_max", "sigma_data", "t_min", "t_max",
                       "prediction"),
         "data": ("shape", "num_classes", "scale", "shift"),
+        "text": ("encoder", "length", "weights", "width", "with_class"),
     }  # fmt: skip
     for group, fields in alike.items():
         for field in fields:

@@ -12,8 +12,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
-           "data_sets")  # fmt: skip
-FROM_CONFIG = ("networks", "drawing", "build", "measures")  # where models meet diffusion and data
+            "data_sets")  # fmt: skip
+# Where models meet diffusion and data.
+FROM_CONFIG = ("networks", "texts", "drawing", "build", "measures")
 ASSEMBLY = (
     *FROM_CONFIG,
     "programs",
@@ -30,22 +31,37 @@ ASSEMBLY = (
     "ahead",
     "data_reports",
 )
-LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
+LOWER = (
+    "config",
+    "command_line",
+    "processes",
+    "sharding",
+    "signatures",
+    "trees",
+    "weight_files",
+    "named_tensors",
+    "__version__",
+)
+FILES_OF_WEIGHTS = ("weight_files", "named_tensors")
 ALLOWED = {
     "signatures": (),
     "trees": (),
+    "weight_files": (),
+    "named_tensors": (),
     "config": (),
     "sharding": ("signatures", "trees"),
     "models": ("sharding.axes", "sharding.pipeline", "signatures", "trees"),
     "data": ("sharding", "signatures", "trees"),
     "diffusion": ("signatures", "trees"),
     "checkpointing": ("signatures", "trees"),
-    "evaluation": ("signatures", "trees"),
+    "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
+    "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "processes": ("config", "signatures", "trees"),
     "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees"),
     "sampling": ("diffusion", "sharding", "processes", "signatures", "trees"),
     **dict.fromkeys(FROM_CONFIG, ("config", "data", "diffusion", "evaluation", "models", "sampling",
-                                  "sharding", "signatures", "trees", "training", *FROM_CONFIG)),
+                                  "sharding", "signatures", "text", "trees", "training",
+                                  *FILES_OF_WEIGHTS, *FROM_CONFIG)),
     "command_line": ("config", "processes"),
     **{name: (*LOWER, "data", "diffusion", "evaluation", "models", "sampling", "training",
               "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name not in FROM_CONFIG},

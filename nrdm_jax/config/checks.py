@@ -9,6 +9,7 @@ from nrdm_jax.config.buckets import check_buckets
 from nrdm_jax.config.conditions import get, is_number, nearest_divisor, require
 from nrdm_jax.config.mesh_checks import check_mesh
 from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
+from nrdm_jax.config.text_checks import check_text
 from nrdm_jax.config.tree import CHOICES, METRICS, default, hint
 
 EVEN_WIDTH = 12**-0.5  # of an even average over all steps, the widest: see training.power_ema
@@ -29,6 +30,7 @@ def validate(config) -> None:
         )
     _check_numbers(config)
     _check_seen(config)
+    check_text(config)
     check_model(config)
     check_stack(config)
     check_memory(config)
@@ -79,7 +81,8 @@ def _check_numbers(c) -> None:
         "model.heads train.steps train.batch_size train.micro_batches checkpoint.every "
         "checkpoint.keep evaluate.batch_size evaluate.samples sample.examples sample.steps "
         "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
-        "pipeline.repeats diffusion.importance_history data.bucket_multiple",
+        "pipeline.repeats diffusion.importance_history data.bucket_multiple text.length "
+        "text.width text.depth text.heads",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
         "sample.guidance log.profile_start log.peak_tflops "

@@ -27,6 +27,10 @@ def _sampled(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.sample.sampler in names
 
 
+def _reads(*encoders: str) -> Callable[[Any], bool]:
+    return lambda c: c.text.encoder in encoders
+
+
 # field -> (whether it is read, what decides that)
 READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.gate_shape": (_gated, "model.variant"),
@@ -52,6 +56,13 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
+    "text.length": (_reads("bytes", "minilm", "t5", "clip"), "text.encoder"),
+    "text.weights": (_reads("minilm", "t5", "clip"), "text.encoder"),
+    "text.width": (_reads("bytes", "t5", "clip"), "text.encoder"),
+    "text.depth": (_reads("bytes"), "text.encoder"),
+    "text.heads": (_reads("bytes"), "text.encoder"),
+    "text.where": (_reads("minilm", "t5", "clip"), "text.encoder"),
+    "text.with_class": (_reads("bytes", "minilm", "t5", "clip"), "text.encoder"),
     "model.skip": (_named("uvit", "unet"), "model.name"),
     "model.channel_factors": (_named("unet"), "model.name"),
     "model.attention_at": (_named("unet"), "model.name"),

@@ -59,6 +59,8 @@ CHOICES = {
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
     "data.corrupt": ("skip", "fail"),
     "data.seen": ("none", "segmentation", "frames", "box"),
+    "text.encoder": ("none", "bytes", "minilm", "t5", "clip"),
+    "text.where": ("records", "step"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
     "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete", "importance"),
@@ -117,6 +119,21 @@ def default() -> ml_collections.ConfigDict:
     c.data.threads = 2  # that read and decode, where the set does not fit
     c.data.prefetch = 2  # batches prepared ahead of the device
 
+    c.text = ml_collections.ConfigDict()
+    # none | bytes | minilm | t5 | clip: what reads the captions of the records. bytes is a part of
+    # the network and learns with it, the others stay as they are; minilm's weights are a package's
+    # (extra text).
+    c.text.encoder = "none"
+    c.text.length = 32  # tokens (of bytes: bytes) of a caption, which is cut and padded to so many
+    c.text.weights = placeholder(str)  # of t5 and clip: a folder as Hugging Face has it, or a file
+    # Channels of the encoder's states: of bytes as one likes, of t5 and clip those of the weights.
+    c.text.width = 128
+    c.text.depth = 2  # of bytes: blocks
+    c.text.heads = 4  # of bytes
+    # records | step: captions are encoded once and kept beside the prepared data; or in every step.
+    c.text.where = "records"
+    c.text.with_class = False  # the network is told the class of a captioned record as well
+
     c.model = ml_collections.ConfigDict()
     c.model.name = "dit"  # dit | uvit | unet | continuous
     c.model.size = placeholder(str)  # S | B | L | XL: sets depth, width and heads
@@ -141,7 +158,8 @@ def default() -> ml_collections.ConfigDict:
     c.model.tolerance = 1e-3  # continuous: of a solver's step, relative and absolute
     c.model.adjoint = "backpropagation"  # continuous: backpropagation | ode
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
-    c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
+    # Share of examples trained with the null class and without text, for guidance
+    c.model.label_dropout = 0.1
     c.model.learn_variance = False  # twice the output channels: the second half is of the variance
     c.model.variant = "gated"  # the form of every residual unit, one of models.unit.VARIANTS
     c.model.gate_shape = "channel"  # channel | scalar

@@ -139,7 +139,7 @@ class BucketLoader:
             yield (
                 batch
                 if self._sharding is None
-                else to_devices(batch, self._sharding, own.rows, own.batch_size)
+                else own.finish(to_devices(batch, self._sharding, own.rows, own.batch_size))
             )
 
     def table(self) -> str:

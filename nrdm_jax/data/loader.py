@@ -18,6 +18,12 @@ from nrdm_jax.sharding.mesh import rows_here
 
 _FOREVER = 1 << 40  # batches
 
+Finish = Callable[[dict], dict]
+
+
+def _as_it_is(batch: dict) -> dict:
+    return batch
+
 
 class Loader:
     """Batches of a source, {"x": (B, *S, C), "label": (B,) int32, and what else is given}.
@@ -30,6 +36,7 @@ class Loader:
       threads: that read and decode batches.
       prefetch: batches made ahead, and of those, two put on the devices.
       sharding: of the global batch; None yields numpy arrays.
+      finish: what is left to be done with a batch once it is on the devices.
       rows: of the batch that this process reads; by default those that its devices hold, without
         a sharding all.
 
@@ -51,6 +58,7 @@ class Loader:
         threads: int = 1,
         prefetch: int = 2,
         sharding: jax.sharding.Sharding | None = None,
+        finish: Finish = _as_it_is,
         rows: Sequence[int] | None = None,
     ):
         if len(source) < batch_size:
@@ -59,7 +67,7 @@ class Loader:
             )
         self.source, self.batch_size, self._seed = source, batch_size, seed
         self._flip, self._threads, self._prefetch = flip, threads, prefetch
-        self._sharding = sharding
+        self._sharding, self.finish = sharding, finish
         self.rows = rows_here(sharding, batch_size) if rows is None else rows
         self.dtype, self.fingerprint = source.dtype, source.fingerprint
 
@@ -97,7 +105,7 @@ class Loader:
         # The step is dispatched before the next batch is asked for, so that its transfer runs
         # beside it.
         for batch in batches:
-            yield to_devices(batch, self._sharding, self.rows, self.batch_size)
+            yield self.finish(to_devices(batch, self._sharding, self.rows, self.batch_size))
 
 
 def ahead(make: Callable[[int], Any], *, threads: int, prefetch: int) -> Iterator[Any]:
@@ -130,11 +138,12 @@ def in_order(
     sharding: jax.sharding.Sharding | None = None,
     *,
     limit: int = 0,
+    finish: Finish = _as_it_is,
 ) -> Iterator[dict]:
     """Every record once, in the source's order: the batches have a "mask" (B,) bool as well.
 
     The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that
-    many records, spread evenly over the source.
+    many records, spread evenly over the source. `finish` is as the loader's.
     """
     total = len(source)
     chosen = np.arange(total)
@@ -145,4 +154,7 @@ def in_order(
         numbers = start + np.asarray(rows)
         batch = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
         batch["mask"] = numbers < len(chosen)
-        yield batch if sharding is None else to_devices(batch, sharding, rows, batch_size)
+        if sharding is None:
+            yield batch
+        else:
+            yield finish(to_devices(batch, sharding, rows, batch_size))

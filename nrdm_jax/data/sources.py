@@ -6,19 +6,21 @@ it (`signatures.Given`). Position, order and augmentation are the loader's.
 
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import ml_dtypes
 import numpy as np
 
 from nrdm_jax.data.errors import DataError, NoRecordsError
+from nrdm_jax.data.stored import once
 
 SPLITS = ("train", "heldout")
 # What a set's records may be: float tensors, pictures, or uint8 tensors (T, H, W, C), (D, H, W, C).
 FEATURES = ("latent", "image", "clip", "volume")
+# What says in words what is seen.
+CAPTIONS = ("caption", "name")
 
 
 class Source(Protocol):
@@ -42,6 +44,13 @@ class Source(Protocol):
         """(n,) indices -> x (n, *S, C), label (n,) int32 and what else is given, freshly
         allocated."""
 
+    def captions(self, indices: np.ndarray) -> list[str]:
+        """(n,) indices -> what they show, in words.
+
+        Raises:
+          DataError: the records have no captions.
+        """
+
 
 class ArraySource:
     """Records in memory (or memory-mapped).
@@ -51,6 +60,7 @@ class ArraySource:
       label: (n,).
       num_classes, class_names, fingerprint: as the attributes.
       further: what else the records have, n of each, by name.
+      captions: see `Source.captions`; None: there are none.
 
     Raises:
       DataError: no records, or a label outside 0 .. num_classes - 1.
@@ -65,6 +75,7 @@ class ArraySource:
         class_names: tuple[str, ...] = (),
         fingerprint: str,
         further: Mapping[str, np.ndarray] | None = None,
+        captions: Callable[[np.ndarray], list[str]] | None = None,
     ):
         if len(x) == 0:
             raise NoRecordsError("data: 0 examples; nothing to train on")
@@ -75,6 +86,7 @@ class ArraySource:
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
         self.num_classes, self.class_names = num_classes, class_names
         self.fingerprint = fingerprint
+        self._captions = captions
 
     def __len__(self) -> int:
         return len(self.x)
@@ -82,6 +94,11 @@ class ArraySource:
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch = {"x": self.x[indices], "label": self.label[indices].astype(np.int32)}
         return batch | {name: values[indices] for name, values in self.further.items()}
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        if self._captions is None:
+            raise DataError("these records have no captions; set text.encoder=none")
+        return self._captions(indices)
 
 
 class TfdsSource:
@@ -116,6 +133,7 @@ class TfdsSource:
                 f"its splits: {', '.join(builder.info.splits)}"
             )
         self._records = builder.as_data_source(split)
+        self._builder, self._split = builder, split
         feature, label = features[self._feature], features["label"]
         self.shape = tuple(feature.shape)
         self.dtype = np.dtype(feature.np_dtype)
@@ -137,6 +155,22 @@ class TfdsSource:
         check_labels(label, self.num_classes)
         batch = {"x": np.stack([r[self._feature] for r in records]), "label": label}
         return batch | {name: np.stack([r[name] for r in records]) for name in self._further}
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        from tensorflow_datasets.core import decode
+
+        features, name = self._builder.info.features, self._builder.info.full_name
+        caption = next((f for f in CAPTIONS if f in features), None)
+        if caption is None:
+            raise DataError(
+                f"data set {name} has features {', '.join(features)} and none of "
+                f"{', '.join(CAPTIONS)}; set text.encoder=none"
+            )
+        # Words alone: twenty times faster than with the pictures.
+        others = {feature: decode.SkipDecoding() for feature in features if feature != caption}
+        records = self._builder.as_data_source(self._split, decoders=others)
+        found = (r[caption] for r in records.__getitems__([int(i) for i in indices]))
+        return [str(words, "utf-8") if isinstance(words, bytes) else str(words) for words in found]
 
 
 def check_labels(label: np.ndarray, num_classes: int) -> None:
@@ -160,17 +194,15 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
 
     TFDS decodes about 1,400 small images a second whatever the threads; arrays give 10 times that.
     """
-    home = directory / source.fingerprint
-    if not home.exists():
-        partial = directory / f"{source.fingerprint}.{os.getpid()}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
+
+    def write(folder: pathlib.Path) -> None:
         arrays: dict[str, np.memmap] = {}
         for start in range(0, len(source), 1024):
             part = np.arange(start, min(start + 1024, len(source)))
             for name, values in source.gather(part).items():
                 if name not in arrays:
                     arrays[name] = np.lib.format.open_memmap(
-                        partial / f"{name}.npy",
+                        folder / f"{name}.npy",
                         "w+",
                         values.dtype,
                         (len(source), *values.shape[1:]),
@@ -178,11 +210,8 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
                 arrays[name][part] = values
         for array in arrays.values():
             array.flush()
-        try:
-            os.rename(partial, home)
-        except OSError:  # another process was first
-            if not home.exists():
-                raise
+
+    home = once(directory / source.fingerprint, write)
     found = {file.stem: _mapped(file) for file in sorted(home.glob("*.npy"))}
     return ArraySource(
         found.pop("x"),
@@ -191,6 +220,7 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         num_classes=source.num_classes,
         class_names=source.class_names,
         fingerprint=source.fingerprint,
+        captions=source.captions,
     )
 
 
@@ -202,7 +232,7 @@ def _mapped(file: pathlib.Path) -> np.ndarray:
 
 def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySource:
     """512 smooth random examples (64 held out) of any shape, for tests: each class its own mean,
-    plus a random low-frequency pattern, so that there is something to learn."""
+    plus a random low-frequency pattern, so that there is something to learn; captions by class."""
     count = 512 if split == "train" else 64
     draw = np.random.default_rng([0, SPLITS.index(split)])
     label = (np.arange(count) % num_classes).astype(np.int32)
@@ -216,11 +246,16 @@ def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySour
         phase = draw.uniform(0, 2 * np.pi, (count, *(1,) * (len(shape) - 1), shape[-1]))
         x = x + 0.4 * np.cos(angle.reshape(view[:-1] + [1])[..., :1] * 2 + phase)
     pixels = np.rint(np.clip(x, -1, 1) * 127.5 + 127.5).astype(np.uint8)
+
+    def captions(indices: np.ndarray) -> list[str]:
+        return [f"pattern number {label[i]}" for i in indices]
+
     return ArraySource(
         pixels,
         label,
         num_classes=num_classes,
         fingerprint=fingerprint_of("synthetic", 1, shape, num_classes, split),
+        captions=captions,
     )
 
 
