@@ -50,7 +50,12 @@ setup(
         # 8-bit products, and attention kernels, that a config may ask for.
         "quantize": ["qwix>=0.1.8,<0.2"],
         "tokamax": ["tokamax>=0.0.12"],
+        # Text encoders by file; MiniLM's weights beside it, see launch/no_deps.txt.
+        "text": ["tokenizers>=0.21"],
+        # Files of videos, for data.name=video_folder:PATH.
+        "video": ["av>=14"],
         "test": [
+            "av>=14",
             "chex",
             "hypothesis",
             "import-linter",
@@ -60,9 +65,10 @@ setup(
             "pytest-xdist",
             "qwix>=0.1.8,<0.2",
             "ruff",
+            "tokenizers>=0.21",
             "tokamax>=0.0.12",
         ],
-        "torch": ["torch==2.13.0", "diffusers"],
+        "torch": ["torch==2.13.0", "diffusers", "transformers"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         # Compilers of machines that are not there, for nrdm_jax.compile_ahead.

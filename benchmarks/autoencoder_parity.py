@@ -62,8 +62,8 @@ def theirs(settings: dict, directory: str):
 
 def difference(name: str) -> dict[str, float]:
     """The largest of each output."""
-    from nrdm_jax.evaluation.weight_files import read_weights
     from nrdm_jax.models import autoencoder_weights
+    from nrdm_jax.weight_files import read_weights
 
     with tempfile.TemporaryDirectory() as directory:
         file, x, mean, log_variance, z, decoded = theirs(CASES[name], directory)

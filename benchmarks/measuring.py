@@ -50,7 +50,8 @@ def paired_seconds(
 
 
 def placed_batch(parts) -> dict:
-    """A batch of normal numbers and labels for the train step, on the devices."""
+    """A batch of normal numbers, labels and texts of any length for the train step, on the
+    devices."""
     import jax
     import numpy as np
 
@@ -62,6 +63,16 @@ def placed_batch(parts) -> dict:
         "x": draw.standard_normal(shapes["x"].shape, np.float32),
         "label": draw.integers(0, data.num_classes, shapes["label"].shape).astype(np.int32),
     }
+    if parts.config.text.encoder != "none":
+        named = "tokens" if "tokens" in shapes else "text_mask"
+        length = shapes[named].shape[1]
+        ends = draw.integers(0, length + 1, (len(batch["label"]), 1))
+        mask = np.arange(length)[None, :] < ends
+        if named == "tokens":
+            batch["tokens"] = np.where(mask, draw.integers(1, 257, mask.shape), 0).astype(np.int32)
+        else:
+            states = draw.standard_normal(shapes["text"].shape, np.float32)
+            batch |= {"text": states, "text_mask": mask}
     return {name: jax.device_put(x, shapes[name].sharding) for name, x in batch.items()}
 
 

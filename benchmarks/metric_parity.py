@@ -246,7 +246,7 @@ def network(statement, ours, shape: tuple[int, ...], folder: pathlib.Path) -> fl
     import jax
     import torch
 
-    from nrdm_jax.evaluation.weight_files import read_weights
+    from nrdm_jax.weight_files import read_weights
 
     pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     weights = Drawn()

@@ -22,8 +22,8 @@ TRUNKS_A_UNIT = 12
 
 
 def view(config, topology: Topology, what: str = "train", table: bool = False) -> dict:
-    """Lowers and compiles the train step, or the sampler, for a topology; prints what it needs, and
-    with `table` each parameter.
+    """Lowers and compiles the train step, or the sampler, of `data.shape` for a topology; prints
+    what it needs, and with `table` each parameter.
 
     Raises:
       ValueError: the config does not fit the topology.
@@ -175,7 +175,9 @@ def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -
         recomputed *= (busy + mesh["stage"] - 1) / busy
     net = networks.network(c)
     width = jnp.dtype(c.model.branch_dtype).itemsize
-    batch = c.train.batch_size if what == "train" else drawing.batch_size(c, parts.mesh)
+    batch = configuration.batch_size(c, c.data.shape)
+    if what != "train":
+        batch = drawing.batch_size(c, parts.mesh)
     examples = batch / (mesh["data"] * mesh["fsdp"] * mesh["context"])
     passes = (forwards + backward) if what == "train" else c.sample.steps
     weights = found["parameters"] * width / (mesh["tensor"] * mesh["stage"])

@@ -94,7 +94,7 @@ def task(config, mesh: Mesh | None = None) -> Task:
             f"autoencoder: {tuple(config.data.shape)} to {numbers(config)} numbers, "
             f"{math.prod(shape) / numbers(config):g} times fewer"
         ),
-        forward=lambda: (reconstruct, (jax.ShapeDtypeStruct(shape, jnp.float32),)),
+        forward=functools.partial(_forward, reconstruct),
         sampler=functools.partial(_sampler, config, apply=apply),
         prompts=_originals,
         heldout=functools.partial(_heldout, config, net),
@@ -103,6 +103,10 @@ def task(config, mesh: Mesh | None = None) -> Task:
         by_step=True,
         original="x",
     )
+
+
+def _forward(reconstruct, at):
+    return reconstruct, (jax.ShapeDtypeStruct((1, *at.data.shape), jnp.float32),)
 
 
 def _objective(config, net: KLAutoencoder):
@@ -166,14 +170,16 @@ def _sampler(config, mesh: Mesh, *, apply, **options) -> Generator:
     return Generator(sample, mesh, config.sample.batch_size or SAMPLED)
 
 
-def _originals(seeds: np.ndarray, heldout, labels: np.ndarray | None = None):
+def _originals(seeds: np.ndarray, heldout, labels=None, captions=None) -> dict[str, np.ndarray]:
     """Held-out records, evenly from the first to the last, one a seed.
 
     Raises:
-      ValueError: there are labels.
+      ValueError: there are labels or captions.
     """
-    if labels is not None:
-        raise ValueError("an autoencoder is given records and no class; leave out --labels")
+    if labels is not None or captions is not None:
+        raise ValueError(
+            "an autoencoder is given records and nothing else; leave out --labels and --captions"
+        )
     records = heldout()
     count = len(seeds)
     places = (np.arange(count) * max(len(records), count) // count) % len(records)

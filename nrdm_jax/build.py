@@ -2,9 +2,10 @@
 arguments; this and its neighbours `networks`, `drawing` and `measures` read the config, and what
 stands above them no more of it than when and where to call them."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from nrdm_jax import autoencoding, drawing, measures, networks
+from nrdm_jax import autoencoding, drawing, measures, networks, texts
 from nrdm_jax import config as configuration
-from nrdm_jax.data import loader
+from nrdm_jax.data import loader, order
+from nrdm_jax.data.buckets import BucketLoader
+from nrdm_jax.data.errors import DataError, NoRecordsError
 from nrdm_jax.data.latents import LatentSource
 from nrdm_jax.data.sources import Source, open_source
 from nrdm_jax.diffusion import (
@@ -29,7 +32,7 @@ from nrdm_jax.models.memory import check_offload
 from nrdm_jax.models.sizes import DIT
 from nrdm_jax.models.unit import VARIANTS
 from nrdm_jax.sharding.mesh import batch_sharding, check_batch, make_mesh
-from nrdm_jax.signatures import Params
+from nrdm_jax.signatures import Params, Shape
 from nrdm_jax.tasks import Task
 from nrdm_jax.training import objectives, step
 from nrdm_jax.training.optimizer import Optimizer, make_optimizer, schedule
@@ -87,41 +90,43 @@ def run(config, devices: Sequence[jax.Device] | None = None) -> Run:
       ValueError: the mesh does not fit the devices or the batch, or a combination is refused.
     """
     mesh = make_mesh(config.mesh, devices, config.mesh.slices)
-    configuration.check_parallel(_sized(config), mesh.shape)
+    for shape in configuration.shapes(config):
+        one = configuration.at_shape(config, shape)
+        configuration.check_parallel(_sized(one), mesh.shape)
+        micro = one.train.batch_size // config.train.micro_batches
+        check_batch(f"{_batch_field(config)} / train.micro_batches", micro, mesh)
     platform = mesh.devices.flat[0].platform
     if config.model.memory == "offload":
         check_offload(platform)
     fused_attention.check(config.model.attention_kernel, platform)
     quantized.check(config.model.quantize)
-    micro = config.train.batch_size // config.train.micro_batches
-    check_batch("train.batch_size / train.micro_batches", micro, mesh)
     check_batch("evaluate.batch_size", config.evaluate.batch_size, mesh)
-    task = TASKS[config.task](config, mesh)
+    trained = task(config, mesh)
     rate, optimizer = optimizing(config)
     train_step = step.make_train_step(
-        task.objective,
+        trained.objective,
         optimizer.transform,
-        batch_size=config.train.batch_size,
         micro_batches=config.train.micro_batches,
         ema_halflife_images=config.train.ema_halflife_images,
         averaged=optimizer.averaged,
-        units=task.units,
+        units=trained.units,
         penalty=config.optim.sensitivity_penalty,
         penalty_examples=config.optim.sensitivity_examples,
-        importance=task.importance,
-        by_step=task.by_step,
+        importance=trained.importance,
+        by_step=trained.by_step,
     )
     state, fresh, begun = create_sharded(
-        task.init,
+        trained.init,
         optimizer.transform,
         config.seed,
         mesh,
         config.mesh.zero1,
-        importance=task.importance,
+        importance=trained.importance,
         widths=config.train.ema_widths,
+        counts_images=configuration.sizes_differ(config),
     )
     step_on_mesh = networks.on_mesh(mesh, train_step)
-    return Run(config, mesh, task, rate, step_on_mesh, state, fresh, begun)
+    return Run(config, mesh, trained, rate, step_on_mesh, state, fresh, begun)
 
 
 def diffusion_task(config, mesh: Mesh | None = None) -> Task:
@@ -156,12 +161,12 @@ def _sampler(config, path: Path, mesh: Mesh, *, apply: objectives.ApplyFn, **opt
     return drawing.generator(config, apply, path, mesh, **options)
 
 
-def _forward(config):
+def _forward(config, at):
     """Fused kernels and 8-bit products do not tell their FLOPs, and on a mesh a device's part would
     be counted and not a whole example."""
     plain = config.copy_and_resolve_references()
     plain.model.attention_kernel, plain.model.quantize = "xla", "none"
-    return networks.model(plain)[1], networks.example(config, 1)
+    return networks.model(plain)[1], networks.example(at, 1)
 
 
 TASKS: dict[str, Callable[..., Task]] = {
@@ -170,10 +175,21 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
+def task(config, mesh: Mesh | None = None) -> Task:
+    """What `config.task` names. Raises as it."""
+    return TASKS[config.task](config, mesh)
+
+
 def diffusion_path(config) -> Path:
     """Raises as `make_path`."""
     names = ("shift", "sigma_data", "sigma_min", "sigma_max", "t_min", "t_max")
     return make_path(config.diffusion.path, **{name: config.diffusion[name] for name in names})
+
+
+def _batch_field(config) -> str:
+    """What sets the size of a batch."""
+    by_tokens = config.data.buckets and config.data.bucket_tokens
+    return "data.bucket_multiple, whose batch" if by_tokens else "train.batch_size"
 
 
 def _sized(config):
@@ -242,8 +258,11 @@ def record_dtype(config):
     return jnp.uint8 if of_pixels else jnp.float32
 
 
-def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the loader yields, as shapes with shardings."""
+def abstract_batch(
+    config, mesh: Mesh, dtype, shape: Shape | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the loader yields of a shape, by default `data.shape`, as shapes with shardings."""
+    config = configuration.at_shape(config, shape or config.data.shape)
     size, sharding = config.train.batch_size, batch_sharding(mesh)
     shapes = {"x": jax.ShapeDtypeStruct((size, *config.data.shape), dtype)}
     shapes |= networks.given(config, size)
@@ -257,36 +276,91 @@ def abstract_batch(config, mesh: Mesh, dtype) -> dict[str, jax.ShapeDtypeStruct]
 
 def abstract_state(config) -> TrainState:
     """Shapes and types of the state, on no mesh."""
-    task = TASKS[config.task](config)
+    trained = task(config)
     transform = optimizing(config)[1].transform
-    widths = config.train.ema_widths
     return jax.eval_shape(
-        lambda: create(task.init, transform, config.seed, importance=task.importance, widths=widths)
+        lambda: create(
+            trained.init,
+            transform,
+            config.seed,
+            importance=trained.importance,
+            widths=config.train.ema_widths,
+            counts_images=configuration.sizes_differ(config),
+        )
     )
 
 
-def source(config, split: str, data_dir: str, shape: tuple[int, ...] | None = None) -> Source:
-    """The records of a split as the data set has them, of `data.shape` or another one: of a run in
-    latents, see `records.source`. Raises as `data.sources.open_source`."""
-    return open_source(
+def source(config, split: str, data_dir: str, shape: Shape | None = None) -> Source:
+    """The records of a split as the data set has them, in the bucket of a shape, by default of
+    `data.shape`, with what is given of their captions where these are read; of a run in latents,
+    see `records.source`. Raises as `data.sources.open_source` and `texts.source`."""
+    data_dir = config.data.dir or data_dir
+    records = open_source(
         config.data.name,
         split,
-        shape=tuple(config.data.shape) if shape is None else shape,
+        shape=tuple(shape or config.data.shape),
         num_classes=config.data.num_classes,
-        data_dir=config.data.dir or data_dir,
-        in_memory_bytes=config.data.in_memory_gib * 2**30,
+        data_dir=data_dir,
+        in_memory_bytes=config.data.in_memory_gib * 2**30 / len(configuration.shapes(config)),
         segmented=config.data.seen == "segmentation",
+        among=tuple(config.data.buckets),
+        corrupt=config.data.corrupt,
+        stride=config.data.frame_stride,
     )
+    return texts.source(config, records, data_dir)
 
 
-def train_loader(config, records: Source, mesh: Mesh) -> loader.Loader:
+def training_sources(config, data_dir: str) -> dict[Shape, Source]:
+    """The records to train on, of each shape.
+
+    Raises:
+      DataError: as `source`; a bucket has fewer records than a batch, with the names of all such.
+    """
+    if not config.data.buckets:
+        return {tuple(config.data.shape): source(config, "train", data_dir)}
+    found: dict[Shape, Source] = {}
+    unused = []
+    for shape in configuration.shapes(config):
+        with contextlib.suppress(NoRecordsError):
+            found[shape] = source(config, "train", data_dir, shape)
+        records, size = len(found.get(shape, ())), configuration.batch_size(config, shape)
+        if records < size:
+            unused.append(f"{shape} has {records} records and batches of {size}")
+    if unused:
+        raise DataError(
+            f"data.buckets: {'; '.join(unused)}, which are never read; leave these shapes out, or "
+            "give smaller batches"
+        )
+    return found
+
+
+def train_loader(config, records: Source, mesh: Mesh, shape: Shape | None = None) -> loader.Loader:
+    """Of the records of one shape, by default `data.shape`."""
+    shapes = configuration.shapes(config)
+    shape = tuple(shape or config.data.shape)
     return loader.Loader(
         records,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
+        batch_size=configuration.batch_size(config, shape),
+        # Buckets of as many records would otherwise go through them in the same order.
+        seed=order.seed_of(config.seed, shapes.index(shape), 3) if len(shapes) > 1 else config.seed,
         flip=config.data.flip,
         threads=config.data.threads,
         prefetch=config.data.prefetch,
         sharding=batch_sharding(mesh),
         read=records.drawn(config.seed) if isinstance(records, LatentSource) else None,
+        finish=texts.finish(config, mesh),
+    )
+
+
+def bucket_loader(config, records: Mapping[Shape, Source], mesh: Mesh) -> BucketLoader:
+    """Of the records of each shape."""
+    return BucketLoader(
+        [
+            train_loader(config, records[shape], mesh, shape)
+            for shape in configuration.shapes(config)
+        ],
+        seed=config.seed,
+        threads=config.data.threads,
+        prefetch=config.data.prefetch,
+        sharding=batch_sharding(mesh),
     )

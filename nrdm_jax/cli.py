@@ -12,10 +12,11 @@ ENTRIES = {
     "compare": "table and charts of runs: losses, distances, where their configs differ",
     "compile_ahead": "compile a job for machines that need not be there: memory, collectives, time",
     "job": "train, sample and score in one command",
+    "data": "prepare a data set, show what is in it, check its files",
     "encode": "turn a data set of pixels into one of latents",
 }
 # Entries whose module has another name.
-MODULES = {"encode": "encode_dataset"}
+MODULES = {"data": "data_sets", "encode": "encode_dataset"}
 
 
 def main() -> None:

@@ -84,6 +84,17 @@ def integers(name: str, text: str, lowest: int = 0) -> list[int]:
     return values
 
 
+def shape(name: str, text: str) -> tuple[int, ...]:
+    """`24,40,3` -> (24, 40, 3).
+
+    Raises:
+      ValueError: it is not of this form, naming the flag.
+    """
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", text):
+        raise ValueError(f"--{name}={text!r}: give the axes of an example, such as 24,40,3")
+    return tuple(map(int, text.split(",")))
+
+
 def print_result(values: dict) -> None:
     """The last line of an entry: RESULT and a JSON object."""
     print("RESULT " + json.dumps(values), flush=True)

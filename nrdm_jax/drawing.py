@@ -1,6 +1,6 @@
 """How samples are drawn, from a config: the solver, its times, guidance, and batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
-from nrdm_jax import networks
+from nrdm_jax import networks, texts
 from nrdm_jax.data.sources import Source
 from nrdm_jax.diffusion import grids, guidance, known, noise
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
@@ -115,32 +115,72 @@ def by_class(config) -> bool:
 
 
 def prompts(
-    config, seeds: np.ndarray, heldout: Callable[[], Source], labels: np.ndarray | None = None
+    config,
+    seeds: np.ndarray,
+    heldout: Callable[[], Source],
+    labels: np.ndarray | None = None,
+    captions: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """What the samples of these seeds are given: classes in turn or the `labels`; where there is
-    more than a class, what is given with held-out records, evenly from the first to the last.
+    more than a class, what is given with held-out records, evenly from the first to the last, or
+    these `captions`.
 
     Args:
       seeds: (n,).
       heldout: opens those records.
-      labels: (n,), of samples that are given nothing else.
+      labels: (n,), of samples that are given nothing else, or captions.
+      captions: (n,).
 
     Raises:
-      ValueError: there are labels, and samples are given more.
+      ValueError: there are captions that nobody reads; or labels or captions for samples that are
+        given more.
     """
+    if captions is not None:
+        return _of_captions(config, captions, labels)
     if by_class(config):
         labels = seeds % config.data.num_classes if labels is None else labels
         return {"label": np.asarray(labels, np.int32)}
     if labels is not None:
         raise ValueError("samples of this run are given more than a class; leave out --labels")
     records = heldout()
-    count = len(seeds)
-    numbers = (np.arange(count) * max(len(records), count) // count) % len(records)
+    numbers = _spread(len(seeds), len(records))
     batch = {name: jnp.asarray(values) for name, values in records.gather(numbers).items()}
+    batch = texts.finish(config)(batch)
     x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
     keys = noise.keys_of_seeds(jnp.asarray(seeds, jnp.uint32))
     given = objectives.given_of(batch, x0, keys, networks.see(config))
     return {name: np.asarray(value) for name, value in given.items()}
+
+
+def heldout_captions(config, count: int, heldout: Callable[[], Source]) -> list[str] | None:
+    """Those of the records that so many samples are given by `prompts`; None where nobody reads
+    captions."""
+    if not texts.is_read(config):
+        return None
+    records = heldout()
+    return records.captions(_spread(count, len(records)))
+
+
+def _spread(count: int, total: int) -> np.ndarray:
+    """So many numbers of records, evenly from the first to the last; again, if they are few."""
+    return (np.arange(count) * max(total, count) // count) % total
+
+
+def _of_captions(config, captions: Sequence[str], labels: np.ndarray | None) -> dict:
+    if not texts.is_read(config):
+        raise ValueError("--captions: this run reads none (text.encoder=none)")
+    if config.data.seen != "none":
+        raise ValueError(
+            "--captions: samples of this run are given what is seen as well "
+            f"(data.seen={config.data.seen}), which held-out records alone have; leave it out"
+        )
+    if config.text.with_class and labels is None:
+        raise ValueError("--captions: this run is given classes as well; give --labels too")
+    if not config.text.with_class:
+        if labels is not None:
+            raise ValueError("--labels: this run is given captions only (text.with_class=False)")
+        labels = np.full(len(captions), config.data.num_classes)
+    return {"label": np.asarray(labels, np.int32)} | texts.given_of(config, captions)
 
 
 # Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four

@@ -3,6 +3,7 @@
 import time
 
 from nrdm_jax import build, programs, trees
+from nrdm_jax import config as configuration
 from nrdm_jax.sharding import partition
 
 
@@ -18,17 +19,27 @@ def describe(config) -> dict:
     print_parameters(parts)
     total = trees.count(state.params)
     step_flops = programs.flops_per_step(parts)
+    size = configuration.batch_size(config, config.data.shape)
     held = {"parameters": state.params, "EMA": state.ema, "optimizer": state.opt}
     if state.averages:
         held["averages"] = state.averages
     held = {name: partition.bytes_on_device(tree) for name, tree in held.items()}
     print(f"\n{parts.task.in_words}\nparameters: {total:,}")
     print("bytes a device: " + ", ".join(f"{name} {size:,}" for name, size in held.items()))
-    print(f"FLOPs a step: {step_flops:.4g} (batch {config.train.batch_size})", flush=True)
-    before = time.monotonic()
-    memory = programs.compiled_step(parts, build.record_dtype(config)).memory_analysis()
+    print(f"FLOPs a step: {step_flops:.4g} (batch {size})", flush=True)
+    before, gib = time.monotonic(), 2.0**30
+    memories = []
+    for shape in configuration.shapes(config):
+        compiled = programs.compiled_step(parts, build.record_dtype(config), shape)
+        memories.append(compiled.memory_analysis())
+        if config.data.buckets:
+            print(
+                f"bucket {shape}: batch {configuration.batch_size(config, shape)}, FLOPs a step "
+                f"{programs.flops_per_step(parts, shape):.4g}, temporaries "
+                f"{memories[-1].temp_size_in_bytes / gib:.2f} GiB a device"
+            )
+    memory = max(memories, key=lambda m: m.temp_size_in_bytes)
     seconds = time.monotonic() - before
-    gib = 2.0**30
     print(
         "memory a device, by the compiler: "
         f"arguments {memory.argument_size_in_bytes / gib:.2f} GiB, "

@@ -2,8 +2,9 @@
 share."""
 
 import fcntl
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from nrdm_jax import build, frozen_autoencoders
 from nrdm_jax.data import latent_shards, latents
 from nrdm_jax.data.latent_shards import Writer
 from nrdm_jax.data.latents import Statistics
-from nrdm_jax.data.sources import SPLITS, Source, TfdsSource, fingerprint_of
+from nrdm_jax.data.sources import CAPTIONS, SPLITS, Source, TfdsSource, fingerprint_of
 from nrdm_jax.frozen_autoencoders import Frozen
 from nrdm_jax.training.objectives import to_model_range
 
@@ -31,8 +32,9 @@ def pixels(config, split: str, data_dir: str, *, streamed: bool = False) -> Sour
       ValueError: as `Frozen.pixel_shape` and `build.source`.
     """
     shape = frozen_autoencoders.open_frozen(config).pixel_shape(tuple(config.data.shape))
+    config = config.copy_and_resolve_references()
+    config.text.encoder = "none"  # what is read of captions is of the latents
     if streamed:
-        config = config.copy_and_resolve_references()
         config.data.in_memory_gib = 0.0
     return build.source(config, split, data_dir, shape)
 
@@ -93,7 +95,7 @@ def write_shards(
         poll()  # by all processes equally often
         for split, number in todo[first + process : first + process + 1]:
             source = sources[split]
-            texts = source.texts if isinstance(source, TfdsSource) else lambda indices: {}
+            texts = functools.partial(_texts, source)
             writer.write(source, split, number, encode, texts)
             print(f"{split} shard {number + 1} of {latent_shards.shards(source)}", flush=True)
     return len(todo[process::processes])
@@ -108,8 +110,14 @@ def finish(config, directory: pathlib.Path, sources: dict[str, Source]) -> Stati
 
 def _writer(config, directory: pathlib.Path, sources: dict[str, Source]) -> Writer:
     train = sources["train"]
-    texts = train.text_names if isinstance(train, TfdsSource) else ()
-    return Writer(directory, tuple(config.data.shape), train, texts)
+    return Writer(directory, tuple(config.data.shape), train, tuple(_texts(train, np.arange(1))))
+
+
+def _texts(source: Source, indices: np.ndarray) -> Mapping[str, Sequence[str]]:
+    """Of a prepared set all, of others the captions."""
+    if isinstance(source, TfdsSource):
+        return source.texts(indices)
+    return {CAPTIONS[0]: source.captions(indices)}
 
 
 def encoder(config) -> latent_shards.EncodeFn:

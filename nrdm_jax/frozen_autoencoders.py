@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nrdm_jax import autoencoding, run_weights, trees
+from nrdm_jax import autoencoding, run_weights, trees, weight_files
 from nrdm_jax import config as configuration
 from nrdm_jax.data.sources import fingerprint_of
-from nrdm_jax.evaluation import weight_files
 from nrdm_jax.models import autoencoder_weights, tiny_autoencoder
 from nrdm_jax.models.autoencoder import KLAutoencoder
 from nrdm_jax.processes.workdir import read_config

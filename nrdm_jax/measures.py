@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nrdm_jax import networks
+from nrdm_jax import networks, texts
 from nrdm_jax.data import loader
+from nrdm_jax.data.captions import plain
 from nrdm_jax.data.sources import Source
 from nrdm_jax.diffusion import (
     likelihood,
@@ -34,6 +35,7 @@ def heldout_batches(config, records: Source, mesh: Mesh, limit: int = 0):
         config.evaluate.batch_size,
         batch_sharding(mesh),
         limit=limit,
+        finish=texts.finish(config, mesh),
     )
 
 
@@ -174,6 +176,7 @@ def example_blocks(
     block at a time."""
     numbers = np.arange(len(records)) if numbers is None else numbers
     block = max(1, BLOCK_BYTES // (4 * math.prod(records.shape)))
+    records = plain(records)
     for start in range(0, len(numbers), block):
         x = records.gather(numbers[start : start + block])["x"]
         yield np.asarray(objectives.to_model_range(x, config.data.scale, config.data.shift))

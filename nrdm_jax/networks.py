@@ -23,6 +23,7 @@ from nrdm_jax.models.unet import UNet
 from nrdm_jax.models.uvit import UViT
 from nrdm_jax.sharding import axes, rules
 from nrdm_jax.signatures import Array, Given, Params
+from nrdm_jax.text import encoders, tokens
 from nrdm_jax.training import objectives
 
 UNCERTAINTY = "uncertainty"  # in the tree of weights: what is no network's
@@ -37,7 +38,8 @@ NETWORKS: dict[str, type[Denoiser]] = {
 
 
 def network(config) -> Denoiser:
-    """The module that `config.model` describes: its attributes are fields of the same name."""
+    """The module that `config.model` describes: its attributes are fields of the same name. It is
+    of `data.shape`, which is the reference of its positions at other shapes, see `at`."""
     m = config.model
     kind = NETWORKS[m.name]
     settings = {f.name: m[f.name] for f in dataclasses.fields(kind) if f.name in m}
@@ -45,19 +47,33 @@ def network(config) -> Denoiser:
     settings |= {
         "name": None,  # Flax's, of a submodule
         "shape": tuple(config.data.shape),
+        "reference": tuple(config.data.shape),
         "patch": configuration.patch_of(config),
         "num_classes": config.data.num_classes,
+        "text_width": text_width(config),
     }
+    if config.text.encoder == "bytes":
+        settings |= {
+            "text_vocabulary": tokens.BYTES,
+            "text_depth": config.text.depth,
+            "text_heads": config.text.heads,
+        }
     if kind is DiT:
         settings["schedule"] = Schedule(config.pipeline.micro_batches, config.pipeline.repeats)
     return kind(**settings)
 
 
+def at(net: Denoiser, x_t: Array) -> Denoiser:
+    """The network with the same parameters for examples as these, (B, *S, C)."""
+    return net.clone(shape=tuple(x_t.shape[1:]))
+
+
 def model(
     config, mesh: Mesh | None = None, path: Path | None = None
 ) -> tuple[Callable[[Array], Params], objectives.ApplyFn]:
-    """(init, apply) of the network, its input scaled as the path asks for. With
-    `diffusion.uncertainty` the weights have those of that head beside, which `apply` does not see.
+    """(init, apply) of the network, its input scaled as the path asks for; `apply` takes examples
+    of any shape, see `at`. With `diffusion.uncertainty` the weights have those of that head beside,
+    which `apply` does not see.
     """
     net, with_uncertainty = network(config), config.diffusion.uncertainty
     x, t, given = example(config, 1)
@@ -71,7 +87,7 @@ def model(
 
     def apply(params: Params, x_t: Array, t: Array, given: Given, taps: Array | None = None):
         x_t = x_t if path is None else scaled_input(path, x_t, t)
-        return net.apply({"params": params}, x_t, t, given, taps)
+        return at(net, x_t).apply({"params": params}, x_t, t, given, taps)
 
     return init, on_mesh(mesh, apply) if mesh is not None else apply
 
@@ -94,7 +110,8 @@ def readouts(config, mesh: Mesh, path: Path, after: tuple[int, ...]) -> objectiv
     net = network(config).clone(memory="none", remat_policy="nothing")
 
     def apply(params: Params, x_t: Array, t: Array, given: Given):
-        return net.apply({"params": params}, scaled_input(path, x_t, t), t, given, after=after)
+        x_t = scaled_input(path, x_t, t)
+        return at(net, x_t).apply({"params": params}, x_t, t, given, after=after)
 
     return on_mesh(mesh, apply)
 
@@ -116,11 +133,26 @@ def example(config, batch: int) -> tuple[Any, Any, dict]:
 def given(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of what the network is told of a batch."""
     shapes = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+    length = config.text.length
+    if config.text.encoder == "bytes":
+        shapes["tokens"] = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+    elif config.text.encoder != "none":
+        states = (batch, length, text_width(config))
+        shapes["text"] = jax.ShapeDtypeStruct(states, jnp.float32)
+        shapes["text_mask"] = jax.ShapeDtypeStruct((batch, length), jnp.bool_)
     channels = seen_channels(config)
     if channels:
         at = (batch, *config.data.shape[:-1])
         shapes["seen"] = jax.ShapeDtypeStruct((*at, channels), jnp.float32)
     return shapes
+
+
+def text_width(config) -> int:
+    """Channels of the states of a text; 0 where there is none."""
+    name = config.text.encoder
+    if name == "none":
+        return 0
+    return (name in encoders.ENCODERS and encoders.ENCODERS[name].width) or config.text.width
 
 
 def seen_channels(config) -> int:

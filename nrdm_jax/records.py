@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from jax.sharding import Mesh
 
-from nrdm_jax import autoencoding, build, encoding, frozen_autoencoders
+from nrdm_jax import autoencoding, build, encoding, frozen_autoencoders, texts
 from nrdm_jax.data.latents import Encoded, LatentSource, Statistics
 from nrdm_jax.data.sources import Source, decoded
 from nrdm_jax.processes import distributed
 from nrdm_jax.sampling import generate
 from nrdm_jax.sampling.generate import Generator
-from nrdm_jax.signatures import Array
+from nrdm_jax.signatures import Array, Shape
 
 STATISTICS = "latents.json"  # in a workdir: those of the run's latents
 
@@ -38,7 +38,15 @@ def source(config, split: str, data_dir: str) -> Source:
     statistics = Statistics.read(home / "statistics.json")
     if len(stored) * 4 * np.prod(stored.shape) <= config.data.in_memory_gib * 2**30:
         stored = decoded(stored, pathlib.Path(config.data.dir or data_dir) / "decoded")
+    stored = texts.source(config, stored, config.data.dir or data_dir)
     return LatentSource(stored, statistics)
+
+
+def training_sources(config, data_dir: str) -> dict[Shape, Source]:
+    """The records to train on, of each shape. Raises as `source` and `build.training_sources`."""
+    if autoencoding.in_latents(config):
+        return {tuple(config.data.shape): source(config, "train", data_dir)}
+    return build.training_sources(config, data_dir)
 
 
 def pictures(config, split: str, data_dir: str, records: Source) -> Source:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nrdm_jax import build, measures, programs
+from nrdm_jax import build, drawing, measures, programs
 from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
@@ -62,8 +62,6 @@ def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
         parts.schedule,
         every=config.log.every,
         last_step=config.train.steps,
-        batch_size=config.train.batch_size,
-        flops_per_step=programs.flops_per_step(parts),
         devices=parts.mesh.size,
         peak_flops=programs.peak_flops(config),
     )
@@ -93,7 +91,11 @@ def grids(
     def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
         given = parts.task.prompts(seeds, lambda: heldout)
         x = sampler(params, seeds, given)
-        manifest = {"seeds": seeds.tolist(), "labels": given["label"].tolist()}
+        manifest = {
+            "seeds": seeds.tolist(),
+            "labels": given["label"].tolist(),
+            "captions": drawing.heldout_captions(config, len(seeds), lambda: heldout),
+        }
         if not distributed.is_writer():
             return directory
         original = given.get(parts.task.original)
@@ -119,7 +121,11 @@ def quality(
 
 
 def scores(
-    parts: build.Run, scorer: SampleQuality | None, signals: lifecycle.Signals, place: Place
+    parts: build.Run,
+    scorer: SampleQuality | None,
+    signals: lifecycle.Signals,
+    place: Place,
+    images_a_step: float,
 ) -> list[loop.Hook]:
     """Scores of samples, every so many images and at the last step. A signal within ends them: they
     are then `owed`."""
@@ -134,22 +140,20 @@ def scores(
 
     scored = hooks.SampleScores(evaluate, place.workdir, place.writer, place.progress)
     last_step = parts.config.train.steps
-    return [
-        hooks.Every(scored, place.ledger, "score", every=_scored_every(parts), last_step=last_step)
-    ]
+    every = _scored_every(parts, images_a_step)
+    return [hooks.Every(scored, place.ledger, "score", every=every, last_step=last_step)]
 
 
-def owed(parts: build.Run, workdir: pathlib.Path, step: int) -> bool:
+def owed(parts: build.Run, workdir: pathlib.Path, step: int, images_a_step: float) -> bool:
     """Whether the scores of this step are asked for, and the run has ended without them."""
     config = parts.config
     if not config.evaluate.metrics_every or not step:
         return False
-    if step % _scored_every(parts) and step != config.train.steps:
+    if step % _scored_every(parts, images_a_step) and step != config.train.steps:
         return False
     missing = not hooks.SampleScores.file(workdir, step).exists()
     return bool(distributed.of_writer(np.int32(missing)))
 
 
-def _scored_every(parts: build.Run) -> int:
-    config = parts.config
-    return math.ceil(config.evaluate.metrics_every / config.train.batch_size)
+def _scored_every(parts: build.Run, images_a_step: float) -> int:
+    return math.ceil(parts.config.evaluate.metrics_every / images_a_step)

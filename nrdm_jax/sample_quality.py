@@ -13,6 +13,7 @@ import numpy as np
 
 from nrdm_jax import build, drawing
 from nrdm_jax.data import loader
+from nrdm_jax.data.captions import plain
 from nrdm_jax.data.sources import Source, fingerprint_of
 from nrdm_jax.evaluation import feature_sets, features
 from nrdm_jax.evaluation.feature_sets import FeatureSet
@@ -68,6 +69,7 @@ class SampleQuality:
         to_pixels: Callable[[np.ndarray], np.ndarray] = generate.to_pixels,
     ):
         c = parts.config.evaluate
+        records = plain(records)  # they are looked at only
         self._mesh, self._records, self._sampler = parts.mesh, records, sampler
         self._config, self._heldout = parts.config, heldout
         self._to_pixels, self._task = to_pixels, parts.task

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -31,24 +32,28 @@ def draw(
     *,
     seeds: list[int],
     labels: list[int] | None = None,
+    captions: list[str] | None = None,
     signals: lifecycle.Signals,
     steps: int | None = None,
     guidance: float | None = None,
     weaker: str | None = None,
     ema_width: float | None = None,
     trajectory: int = 0,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[pathlib.Path, np.ndarray]:
-    """Writes a sample for each seed, given a label or what the task's prompts give it; returns the
-    file to look at first, and the samples (n, *S, C) in the network's range. The weights are the
-    EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir or, with @STEP,
-    an earlier step of this or another one, the guidance is away from the weights there
-    (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at so many
-    times on the way are written as well.
+    """Writes a sample for each seed, given a label, a caption or what the task's prompts give it;
+    returns the file to look at first, and the samples (n, *S, C) in the network's range. The
+    weights are the EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir
+    or, with @STEP, an earlier step of this or another one, the guidance is away from the weights
+    there (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at
+    so many times on the way are written as well. With a `shape` that `config.check_shape` lets
+    through, the samples have it in the place of `data.shape`, whose positions they then span.
 
     Raises:
       ValueError: there is no checkpoint, no such step or width, or it does not fit the config; or
         the other run's outputs are of another kind; or the sampler goes through fewer times.
     """
+    drawn_as = configuration.at_shape(config, shape or config.data.shape)
     own = run_weights.find(workdir, ema_width)
     other = guide = None
     if weaker is not None:
@@ -68,23 +73,33 @@ def draw(
     weights: Any = own.read(parts.abstract_state.ema)
     if guide is not None and other is not None:
         weights = (weights, guide.read(other.abstract_state.ema))
-    sampler = parts.task.sampler(
+    task = build.task(drawn_as, parts.mesh)
+    sampler = task.sampler(
         parts.mesh,
         steps=steps,
         scale=guidance,
         weaker=None if other is None else other.apply,
         preview_times=shown,
+        apply=parts.apply,
     )
-    given = parts.task.prompts(
+    heldout = functools.cache(
+        lambda: records.source(drawn_as, "heldout", str(lifecycle.data_dir()))
+    )
+    given = task.prompts(
         np.asarray(seeds),
-        lambda: records.source(config, "heldout", str(lifecycle.data_dir())),
+        heldout,
         None if labels is None else np.asarray(labels),
+        captions,
     )
+    if captions is None:
+        captions = drawing.heldout_captions(drawn_as, len(seeds), heldout)
     drawn = sampler(weights, np.asarray(seeds), given, poll=signals.check)
     x, previews = (drawn, None) if shown is None else drawn
     manifest = {
         "seeds": seeds,
         "labels": given["label"].tolist(),
+        "shape": list(drawn_as.data.shape),
+        "captions": captions,
         "steps": config.sample.steps if steps is None else steps,
         "guidance": config.sample.guidance if guidance is None else guidance,
         "sampler": config.sample.sampler,
@@ -95,7 +110,7 @@ def draw(
         "weaker_weights": guide and str(guide),
         "config": configuration.to_dict(config),
     }
-    to_pixels = records.to_pixels(config, parts.mesh, records.kept_statistics(config, workdir))
+    to_pixels = records.to_pixels(drawn_as, parts.mesh, records.kept_statistics(config, workdir))
     pixels, seen = to_pixels(x), None if previews is None else to_pixels(previews)
     if not distributed.is_writer():
         return out, x
@@ -118,6 +133,7 @@ def _comparable(config, workdir: str):
                       "prediction"),
         "data": ("shape", "num_classes", "scale", "shift"),
         "autoencoder": ("name", "weights", "encoded"),
+        "text": ("encoder", "length", "weights", "width", "with_class"),
     }  # fmt: skip
     for group, fields in alike.items():
         for field in fields:
@@ -249,7 +265,7 @@ def _write(path: pathlib.Path, result: dict, details: dict) -> None:
 
 def report(config, losses: list[float], scores: dict) -> dict:
     """What the job reports of a run: of the held-out losses within it, and of its scores."""
-    return build.TASKS[config.task](config).result(losses, scores)
+    return build.task(config).result(losses, scores)
 
 
 def _quality(

@@ -11,13 +11,15 @@ from typing import Any
 import jax
 
 Array = jax.Array
+Shape = tuple[int, ...]  # of an example, (*S, C)
 Params = Mapping[str, Any]
 Metrics = dict[str, Any]  # arrays, or trees of them
 
 # What a network is told of each example beside x_t and t, by name:
 #   "label" (B,) int32, its class, always;
 #   "text" (B, T, E) float, the states of an encoder, and "text_mask" (B, T) bool, False behind the
-#     text; or "tokens" (B, T) int32, 0 behind the text, for the network's own encoder;
+#     text; or "tokens" (B, T) int32, numbers of a vocabulary plus one, 0 behind the text, for the
+#     network's own encoder;
 #   "seen" (B, *S, K) float32, what is known at each place.
 # Whatever the diffusion does with it, it does to all leaves alike.
 Given = Mapping[str, Array]

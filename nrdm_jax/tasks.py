@@ -31,11 +31,12 @@ class Task:
       reconstruction.
     objective: what is minimised.
     in_words: the network, for a person.
-    forward: () -> (a plain function of params and of one example, on no mesh, and the shapes of
-      that example), to count its FLOPs.
+    forward: (config, of the shape at hand) -> (a plain function of params and of one example, on no
+      mesh, and the shapes of that example), to count its FLOPs.
     sampler: (mesh, and options of `drawing.generator`, or another `apply`) -> what makes the run's
       pictures.
-    prompts: see `drawing.prompts`; (seeds, held-out records, labels) -> what the sampler is given.
+    prompts: (seeds, held-out records, labels, captions) -> what the sampler is given, see
+      `drawing.prompts`.
     heldout: the losses of a run on what it has not seen.
     yardstick: the same of the best linear map, for `scoring`.
     result: (held-out losses in the run, scores) -> what the job reports; its `ratio` is that to the
@@ -53,7 +54,7 @@ class Task:
     apply: Callable[..., Any]
     objective: ObjectiveFn
     in_words: str
-    forward: Callable[[], tuple[Callable[..., Any], tuple]]
+    forward: Callable[[Any], tuple[Callable[..., Any], tuple]]
     sampler: Callable[..., Generator]
     prompts: Callable[..., dict[str, np.ndarray]]
     heldout: HeldoutFn

@@ -21,6 +21,7 @@ from nrdm_jax import (
 )
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
@@ -41,9 +42,9 @@ class Job:
 
     Attributes:
       parts: that need no data.
-      records, heldout: the two splits.
+      records, heldout: the two splits, of `data.shape`.
       to_pixels: of what is drawn.
-      batches: of the records.
+      batches: of the records, of all shapes.
       sampler: for previews and scores.
       quality: that scores samples, if asked for.
     """
@@ -52,7 +53,7 @@ class Job:
     records: Source
     heldout: Source
     to_pixels: Callable[[np.ndarray], np.ndarray]
-    batches: Loader
+    batches: Loader | BucketLoader
     sampler: Generator
     quality: SampleQuality | None
 
@@ -62,10 +63,15 @@ def _opened(config) -> Job:
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
     with distributed.writer_first("data"):
-        train, heldout = (records.source(config, s, data_dir) for s in ("train", "heldout"))
+        of_shapes = records.training_sources(config, data_dir)
+        heldout = records.source(config, "heldout", data_dir)
+        train = of_shapes[tuple(config.data.shape)]
         scored = bool(config.evaluate.metrics_every)
         pictures = records.pictures(config, "train", data_dir, train) if scored else train
-    batches = build.train_loader(config, train, parts.mesh)
+    batches: Loader | BucketLoader = build.train_loader(config, train, parts.mesh)
+    if config.data.buckets:
+        batches = build.bucket_loader(config, of_shapes, parts.mesh)
+        print(batches.table(), flush=True)
     sampler = parts.task.sampler(parts.mesh)
     to_pixels = records.to_pixels(config, parts.mesh, records.statistics_of(train))
     quality = reports.quality(parts, pictures, heldout, sampler, to_pixels)
@@ -111,14 +117,14 @@ def train(
 
 
 def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> dict:
-    parts, workdir = job.parts, home.path
+    parts, batches, workdir = job.parts, job.batches, home.path
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
-        state, begun = _start(parts, checkpoints, job.records)
+        state, begun = _start(parts, checkpoints, batches.fingerprint)
         first_step = int(state.step)
-    home.record(environment(parts, job.records.fingerprint))
+    home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
-    owed = reports.owed(parts, workdir, first_step)
+    owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
     if first_step >= last_step and not owed:
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
@@ -127,14 +133,13 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         snapshots.remove_after(first_step)
 
     with ledger.account("compile"):
-        train_step = _compiled(parts, job.records.dtype)
+        train_step = _compiled(parts, batches.dtype)
 
     writer = MetricsWriter(
         workdir,
         first_step,
         ledger=ledger,
-        images=begun["records_seen"],
-        batch_size=config.train.batch_size,
+        images=lambda step: batches.records_after(begun["records_seen"], step - first_step),
         before=begun,
     )
     progress = Progress(first_step, last_step)
@@ -145,13 +150,13 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             evaluation(0, state)
 
     def meta(step: int) -> dict:
-        return _meta(config, job.records, step, writer.so_far(step))
+        return _meta(config, batches.fingerprint, step, writer.so_far(step))
 
     save = hooks.Save(checkpoints, meta, saved=first_step or None)
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
     probe = reports.probe(parts, place)
-    scores = reports.scores(parts, job.quality, signals, place)
+    scores = reports.scores(parts, job.quality, signals, place, batches.records_a_step)
     happenings: list[loop.Hook] = [
         non_finite,
         *probe,
@@ -176,7 +181,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         state, step = loop.run(
             state,
             train_step,
-            job.batches.iterate(begun["records_seen"]),
+            batches.iterate(begun["records_seen"]),
             happenings,
             first_step=first_step,
             last_step=last_step,
@@ -192,7 +197,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             hook.close()
         progress.close()
         writer.close()
-    if step < last_step or reports.owed(parts, workdir, step):
+    if step < last_step or reports.owed(parts, workdir, step, batches.records_a_step):
         raise Stop(
             exit_codes.PREEMPTED,
             f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
@@ -208,17 +213,18 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     }
 
 
-def _compiled(parts: build.Run, dtype):
-    """The train step; says what was compiled."""
+def _compiled(parts: build.Run, dtype) -> programs.Steps:
+    """The train step of each shape; says what was compiled."""
     config = parts.config
     before = time.monotonic()
-    train_step = programs.compiled_step(parts, dtype)
+    train_step = programs.Steps(parts, dtype)
     print(parts.task.in_words, flush=True)
     print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
     if config.optim.sensitivity_penalty:
+        size = configuration.batch_size(config, config.data.shape)
         print(
-            f"sensitivity penalty on {config.optim.sensitivity_examples} of "
-            f"{config.train.batch_size} examples: {programs.penalty_cost(parts):.2f} times the "
+            f"sensitivity penalty on {config.optim.sensitivity_examples} of {size} examples: "
+            f"{programs.penalty_cost(parts):.2f} times the "
             "FLOPs of a step without it",
             flush=True,
         )
@@ -245,7 +251,7 @@ def _snapshots(config, snapshots, meta, place) -> list[hooks.Snapshots]:
     ]
 
 
-def _meta(config, source: Source, step: int, so_far: dict[str, float]) -> dict:
+def _meta(config, data: str, step: int, so_far: dict[str, float]) -> dict:
     """The JSON item of a checkpoint."""
     return {
         "step": step,
@@ -253,21 +259,22 @@ def _meta(config, source: Source, step: int, so_far: dict[str, float]) -> dict:
         **{name: so_far[name] for name in MetricsWriter.SECONDS if name in so_far},
         "seed": config.seed,
         "batch_size": config.train.batch_size,
-        "data": source.fingerprint,
+        "data": data,
         "version": __version__,
     }
 
 
-def _start(parts: build.Run, checkpoints: Checkpoints, source: Source) -> tuple[TrainState, dict]:
-    """The state to go on with, and what its checkpoint says of the run so far (`_meta`)."""
+def _start(parts: build.Run, checkpoints: Checkpoints, data: str) -> tuple[TrainState, dict]:
+    """The state to go on with, and what its checkpoint says of the run so far (`_meta`); `data` is
+    the fingerprint of the records."""
     config = parts.config
     latest = checkpoints.latest_step()
     if latest is not None:
         meta = checkpoints.meta(latest)
-        if meta["data"] != source.fingerprint:
+        if meta["data"] != data:
             raise DataError(
                 f"the checkpoint was trained on data {meta['data']}, and data.name="
-                f"{config.data.name} is now {source.fingerprint}; use another workdir"
+                f"{config.data.name} is now {data}; use another workdir"
             )
         wanted = save_items(parts.abstract_state)
         state = state_of(checkpoints.restore(latest, wanted))

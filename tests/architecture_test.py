@@ -12,9 +12,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
-           "encode_dataset")  # fmt: skip
+           "encode_dataset", "data_sets")  # fmt: skip
 # Where models meet diffusion and data.
-FROM_CONFIG = ("networks", "drawing", "build", "measures", "tasks", "autoencoding")
+FROM_CONFIG = ("networks", "texts", "drawing", "build", "measures", "tasks", "autoencoding")
 ASSEMBLY = (
     *FROM_CONFIG,
     "frozen_autoencoders",
@@ -32,23 +32,39 @@ ASSEMBLY = (
     "comparison_report",
     "dry_run",
     "ahead",
+    "data_reports",
 )
-LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
+LOWER = (
+    "config",
+    "command_line",
+    "processes",
+    "sharding",
+    "signatures",
+    "trees",
+    "weight_files",
+    "named_tensors",
+    "__version__",
+)
+FILES_OF_WEIGHTS = ("weight_files", "named_tensors")
 ALLOWED = {
     "signatures": (),
     "trees": (),
+    "weight_files": (),
+    "named_tensors": (),
     "config": (),
     "sharding": ("signatures", "trees"),
     "models": ("sharding.axes", "sharding.pipeline", "signatures", "trees"),
     "data": ("sharding", "signatures", "trees"),
     "diffusion": ("signatures", "trees"),
     "checkpointing": ("signatures", "trees"),
-    "evaluation": ("signatures", "trees"),
+    "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
+    "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "processes": ("config", "signatures", "trees"),
     "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees"),
     "sampling": ("diffusion", "sharding", "processes", "signatures", "trees"),
     **dict.fromkeys(FROM_CONFIG, ("config", "data", "diffusion", "evaluation", "models", "sampling",
-                                  "sharding", "signatures", "trees", "training", *FROM_CONFIG)),
+                                  "sharding", "signatures", "text", "trees", "training",
+                                  *FILES_OF_WEIGHTS, *FROM_CONFIG)),
     "command_line": ("config", "processes"),
     **{name: (*LOWER, "data", "diffusion", "evaluation", "models", "sampling", "training",
               "checkpointing", *ASSEMBLY) for name in ASSEMBLY if name not in FROM_CONFIG},
@@ -130,7 +146,8 @@ print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 def test_flags_and_validation_import_no_jax():
     script = """
 import sys
-from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, cli, config
+from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, data_sets
+from nrdm_jax import cli, config
 config.validate(config.default())
 print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])
 """

@@ -151,6 +151,16 @@ def test_autoencoders_are_those_of_diffusers():
 
 
 @pytest.mark.slow
+def test_text_encoders_are_those_of_transformers():
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="the extra torch is not installed")
+    done = run("benchmarks.text_parity")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert 0 < result["worst"] <= 1e-4 and len(result["differences"]) == 7
+
+
+@pytest.mark.slow
 def test_the_sampler_is_measured_beside_diffusers():
     pytest.importorskip("torch", reason="the extra torch is not installed")
     done = run("benchmarks.sampling_speed", "--depth=1", "--steps=2", "--at_least=0.01")

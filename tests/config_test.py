@@ -143,6 +143,7 @@ def test_a_bad_value_is_refused_with_its_field_and_the_fix(field, value, says):
     assert field in str(error.value) or group[0] in str(error.value)
 
 
+BUCKETS = {"data.buckets": ((32, 32, 3), (24, 40, 3)), "data.bucket_tokens": 16384}
 UNET = {"model.name": "unet", "model.patch": (1,)}
 REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
 
@@ -251,6 +252,42 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
             "gradient of a gradient.*choose model.quantize=none",
         ),
         (UNET | {"model.quantize": "int8"}, "which unet does not have"),
+        ({"data.buckets": ((32, 32, 3), (24, 41, 3))}, r"has \(24, 41, 3\).* axis of 41"),
+        ({"data.buckets": ((24, 40, 3),)}, "none of data.buckets"),
+        ({"data.buckets": ((32, 32, 3), (32, 32, 1))}, "as many axes and channels"),
+        ({"data.buckets": ((32, 32, 3), (32, 32, 3))}, "a tuple of different shapes"),
+        ({"data.buckets": ((32, 32, 3), 32)}, "data.buckets has 32"),
+        (
+            {"data.shape": (32, 2, 3), "data.buckets": ((32, 2, 3), (32, 4, 3))},
+            "positions have nothing to span",
+        ),
+        (
+            UNET | {"data.buckets": ((32, 32, 3), (32, 44, 3)), "model.channel_factors": (1,) * 4},
+            r"data.buckets has \(32, 44, 3\).*44 patches cannot be halved 3 times",
+        ),
+        (
+            BUCKETS | {"train.micro_batches": 16},
+            r"train.micro_batches=16 do not divide batches of 72",
+        ),
+        (
+            BUCKETS
+            | {
+                "optim.sensitivity_penalty": 0.1,
+                "optim.sensitivity_examples": 64,
+                "data.bucket_tokens": 8192,
+            },
+            r"more than the 32 examples of a batch of \(32, 32, 3\)",
+        ),
+        (BUCKETS | {"mesh.data": 16}, r"has \(24, 40, 3\), 72 at a time, .* the 16 parts"),
+        (
+            {
+                "data.shape": (8, 32, 32, 3),
+                "data.buckets": ((8, 32, 32, 3), (2, 32, 32, 3)),
+                "data.seen": "frames",
+                "data.seen_frames": 2,
+            },
+            "fewer than the frames of each",
+        ),
         ({"optim.rates": (("(", 2.0),)}, "pairs of a regular expression and a factor"),
         ({"optim.name": "schedule_free", "train.ema_widths": (0.1,)}, "mean of its own"),
         ({"optim.name": "schedule_free", "optim.schedule": "cosine"}, "rate that does not fall"),
@@ -267,9 +304,31 @@ def test_parts_that_do_not_go_together_are_refused_with_the_reason(changes, says
     assert any(field.split(".")[1] in str(error.value) for field in changes)
 
 
+def test_batches_of_buckets_have_about_as_many_tokens():
+    c = configuration.default()
+    c.data.shape, c.model.patch = (8, 32, 32, 3), (2, 4, 4)
+    c.data.buckets = tuple((t, 32, 32, 3) for t in (2, 4, 8, 16))
+    c.data.bucket_tokens = 256 * 24
+    configuration.validate(c)
+    sizes = [configuration.batch_size(c, shape) for shape in configuration.shapes(c)]
+    assert sizes == [96, 48, 24, 16]  # 12 are no multiple of 8
+    assert configuration.sizes_differ(c)
+    assert configuration.at_shape(c, (2, 32, 32, 3)).train.batch_size == 96
+    again = configuration.from_dict(configuration.to_dict(c))
+    assert again.data.buckets == c.data.buckets
+    c.train.batch_size = 3
+    assert configuration.idle_fields(c) == ["train.batch_size=3 is not read with "
+                                            "data.bucket_tokens=6144"]  # fmt: skip
+    c.data.bucket_tokens = 0
+    assert {configuration.batch_size(c, shape) for shape in configuration.shapes(c)} == {3}
+    assert not configuration.sizes_differ(c)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        BUCKETS,
+        UNET | {"data.buckets": ((32, 32, 3), (64, 16, 3)), "model.attention_at": (16,)},
         *(REVERSIBLE | {"model.variant": v} for v in configuration.ADDITIVE_VARIANTS),
         *({"model.memory": m, "model.variant": "mv_split"} for m in ("none", "remat", "sqrt")),
         *({"model.memory": m, "model.name": "uvit"} for m in ("remat", "sqrt")),

@@ -102,6 +102,32 @@ def test_samples_are_the_ema_s_and_repeat(finished, tmp_path):
     assert len(a["trajectory"]["times"]) == 2
 
 
+def test_captions_are_trained_on_and_drawn(tmp_path):
+    workdir, out = tmp_path / "w", tmp_path / "out"
+    code, _, err = run(
+        "train", SMOKE, f"--workdir={workdir}", "--config.data.name=synthetic",
+        "--config.text.encoder=bytes", "--config.text.width=16", "--config.text.depth=1",
+        "--config.log.sensitivity_every=0", "--config.sample.every=20",
+    )  # fmt: skip
+    assert code == 0, err
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["heldout_loss"] for row in rows if "heldout_loss" in row]
+    assert losses[-1] < losses[0]
+    told = json.loads((workdir / "samples" / "step_20" / "manifest.json").read_text())
+    assert told["captions"][0] == "pattern number 0" and len(told["captions"]) == 8
+    (tmp_path / "texts.txt").write_text("a red car\nné/../x\n")
+    code, _, err = run(
+        "sample", f"--workdir={workdir}", "--seeds=0-2", "--steps=2", f"--out={out}",
+        f"--captions={tmp_path / 'texts.txt'}",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads((out / "manifest.json").read_text())
+    assert told["captions"] == ["a red car", "né/../x", "a red car"]
+    assert told["labels"] == [10, 10, 10]  # no class
+    assert told["files"][:2] == ["00000_seed0_a-red-car.png", "00001_seed1_né-x.png"]
+    assert all((out / name).stat().st_size > 0 for name in told["files"])
+
+
 @pytest.mark.slow
 def test_samples_are_guided_away_from_a_weaker_run(finished, tmp_path):
     workdir, _ = finished

@@ -34,11 +34,13 @@ def no_jax(tmp_path_factory):
 def test_help(entry, no_jax):
     module = cli.MODULES.get(entry, entry)
     done = run("-m", f"nrdm_jax.{module}", "--help", path=no_jax)
-    of_what = {"compile_ahead": "--topology", "compare": "--labels"}.get(entry, "--workdir")
+    of_what = {"compile_ahead": "--topology", "compare": "--labels", "data": "--shape"}.get(
+        entry, "--workdir"
+    )
     assert done.returncode == 0 and "python -m" in done.stdout
     # In the list of flags, and not only in an example; under the one name of all entries as well.
     assert f"  {of_what}:" in done.stdout
-    if entry in ("train", "evaluate"):
+    if entry in ("train", "evaluate", "data"):
         same = run("-m", "nrdm_jax.cli", entry, "--help", path=no_jax)
         flags = [x for x in done.stdout.splitlines() if x.startswith("  --")]
         assert len(flags) > 3 and all(flag in same.stdout for flag in flags)
@@ -89,6 +91,20 @@ def test_errors_name_field_and_fix_and_make_nothing(arguments, says, no_jax, tmp
     assert done.returncode == 2
     assert re.search(says, done.stderr.replace("\n", " ")), done.stderr
     assert "Traceback" not in done.stderr and not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("32x40", "--shape='32x40': give the axes of an example, such as 24,40,3"),
+        ("32,42,3", r"--shape has \(32, 42, 3\).* does not divide the axis of 42"),
+        ("32,32,1", "--shape has .* as many axes and channels as data.shape="),
+    ],
+)
+def test_a_shape_that_cannot_be_drawn_is_seen_before_jax(shape, says, no_jax, tmp_path):
+    arguments = (CONFIG, f"--workdir={tmp_path}", f"--shape={shape}")
+    done = run("-m", "nrdm_jax.sample", *arguments, path=no_jax)
+    assert done.returncode == 2 and re.search(says, done.stderr), done.stderr
 
 
 def test_a_changed_config_is_seen_before_jax(no_jax, tmp_path):

@@ -4,6 +4,7 @@ Neither jax nor anything else of ours is imported here, so that a wrong config i
 under two seconds.
 """
 
+from nrdm_jax.config.buckets import at_shape, batch_size, check_shape, shapes, sizes_differ
 from nrdm_jax.config.checks import validate
 from nrdm_jax.config.idle import idle_fields
 from nrdm_jax.config.mesh_checks import check_parallel
@@ -27,13 +28,18 @@ __all__ = [
     "GATED_VARIANTS",
     "MESH_AXES",
     "METRICS",
+    "at_shape",
+    "batch_size",
     "check_parallel",
+    "check_shape",
     "default",
     "difference",
     "from_dict",
     "idle_fields",
     "of_file",
     "patch_of",
+    "shapes",
+    "sizes_differ",
     "to_dict",
     "validate",
 ]

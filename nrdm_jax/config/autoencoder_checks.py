@@ -13,6 +13,15 @@ def check_autoencoder(c) -> None:
         _check_training(c)
     elif c.autoencoder.name != "none":
         _check_latents(c)
+    else:
+        return
+    require(
+        not c.data.buckets,
+        "data.buckets",
+        f"is {c.data.buckets}, and autoencoder.name={c.autoencoder.name} with task={c.task} has "
+        "one shape",
+        "set it to ()",
+    )
 
 
 def _check_training(c) -> None:
@@ -66,6 +75,12 @@ def _check_training(c) -> None:
         "optim.sensitivity_penalty",
         f"is {c.optim.sensitivity_penalty}, of residual units, which task=autoencoder has none of",
         "set it to 0",
+    )
+    require(
+        c.text.encoder == "none",
+        "text.encoder",
+        f"is {c.text.encoder}, and task=autoencoder reads no text",
+        "set it to none",
     )
     for axis in ("stage", "context", "tensor"):
         require(

@@ -6,9 +6,11 @@ import re
 import ml_collections
 
 from nrdm_jax.config.autoencoder_checks import check_autoencoder
+from nrdm_jax.config.buckets import check_buckets
 from nrdm_jax.config.conditions import get, is_number, nearest_divisor, require
 from nrdm_jax.config.mesh_checks import check_mesh
 from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
+from nrdm_jax.config.text_checks import check_text
 from nrdm_jax.config.tree import CHOICES, METRICS, default, hint
 
 EVEN_WIDTH = 12**-0.5  # of an even average over all steps, the widest: see training.power_ema
@@ -31,6 +33,7 @@ def validate(config) -> None:
     check_autoencoder(config)
     if config.task == "diffusion":
         _check_seen(config)
+        check_text(config)
         check_model(config)
         check_stack(config)
         check_memory(config)
@@ -38,6 +41,7 @@ def validate(config) -> None:
     _check_optimizer(config)
     _check_averages(config)
     check_mesh(config)
+    check_buckets(config)
 
 
 def _check_keys(config) -> None:
@@ -76,11 +80,12 @@ def _of_type(value, wanted: type) -> bool:
 def _check_numbers(c) -> None:
     at_least = {
         2: "diffusion.importance_bins",
-        1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
-        "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
-        "evaluate.batch_size evaluate.samples sample.examples sample.steps "
+        1: "data.num_classes data.frame_stride data.threads data.prefetch model.depth model.width "
+        "model.heads train.steps train.batch_size train.micro_batches checkpoint.every "
+        "checkpoint.keep evaluate.batch_size evaluate.samples sample.examples sample.steps "
         "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
-        "pipeline.repeats diffusion.importance_history autoencoder.batch_size autoencoder.width "
+        "pipeline.repeats diffusion.importance_history data.bucket_multiple text.length "
+        "text.width text.depth text.heads autoencoder.batch_size autoencoder.width "
         "autoencoder.blocks autoencoder.latent_channels autoencoder.groups "
         "autoencoder.discriminator_width",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
@@ -88,8 +93,9 @@ def _check_numbers(c) -> None:
         "sample.guidance log.profile_start log.peak_tflops "
         "log.sensitivity_every optim.sensitivity_penalty data.in_memory_gib "
         "pipeline.micro_batches sample.churn sample.batch_size diffusion.variance_weight "
-        "train.ema_snapshots autoencoder.kl_weight autoencoder.perceptual_weight "
-        "autoencoder.discriminator_weight autoencoder.discriminator_start",
+        "train.ema_snapshots data.bucket_tokens autoencoder.kl_weight "
+        "autoencoder.perceptual_weight autoencoder.discriminator_weight "
+        "autoencoder.discriminator_start",
     }
     for low, fields in at_least.items():
         for field in fields.split():

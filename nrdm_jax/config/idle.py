@@ -15,12 +15,20 @@ def _named(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.model.name in names
 
 
+def _by_tokens(c) -> bool:
+    return bool(c.data.buckets and c.data.bucket_tokens)
+
+
 def _drawn(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.diffusion.times in names
 
 
 def _sampled(*names: str) -> Callable[[Any], bool]:
     return lambda c: c.sample.sampler in names
+
+
+def _reads(*encoders: str) -> Callable[[Any], bool]:
+    return lambda c: c.text.encoder in encoders
 
 
 def _latents(*names: str) -> Callable[[Any], bool]:
@@ -33,7 +41,7 @@ def _trained(c) -> bool:
 
 
 # Groups that the training of an autoencoder does not look at.
-_OF_DIFFUSION = ("model", "diffusion", "pipeline")
+_OF_DIFFUSION = ("model", "diffusion", "pipeline", "text")
 
 # field -> (whether it is read, what decides that)
 READ: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -47,8 +55,26 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: (_gated(c) and c.model.beta) or c.model.variant == "mv_split",
         "model.variant",
     ),
+    "data.bucket_tokens": (lambda c: bool(c.data.buckets), "data.buckets"),
+    "data.bucket_multiple": (_by_tokens, "data.bucket_tokens"),
+    "train.batch_size": (lambda c: not _by_tokens(c), "data.bucket_tokens"),
+    "data.corrupt": (
+        lambda c: c.data.name != "synthetic" and not c.data.name.startswith("tfds:"),
+        "data.name",
+    ),
+    "data.frame_stride": (
+        lambda c: c.data.name.partition(":")[0] in ("weizmann", "video_folder"),
+        "data.name",
+    ),
     "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
+    "text.length": (_reads("bytes", "minilm", "t5", "clip"), "text.encoder"),
+    "text.weights": (_reads("minilm", "t5", "clip"), "text.encoder"),
+    "text.width": (_reads("bytes", "t5", "clip"), "text.encoder"),
+    "text.depth": (_reads("bytes"), "text.encoder"),
+    "text.heads": (_reads("bytes"), "text.encoder"),
+    "text.where": (_reads("minilm", "t5", "clip"), "text.encoder"),
+    "text.with_class": (_reads("bytes", "minilm", "t5", "clip"), "text.encoder"),
     "autoencoder.weights": (_latents("kl", "taef2", "sd"), "task"),
     "autoencoder.encoded": (_latents("kl", "taef2", "sd"), "task"),
     "autoencoder.width": (_trained, "task"),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from nrdm_jax.config.conditions import nearest_divisor, require
+from nrdm_jax.config.text_checks import check_text_parallel
 from nrdm_jax.config.tree import FUSED_KERNELS, MESH_AXES, patch_of
 
 
@@ -56,6 +57,7 @@ def check_parallel(c, mesh: Mapping[str, int], settled: bool = True) -> None:
         )
     if mesh["stage"] > 1:
         _check_stages(c, mesh, micro)
+    check_text_parallel(c, mesh)
     if c.model.size is None:
         require(
             c.model.heads % mesh["tensor"] == 0,

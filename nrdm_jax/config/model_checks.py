@@ -53,7 +53,20 @@ def check_model(c) -> None:
         f"is {m.patch!r}",
         "give a tuple: one whole number, or one a spatial axis such as (1, 2, 2)",
     )
-    patch = patch_of(c)
+    check_grid(c)
+    starts = {"alpha_start": ("auto", "zero", "one", "inv_sqrt_units"), "beta_start": ("auto",)}
+    for field, named in starts.items():
+        require(
+            m[field] in named or parses_as_number(m[field]),
+            f"model.{field}",
+            f"is {m[field]!r}",
+            f"choose one of {', '.join(named)} or a number" + hint(str(m[field]), named),
+        )
+
+
+def check_grid(c) -> None:
+    """Whether an example can be cut into patches, and these halved as often as levels need."""
+    m, shape, patch = c.model, c.data.shape, patch_of(c)
     require(
         len(patch) == len(shape) - 1 and all(p >= 1 for p in patch),
         "model.patch",
@@ -67,13 +80,13 @@ def check_model(c) -> None:
             f"is {m.patch}, which does not divide the axis of {size} in data.shape={shape}",
             f"the nearest that does is {nearest_divisor(size, side)}",
         )
-    starts = {"alpha_start": ("auto", "zero", "one", "inv_sqrt_units"), "beta_start": ("auto",)}
-    for field, named in starts.items():
+        halvings = len(m.channel_factors) - 1 if m.name == "unet" else 0
         require(
-            m[field] in named or parses_as_number(m[field]),
-            f"model.{field}",
-            f"is {m[field]!r}",
-            f"choose one of {', '.join(named)} or a number" + hint(str(m[field]), named),
+            size // side % 2**halvings == 0,
+            "model.channel_factors",
+            f"has {halvings + 1} levels, and {size // side} patches cannot be halved {halvings} "
+            "times",
+            "give fewer levels, or another model.patch",
         )
 
 
@@ -176,14 +189,6 @@ def _check_unet(c) -> None:
         "give a tuple of whole numbers, one a level, such as (1, 2, 2)",
     )
     require(m.size is None, "model.size", f"is {m.size!r}, a size of dit", "set model.width")
-    for size, side in zip(c.data.shape, patch_of(c), strict=False):
-        grid, halvings = size // side, len(factors) - 1
-        require(
-            grid % 2**halvings == 0,
-            "model.channel_factors",
-            f"has {len(factors)} levels, and {grid} patches cannot be halved {halvings} times",
-            "give fewer levels, or another model.patch",
-        )
     longest = max(n // p for n, p in zip(c.data.shape, patch_of(c), strict=False))
     sizes = [longest // 2**i for i in range(len(factors))]
     for size in m.attention_at:

@@ -60,7 +60,10 @@ CHOICES = {
     "model.branch_dtype": ("float32", "bfloat16"),
     "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
+    "data.corrupt": ("skip", "fail"),
     "data.seen": ("none", "segmentation", "frames", "box"),
+    "text.encoder": ("none", "bytes", "minilm", "t5", "clip"),
+    "text.where": ("records", "step"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
     "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete", "importance"),
@@ -94,11 +97,22 @@ def default() -> ml_collections.ConfigDict:
     c.task = "diffusion"
 
     c.data = ml_collections.ConfigDict()
-    # openmoji | moving_emoji | fashion_mnist | cifar10 | solids | synthetic | tfds:NAME[/CONFIG]
+    # openmoji | cifar10 | fashion_mnist | image_folder:PATH | moving_emoji | weizmann |
+    # fluent_emoji | video_folder:PATH | solids | synthetic | tfds:NAME[/CONFIG]
     c.data.name = "openmoji"
     c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
+    # Shapes to train at, such as ((32, 32, 3), (24, 40, 3)), data.shape among them, which held-out
+    # losses and samples have and whose grid positions span; (): data.shape alone.
+    c.data.buckets = ()
+    # Patches of a batch, about as many in each bucket; 0: train.batch_size examples in each.
+    c.data.bucket_tokens = 0
+    # Batches by bucket_tokens are multiples of it; a mesh divides them or is refused, so that none
+    # changes the order of the data.
+    c.data.bucket_multiple = 8
     c.data.num_classes = 10
     c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
+    c.data.corrupt = "skip"  # skip | fail: pictures and videos that cannot be read
+    c.data.frame_stride = 1  # of weizmann and video_folder: frames from one of a clip to the next
     c.data.flip = False  # mirror the last spatial axis, half of the time
     c.data.scale = 1.0  # float records (latents) are used as (record - shift) * scale
     c.data.shift = 0.0
@@ -135,6 +149,20 @@ def default() -> ml_collections.ConfigDict:
     c.autoencoder.discriminator_weight = 0.0  # of the patch discriminator's verdict; 0: none
     c.autoencoder.discriminator_width = 32  # channels of its first level
     c.autoencoder.discriminator_start = 1000  # steps before it is trained and heard
+    c.text = ml_collections.ConfigDict()
+    # none | bytes | minilm | t5 | clip: what reads the captions of the records. bytes is a part of
+    # the network and learns with it, the others stay as they are; minilm's weights are a package's
+    # (extra text).
+    c.text.encoder = "none"
+    c.text.length = 32  # tokens (of bytes: bytes) of a caption, which is cut and padded to so many
+    c.text.weights = placeholder(str)  # of t5 and clip: a folder as Hugging Face has it, or a file
+    # Channels of the encoder's states: of bytes as one likes, of t5 and clip those of the weights.
+    c.text.width = 128
+    c.text.depth = 2  # of bytes: blocks
+    c.text.heads = 4  # of bytes
+    # records | step: captions are encoded once and kept beside the prepared data; or in every step.
+    c.text.where = "records"
+    c.text.with_class = False  # the network is told the class of a captioned record as well
 
     c.model = ml_collections.ConfigDict()
     c.model.name = "dit"  # dit | uvit | unet | continuous
@@ -160,7 +188,8 @@ def default() -> ml_collections.ConfigDict:
     c.model.tolerance = 1e-3  # continuous: of a solver's step, relative and absolute
     c.model.adjoint = "backpropagation"  # continuous: backpropagation | ode
     c.model.patch = (2,)  # side of a patch: one number for all axes, or one each: (1, 2, 2)
-    c.model.label_dropout = 0.1  # share of examples trained with the null class, for guidance
+    # Share of examples trained with the null class and without text, for guidance
+    c.model.label_dropout = 0.1
     c.model.learn_variance = False  # twice the output channels: the second half is of the variance
     c.model.variant = "gated"  # the form of every residual unit, one of models.unit.VARIANTS
     c.model.gate_shape = "channel"  # channel | scalar
@@ -347,6 +376,9 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
     """
     config = default()
 
+    def tuples(value):
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
     def fill(node, part, path):
         for key, value in part.items():
             if key not in node:
@@ -355,7 +387,7 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
                 fill(node[key], value, f"{path}{key}.")
             else:
                 try:
-                    node[key] = tuple(value) if isinstance(value, list) else value
+                    node[key] = tuples(value)
                 except TypeError as error:
                     raise ValueError(f"config field {path}{key}: {error}") from error
 

@@ -6,3 +6,7 @@ class DataError(ValueError):
     65."""
 
     exit_code = 65
+
+
+class NoRecordsError(DataError):
+    """There is not one record."""

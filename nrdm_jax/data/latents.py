@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from nrdm_jax.data.errors import DataError
-from nrdm_jax.data.sources import Source, check_labels, fingerprint_of
+from nrdm_jax.data.sources import Source, captions_of, check_labels, fingerprint_of
 
 NAME, VERSION = "latents", "1.0.0"
 STATISTICS = "statistics.json"
@@ -92,7 +92,7 @@ class Encoded:
         if split not in builder.info.splits:
             raise DataError(f"the latents in {directory} have no split {split!r}")
         features = builder.info.features
-        self._records = builder.as_data_source(split)
+        self._records, self._builder, self._split = builder.as_data_source(split), builder, split
         self._further = [
             name
             for name, feature in features.items()
@@ -113,13 +113,16 @@ class Encoded:
         batch = {"x": np.stack([r["mean"] for r in records]), "label": label}
         return batch | {name: np.stack([r[name] for r in records]) for name in self._further}
 
+    def captions(self, indices: np.ndarray) -> list[str]:
+        return captions_of(self._builder, self._split, indices)
+
 
 class LatentSource:
     """Latents of mean 0 and variance 1: their means, for what must be the same each time, or draws
     of them, for training.
 
     Args:
-      stored: `Encoded`, or its records in memory.
+      stored: `Encoded`, or its records in memory, or either with what is given of its captions.
       statistics: of them.
     """
 
@@ -136,6 +139,9 @@ class LatentSource:
         batch = self._stored.gather(indices)
         del batch["std"]
         return batch | {"x": self.statistics.normed(of_bits(batch["x"]))}
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        return self._stored.captions(indices)
 
     def drawn(self, seed: int) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
         """(indices, record numbers of a run) -> records whose latents are drawn: the noise is a

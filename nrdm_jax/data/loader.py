@@ -1,36 +1,28 @@
 """From records to batches on devices.
 
-Position is a pure function: record number r of a run (from 0, over all epochs) is record
-permutation_{seed, r // N}(r mod N) of N, whatever the batch size, the processes and the mesh. So
+Position is a pure function (see `order`), whatever the batch size, the processes and the mesh. So
 resuming is a seek, each record is read once an epoch, and batches span the ends of epochs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 
+from nrdm_jax.data import order
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source
 from nrdm_jax.sharding.mesh import rows_here
 
-_ROUNDS = 4  # of grain's index shuffle, a Feistel-like cipher: O(1) memory for any N
 _FOREVER = 1 << 40  # batches
 
-
-def record_index(record: int, count: int, seed: int) -> int:
-    """Index in the source of record number `record` of a run over `count` records."""
-    epoch, position = divmod(record, count)
-    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    if count == 1:
-        return 0
-    return grain.experimental.index_shuffle(position, count - 1, epoch_seed, _ROUNDS)
+Finish = Callable[[dict], dict]
 
 
-def is_flipped(record: int, seed: int) -> bool:
-    """Whether record number `record` of a run is mirrored: half of them, by a hash."""
-    return bool(np.random.SeedSequence([seed, record, 1]).generate_state(1)[0] & 1)
+def _as_it_is(batch: dict) -> dict:
+    return batch
 
 
 class Loader:
@@ -44,10 +36,15 @@ class Loader:
       threads: that read and decode batches.
       prefetch: batches made ahead, and of those, two put on the devices.
       sharding: of the global batch; None yields numpy arrays.
+      finish: what is left to be done with a batch once it is on the devices.
       rows: of the batch that this process reads; by default those that its devices hold, without
         a sharding all.
       read: (indices (n,), record numbers of the run (n,)) -> the records, where one is not the
         same each time; by default `source.gather` of the indices.
+
+    Attributes:
+      source, batch_size, rows: as given.
+      dtype, fingerprint: of the source.
 
     Raises:
       DataError: fewer records than a batch.
@@ -63,6 +60,7 @@ class Loader:
         threads: int = 1,
         prefetch: int = 2,
         sharding: jax.sharding.Sharding | None = None,
+        finish: Finish = _as_it_is,
         rows: Sequence[int] | None = None,
         read: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]] | None = None,
     ):
@@ -70,20 +68,28 @@ class Loader:
             raise DataError(
                 f"data: {len(source)} records are fewer than train.batch_size={batch_size}"
             )
-        self._source, self._batch_size, self._seed = source, batch_size, seed
+        self.source, self.batch_size, self._seed = source, batch_size, seed
         self._flip, self._threads, self._prefetch = flip, threads, prefetch
-        self._sharding = sharding
-        self._rows = rows_here(sharding, batch_size) if rows is None else rows
+        self._sharding, self.finish = sharding, finish
+        self.rows = rows_here(sharding, batch_size) if rows is None else rows
+        self.dtype, self.fingerprint = source.dtype, source.fingerprint
         self._read = read or (lambda indices, records: source.gather(indices))
+
+    @property
+    def records_a_step(self) -> float:
+        """On average."""
+        return float(self.batch_size)
+
+    def records_after(self, records_seen: int, steps: int) -> int:
+        """Records seen so many steps after `records_seen`."""
+        return records_seen + steps * self.batch_size
 
     def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch that begins with record number `records_seen`."""
-        records = [records_seen + int(row) for row in self._rows]
-        count, seed = len(self._source), self._seed
-        indices = np.asarray([record_index(r, count, seed) for r in records])
-        batch = self._read(indices, np.asarray(records))
+        numbers = records_seen + np.asarray(self.rows)
+        batch = self._read(order.indices_of(numbers, len(self.source), self._seed), numbers)
         if self._flip:
-            flipped = [i for i, r in enumerate(records) if is_flipped(r, seed)]
+            flipped = np.flatnonzero(order.are_flipped(numbers, self._seed))
             batch["x"][flipped] = batch["x"][flipped][..., ::-1, :]
             if "segmentation" in batch:
                 batch["segmentation"][flipped] = batch["segmentation"][flipped][..., ::-1]
@@ -92,13 +98,10 @@ class Loader:
     def iterate(self, records_seen: int) -> Iterator[dict]:
         """Batches from record number `records_seen` on, without end; the same as `batch_at`
         gives."""
-        dataset = grain.MapDataset.range(_FOREVER).map(
-            lambda i: self.batch_at(records_seen + int(i) * self._batch_size)
-        )
-        batches = iter(
-            dataset.to_iter_dataset(
-                grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)
-            )
+        batches = ahead(
+            lambda i: self.batch_at(records_seen + i * self.batch_size),
+            threads=self._threads,
+            prefetch=self._prefetch,
         )
         if self._sharding is None:
             yield from batches
@@ -106,7 +109,14 @@ class Loader:
         # The step is dispatched before the next batch is asked for, so that its transfer runs
         # beside it.
         for batch in batches:
-            yield to_devices(batch, self._sharding, self._rows, self._batch_size)
+            yield self.finish(to_devices(batch, self._sharding, self.rows, self.batch_size))
+
+
+def ahead(make: Callable[[int], Any], *, threads: int, prefetch: int) -> Iterator[Any]:
+    """make(0), make(1), ... without end, made in threads and so many ahead."""
+    dataset = grain.MapDataset.range(_FOREVER).map(lambda i: make(int(i)))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(dataset.to_iter_dataset(options))
 
 
 def to_devices(
@@ -132,11 +142,12 @@ def in_order(
     sharding: jax.sharding.Sharding | None = None,
     *,
     limit: int = 0,
+    finish: Finish = _as_it_is,
 ) -> Iterator[dict]:
     """Every record once, in the source's order: the batches have a "mask" (B,) bool as well.
 
     The last batch is filled with repetitions, which the mask leaves out. `limit` > 0 takes that
-    many records, spread evenly over the source.
+    many records, spread evenly over the source. `finish` is as the loader's.
     """
     total = len(source)
     chosen = np.arange(total)
@@ -147,4 +158,7 @@ def in_order(
         numbers = start + np.asarray(rows)
         batch = source.gather(chosen[np.minimum(numbers, len(chosen) - 1)])
         batch["mask"] = numbers < len(chosen)
-        yield batch if sharding is None else to_devices(batch, sharding, rows, batch_size)
+        if sharding is None:
+            yield batch
+        else:
+            yield finish(to_devices(batch, sharding, rows, batch_size))

@@ -6,18 +6,21 @@ it (`signatures.Given`). Position, order and augmentation are the loader's.
 
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, NoRecordsError
+from nrdm_jax.data.stored import once
 
 SPLITS = ("train", "heldout")
 # What a set's records may be: float tensors, pictures, or uint8 tensors (T, H, W, C), (D, H, W, C).
 FEATURES = ("latent", "image", "clip", "volume")
+# What says in words what is seen.
+CAPTIONS = ("caption", "name")
 
 
 class Source(Protocol):
@@ -41,6 +44,13 @@ class Source(Protocol):
         """(n,) indices -> x (n, *S, C), label (n,) int32 and what else is given, freshly
         allocated."""
 
+    def captions(self, indices: np.ndarray) -> list[str]:
+        """(n,) indices -> what they show, in words.
+
+        Raises:
+          DataError: the records have no captions.
+        """
+
 
 class ArraySource:
     """Records in memory (or memory-mapped).
@@ -50,6 +60,7 @@ class ArraySource:
       label: (n,).
       num_classes, class_names, fingerprint: as the attributes.
       further: what else the records have, n of each, by name.
+      captions: see `Source.captions`; None: there are none.
 
     Raises:
       DataError: no records, or a label outside 0 .. num_classes - 1.
@@ -64,14 +75,18 @@ class ArraySource:
         class_names: tuple[str, ...] = (),
         fingerprint: str,
         further: Mapping[str, np.ndarray] | None = None,
+        captions: Callable[[np.ndarray], list[str]] | None = None,
     ):
-        if len(x) == 0 or len(x) != len(label):
-            raise DataError(f"data: {len(x)} examples and {len(label)} labels; nothing to train on")
+        if len(x) == 0:
+            raise NoRecordsError("data: 0 examples; nothing to train on")
+        if len(x) != len(label):
+            raise DataError(f"data: {len(x)} examples and {len(label)} labels")
         check_labels(label, num_classes)
         self.x, self.label, self.further = x, label, dict(further or {})
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
         self.num_classes, self.class_names = num_classes, class_names
         self.fingerprint = fingerprint
+        self._captions = captions
 
     def __len__(self) -> int:
         return len(self.x)
@@ -79,6 +94,11 @@ class ArraySource:
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch = {"x": self.x[indices], "label": self.label[indices].astype(np.int32)}
         return batch | {name: values[indices] for name, values in self.further.items()}
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        if self._captions is None:
+            raise DataError("these records have no captions; set text.encoder=none")
+        return self._captions(indices)
 
 
 class TfdsSource:
@@ -108,11 +128,12 @@ class TfdsSource:
                 f"needed: one of {', '.join(FEATURES)}, and `label`"
             )
         if split not in builder.info.splits or not builder.info.splits[split].num_examples:
-            raise DataError(
+            raise NoRecordsError(
                 f"data set {name} has no records in split {split!r}; "
                 f"its splits: {', '.join(builder.info.splits)}"
             )
         self._records = builder.as_data_source(split)
+        self._builder, self._split = builder, split
         # By the type's name: the module that has it takes a second to import.
         self.text_names = tuple(n for n, f in features.items() if type(f).__name__ == "Text")
         feature, label = features[self._feature], features["label"]
@@ -130,17 +151,48 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self._records)
 
-    def texts(self, indices: np.ndarray) -> dict[str, list[str]]:
-        """What the records say in words: captions, names; by the name of the feature, one each."""
-        records = self._records.__getitems__([int(i) for i in indices])
-        return {name: [r[name].decode() for r in records] for name in self.text_names}
-
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         records = self._records.__getitems__([int(i) for i in indices])
         label = np.asarray([r["label"] for r in records], np.int32)
         check_labels(label, self.num_classes)
         batch = {"x": np.stack([r[self._feature] for r in records]), "label": label}
         return batch | {name: np.stack([r[name] for r in records]) for name in self._further}
+
+    def texts(self, indices: np.ndarray) -> dict[str, list[str]]:
+        """What the records say in words, captions and names, by the feature."""
+        return {
+            name: texts_of(self._builder, self._split, name, indices) for name in self.text_names
+        }
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        return captions_of(self._builder, self._split, indices)
+
+
+def captions_of(builder, split: str, indices: np.ndarray) -> list[str]:
+    """Of records of a prepared TFDS data set.
+
+    Raises:
+      DataError: it has none.
+    """
+    features, name = builder.info.features, builder.info.full_name
+    caption = next((f for f in CAPTIONS if f in features), None)
+    if caption is None:
+        raise DataError(
+            f"data set {name} has features {', '.join(features)} and none of "
+            f"{', '.join(CAPTIONS)}; set text.encoder=none"
+        )
+    return texts_of(builder, split, caption, indices)
+
+
+def texts_of(builder, split: str, text: str, indices: np.ndarray) -> list[str]:
+    """A feature of records of a prepared TFDS data set."""
+    from tensorflow_datasets.core import decode
+
+    # Words alone: twenty times faster than with the pictures.
+    others = {name: decode.SkipDecoding() for name in builder.info.features if name != text}
+    records = builder.as_data_source(split, decoders=others)
+    found = (r[text] for r in records.__getitems__([int(i) for i in indices]))
+    return [str(words, "utf-8") if isinstance(words, bytes) else str(words) for words in found]
 
 
 def check_labels(label: np.ndarray, num_classes: int) -> None:
@@ -164,17 +216,15 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
 
     TFDS decodes about 1,400 small images a second whatever the threads; arrays give 10 times that.
     """
-    home = directory / source.fingerprint
-    if not home.exists():
-        partial = directory / f"{source.fingerprint}.{os.getpid()}.partial"
-        partial.mkdir(parents=True, exist_ok=True)
+
+    def write(folder: pathlib.Path) -> None:
         arrays: dict[str, np.memmap] = {}
         for start in range(0, len(source), 1024):
             part = np.arange(start, min(start + 1024, len(source)))
             for name, values in source.gather(part).items():
                 if name not in arrays:
                     arrays[name] = np.lib.format.open_memmap(
-                        partial / f"{name}.npy",
+                        folder / f"{name}.npy",
                         "w+",
                         values.dtype,
                         (len(source), *values.shape[1:]),
@@ -182,12 +232,9 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
                 arrays[name][part] = values
         for array in arrays.values():
             array.flush()
-        try:
-            os.rename(partial, home)
-        except OSError:  # another process was first
-            if not home.exists():
-                raise
-    found = {file.stem: np.load(file, mmap_mode="r") for file in sorted(home.glob("*.npy"))}
+
+    home = once(directory / source.fingerprint, write)
+    found = {file.stem: _mapped(file) for file in sorted(home.glob("*.npy"))}
     return ArraySource(
         found.pop("x"),
         np.asarray(found.pop("label")),
@@ -195,12 +242,19 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         num_classes=source.num_classes,
         class_names=source.class_names,
         fingerprint=source.fingerprint,
+        captions=source.captions,
     )
+
+
+def _mapped(file: pathlib.Path) -> np.ndarray:
+    array = np.load(file, mmap_mode="r")
+    # numpy's files have no name for bfloat16, and give its bytes back without one.
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySource:
     """512 smooth random examples (64 held out) of any shape, for tests: each class its own mean,
-    plus a random low-frequency pattern, so that there is something to learn."""
+    plus a random low-frequency pattern, so that there is something to learn; captions by class."""
     count = 512 if split == "train" else 64
     draw = np.random.default_rng([0, SPLITS.index(split)])
     label = (np.arange(count) % num_classes).astype(np.int32)
@@ -214,11 +268,16 @@ def synthetic(shape: tuple[int, ...], num_classes: int, split: str) -> ArraySour
         phase = draw.uniform(0, 2 * np.pi, (count, *(1,) * (len(shape) - 1), shape[-1]))
         x = x + 0.4 * np.cos(angle.reshape(view[:-1] + [1])[..., :1] * 2 + phase)
     pixels = np.rint(np.clip(x, -1, 1) * 127.5 + 127.5).astype(np.uint8)
+
+    def captions(indices: np.ndarray) -> list[str]:
+        return [f"pattern number {label[i]}" for i in indices]
+
     return ArraySource(
         pixels,
         label,
         num_classes=num_classes,
         fingerprint=fingerprint_of("synthetic", 1, shape, num_classes, split),
+        captions=captions,
     )
 
 
@@ -231,17 +290,24 @@ def open_source(
     data_dir: str,
     in_memory_bytes: float,
     segmented: bool = False,
+    among: tuple[tuple[int, ...], ...] = (),
+    corrupt: str = "skip",
+    stride: int = 1,
 ) -> Source:
     """The records of a data set, prepared on first use.
 
     Args:
-      name: a key of `builders.table.BUILDERS`, synthetic, or tfds:NAME[/CONFIG][:VERSION], a TFDS
-        data set that was prepared in `data_dir` before.
+      name: a key of `builders.table.BUILDERS`, FOLDER:PATH with one of its `FOLDERS`, synthetic, or
+        tfds:NAME[/CONFIG][:VERSION], a TFDS data set that was prepared in `data_dir` before.
       split: train or heldout.
       shape, num_classes: what the config says a record is.
       data_dir: of prepared sets.
       in_memory_bytes: a set whose decoded size is below is decoded once.
       segmented: see `TfdsSource`.
+      among: shapes of buckets: those records only of which this shape is the nearest, see
+        `builders.table`.
+      corrupt: skip | fail, what is done about items that cannot be used.
+      stride: of frames, where clips are cut from videos.
 
     Raises:
       ValueError: an unknown name, or a set that cannot have this shape or number of classes.
@@ -253,7 +319,7 @@ def open_source(
         return synthetic(shape, num_classes, split)
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
-    builder = table.prepared(name, shape, data_dir)
+    builder = table.prepared(name, shape, data_dir, corrupt=corrupt, stride=stride, among=among)
     source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
     if source.shape != tuple(shape):
         raise ValueError(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
-from nrdm_jax.evaluation import weight_files
+from nrdm_jax import weight_files
 from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.signatures import Array, Params
 

@@ -119,18 +119,21 @@ class SelfAttention(Attention):
       grid: tokens along each axis; of more tokens, the first ones are no patches.
       axes: of the grid, attended along; empty: all.
       rotary: rotate queries and keys by their places.
+      reference: grid that the places span, see `positions.coordinates`; empty: `grid`.
     """
 
     grid: tuple[int, ...] = ()
     axes: tuple[int, ...] = ()
     rotary: bool = False
+    reference: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, u: Array, condition: Condition) -> Array:
         y = self.normed(u, condition)
         y = y.reshape(y.shape[0], -1, y.shape[-1])
-        along = tuple(self.grid[a] for a in self.axes) if self.axes else self.grid
-        angles = rotary(along, self.width // self.heads) if self.rotary else None
+        axes = self.axes or tuple(range(len(self.grid)))
+        along, span = (tuple(g[a] for a in axes) for g in (self.grid, self.reference or self.grid))
+        angles = rotary(along, self.width // self.heads, span) if self.rotary else None
         if not self.axes:
             return self.attention(y, angles=angles).reshape(*u.shape[:-1], self.width)
         others = tuple(a for a in range(len(self.grid)) if a not in self.axes)

@@ -14,6 +14,7 @@ from nrdm_jax.models.conditioning import (
     TimeEmbedding,
 )
 from nrdm_jax.models.patches import grid_of
+from nrdm_jax.models.text_encoder import TextEncoder
 from nrdm_jax.models.unit import VARIANTS, Gates
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array, Given
@@ -28,12 +29,16 @@ class Denoiser(nn.Module):
     with respect to the taps is |dL/dz_i|^2 (see `probe`).
 
     Attributes:
-      shape: (*S, C) of one example.
+      shape: (*S, C) of one example. No parameter depends on S.
+      reference: shape that positions span, see `positions.coordinates`, and by whose levels a U-Net
+        attends; empty: `shape`.
       patch: side of a patch, one number or one a spatial axis.
       depth, width, heads: blocks, trunk channels, attention heads; see `sizes.DIT`.
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
       text_width: channels E of the states of a text that is given; 0: none is. A mean of them is a
         part of the condition, and blocks of a transformer have a cross-attention unit to them.
+      text_vocabulary, text_depth, text_heads: of an encoder of its own, whose tokens are given in
+        the place of states, see `text_encoder.TextEncoder`; 0: it has none.
       learn_variance: twice the output channels; the second half is no prediction.
       variant: the form of every residual unit, a key of `unit.VARIANTS`.
       gate_shape, gate_condition, alpha_start, alpha_bound, beta, beta_start, beta_bound: see
@@ -53,6 +58,10 @@ class Denoiser(nn.Module):
     heads: int = 6
     num_classes: int = 1000
     text_width: int = 0
+    reference: tuple[int, ...] = ()
+    text_vocabulary: int = 0
+    text_depth: int = 0
+    text_heads: int = 0
     learn_variance: bool = False
     variant: str = "gated"
     gate_shape: str = "channel"
@@ -138,6 +147,11 @@ class Denoiser(nn.Module):
         return (self.patch,) * axes if isinstance(self.patch, int) else tuple(self.patch)
 
     @property
+    def reference_grid(self) -> tuple[int, ...]:
+        """Patches along each axis of the reference."""
+        return grid_of(self.reference or self.shape, self.patch_sides)
+
+    @property
     def patch_features(self) -> int:
         """Output channels of a whole patch."""
         channels = self.shape[-1] * (2 if self.learn_variance else 1)
@@ -152,14 +166,24 @@ class Denoiser(nn.Module):
         given_BD = LabelEmbedding(self.num_classes, self.width, name="label")(given["label"])
         text, mask = None, None
         if self.text_width:
-            text, mask, pooled_BD = TextEmbedding(self.width, name="text")(
-                given["text"], given["text_mask"]
-            )
+            states = self._encoded(given)
+            text, mask, pooled_BD = TextEmbedding(self.width, name="text")(*states)
             given_BD = given_BD + pooled_BD
         e_BD = constrain(jax.nn.silu(time_BD + given_BD), "activation_batch", None)
         widths = self._shared_widths()
         shared = SharedProjections(widths, name="shared")(e_BD) if widths else {}
         return Condition(e_BD, shared, text, mask), time_BD, given_BD
+
+    def _encoded(self, given: Given) -> tuple[Array, Array]:
+        """States (B, T, E) of what is given of a text, and where it is no padding."""
+        if not self.text_vocabulary:
+            return given["text"], given["text_mask"]
+        encoder = TextEncoder(
+            self.text_vocabulary, self.text_width, self.text_depth, self.text_heads,
+            name="text_encoder",
+        )  # fmt: skip
+        tokens_BT = given["tokens"]
+        return encoder(tokens_BT), tokens_BT > 0
 
     def input_of(self, x: Array, given: Given) -> Array:
         """(B, *S, C + K) float32: x_t, and what is seen at each place."""

@@ -87,7 +87,7 @@ class DiT(Denoiser):
             patchify(self.input_of(x, given), self.patch_sides)
         )
         if self.positions == "sincos":
-            z_BND = z_BND + jnp.asarray(sincos(grid, self.width))[None]
+            z_BND = z_BND + jnp.asarray(sincos(grid, self.width, self.reference_grid))[None]
         condition, time_BD, given_BD = self.embed(t_B, given)
         if self.prefix_tokens:
             z_BND = jnp.concatenate([jnp.stack([time_BD, given_BD], axis=1), z_BND], axis=1)
@@ -156,9 +156,15 @@ class DiT(Denoiser):
         cross_attention = CrossAttention(self.width, **heads, **settings, parent=None)
 
         def attention(*axes: int) -> SelfAttention:
-            rotary = self.positions == "rotary"
             return SelfAttention(
-                self.width, **heads, **settings, grid=grid, axes=axes, rotary=rotary, parent=None
+                self.width,
+                **heads,
+                **settings,
+                grid=grid,
+                axes=axes,
+                rotary=self.positions == "rotary",
+                reference=self.reference_grid,
+                parent=None,
             )
 
         branches: dict[str, nn.Module] = {

@@ -85,7 +85,7 @@ class UNet(Denoiser):
         return ("convolution", "attention") if attends else ("convolution",)
 
     def _attends(self, level: int) -> bool:
-        return max(grid_of(self.shape, self.patch_sides)) // 2**level in self.attention_at
+        return max(self.reference_grid) // 2**level in self.attention_at
 
     @nn.compact
     def __call__(self, x: Array, t_B: Array, given: Given, taps: Array | None = None):

@@ -5,6 +5,8 @@ import json
 import math
 import os
 import pathlib
+import re
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -123,6 +125,15 @@ def write_trajectory(
     return file
 
 
+def in_a_name(caption: str, most: int = 40) -> str:
+    """`a red car: 2 doors` -> `a-red-car-2-doors`: letters and digits of any script, shortened;
+    safe as a part of a file's name everywhere."""
+    words = re.sub(r"\W+", "-", unicodedata.normalize("NFC", caption)).strip("-")
+    # A file's name may have 255 bytes.
+    short = words.encode()[:most].decode("utf-8", "ignore").strip("-")
+    return short or "no-text"
+
+
 def write_samples(
     directory: pathlib.Path,
     x: np.ndarray,
@@ -135,12 +146,13 @@ def write_samples(
     Pictures become grid.png and one PNG each; clips and volumes grid.gif (its time is the first
     axis), slices.png (a row each of the first 16) and samples.npy; anything else samples.npy. In
     what shows several, each has its original to the left, where there are such.
-    manifest.json lists, beside what it is given, each file with its seed and label.
+    manifest.json lists, beside what it is given, the file of each.
 
     Args:
       x: (n, *S, C) float32, as sampled.
       pixels: the same in uint8, or decoded, (n, *S', 1 or 3).
-      manifest: JSON values; `seeds` and `labels` have n entries.
+      manifest: JSON values; `seeds` and `labels` have n entries, and `captions`, if there are any,
+        which are in the files' names in the labels' place.
       original: as pixels.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -148,8 +160,11 @@ def write_samples(
     if is_image(pixels.shape[1:]):
         first = directory / "grid.png"
         write_png(first, grid(shown))
-        files = [f"{i:05d}_seed{s}_label{c}.png" for i, (s, c) in
-                 enumerate(zip(manifest["seeds"], manifest["labels"], strict=True))]  # fmt: skip
+        told = [f"label{label}" for label in manifest["labels"]]
+        if manifest.get("captions"):
+            told = [in_a_name(caption) for caption in manifest["captions"]]
+        files = [f"{i:05d}_seed{seed}_{words}.png" for i, (seed, words) in
+                 enumerate(zip(manifest["seeds"], told, strict=True))]  # fmt: skip
         for name, image in zip(files, pixels, strict=True):
             write_png(directory / name, image)
     else:

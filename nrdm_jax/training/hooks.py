@@ -50,7 +50,8 @@ class StopOnNonFinite:
 
 
 class StepLog:
-    """Every `every` steps: means since the last line, to the terminal and to the metrics files."""
+    """Every `every` steps: means since the last line, to the terminal and to the metrics files. The
+    steps' metrics say `images` and `flops` of each, 0 FLOPs where they are unknown."""
 
     def __init__(
         self,
@@ -61,14 +62,11 @@ class StepLog:
         *,
         every: int,
         last_step: int,
-        batch_size: int,
-        flops_per_step: float,
         devices: int,
         peak_flops: float | None,
     ):
         self._writer, self._progress, self._ledger = writer, progress, ledger
         self._schedule, self._every, self._last_step = schedule, every, last_step
-        self._batch_size, self._flops = batch_size, flops_per_step
         self._devices, self._peak = devices, peak_flops
         self._pending: list[Metrics] = []
         self._data_wait = 0.0
@@ -82,6 +80,7 @@ class StepLog:
             return
         rows = jax.device_get(self._pending)
         values = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        images, flops = values.pop("images"), values.pop("flops")
         seconds = self._ledger.productive() - self._mark
         step_time = seconds / len(rows)
         line = {
@@ -89,12 +88,12 @@ class StepLog:
             "grad_norm": values.pop("grad_norm"),
             "lr": float(self._schedule(step - 1)),
             "step_time": step_time,
-            "img/s": self._batch_size / step_time,
+            "img/s": images / step_time,
         }
-        if self._flops:
-            line["TFLOP/s/chip"] = self._flops / step_time / self._devices / 1e12
-        if self._flops and self._peak:
-            line["MFU"] = self._flops / step_time / self._devices / self._peak
+        if flops:
+            line["TFLOP/s/chip"] = flops / step_time / self._devices / 1e12
+        if flops and self._peak:
+            line["MFU"] = flops / step_time / self._devices / self._peak
         line["data_wait"] = self._data_wait / seconds
         line["eta"] = (self._last_step - step) * step_time
         line["goodput"] = self._ledger.productive() / self._ledger.elapsed()

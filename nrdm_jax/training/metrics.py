@@ -67,8 +67,7 @@ class MetricsWriter:
       first_step: steps done at the start of this process. What a killed process logged beyond it is
         removed: those steps will be done, and logged, again. At 0 that is everything.
       ledger: of this process.
-      images: seen at the first step.
-      batch_size: images a step.
+      images: step -> images seen after it.
       before: `seconds` and `step_seconds` of the run up to the first step, where they are known.
     """
 
@@ -80,12 +79,11 @@ class MetricsWriter:
         first_step: int,
         *,
         ledger: Ledger,
-        images: int,
-        batch_size: int,
+        images: Callable[[int], int],
         before: Mapping[str, float],
     ):
         self._path = workdir / "metrics.jsonl"
-        self._first_step, self._images, self._batch_size = first_step, images, batch_size
+        self._first_step, self._images = first_step, images
         self._ledger = ledger
         self._before = {name: before[name] for name in MetricsWriter.SECONDS if name in before}
         self._events = None
@@ -112,9 +110,8 @@ class MetricsWriter:
 
     def so_far(self, step: int) -> dict[str, float]:
         """Images seen at a step, and the seconds until now, as far as they are known."""
-        images = self._images + (step - self._first_step) * self._batch_size
         now = {"seconds": self._ledger.elapsed(), "step_seconds": self._ledger.productive()}
-        return {"images": images} | {
+        return {"images": self._images(step)} | {
             name: round(before + now[name], 3) for name, before in self._before.items()
         }
 

@@ -1,5 +1,6 @@
 """Everything that a training run carries from step to step."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class TrainState(struct.PyTreeNode):
     opt: the optimizer's state.
     importance: by which times are drawn, see `importance.History`; as a rule nothing.
     averages: by the names of their widths, see `power_ema`; as a rule there are none.
+    images: () uint32 examples seen, where batches differ in size; as a rule nothing.
     """
 
     step: Array
@@ -32,6 +34,7 @@ class TrainState(struct.PyTreeNode):
     opt: Any
     importance: Any = ()
     averages: dict[str, Params] = struct.field(default_factory=dict)
+    images: Any = ()
 
 
 def create(
@@ -41,9 +44,10 @@ def create(
     *,
     importance: Importance | None = None,
     widths: Sequence[float] = (),
+    counts_images: bool = False,
 ) -> TrainState:
-    """A fresh state; the averages start at the weights. Pure, so that it can be jitted or
-    shaped."""
+    """A fresh state; the averages start at the weights. Pure, so that it can be jitted or shaped.
+    `counts_images`: batches will differ in size."""
     init_key, step_key = jax.random.split(jax.random.key(seed))
     params = init(init_key)
     return TrainState(
@@ -54,6 +58,7 @@ def create(
         opt=optimizer.init(params),
         importance=importance.start() if importance else (),
         averages=power_ema.start(params, widths),
+        images=jnp.zeros((), jnp.uint32) if counts_images else (),
     )
 
 
@@ -66,6 +71,7 @@ def create_sharded(
     *,
     importance: Importance | None = None,
     widths: Sequence[float] = (),
+    counts_images: bool = False,
 ) -> tuple[TrainState, Callable[[], TrainState], Callable[[Params], TrainState]]:
     """The abstract state, with the sharding of every leaf, a function that allocates it, and one
     that begins with weights that are given.
@@ -74,15 +80,25 @@ def create_sharded(
       zero1: see `partition.shardings`.
       importance: of times that are drawn by it.
       widths: of the power-function averages.
+      counts_images: see `create`.
 
     Each leaf is born in its shards: nothing ever holds the whole state on one device.
     """
 
+    make = functools.partial(
+        create,
+        optimizer=optimizer,
+        seed=seed,
+        importance=importance,
+        widths=widths,
+        counts_images=counts_images,
+    )
+
     def fresh() -> TrainState:
-        return create(init, optimizer, seed, importance=importance, widths=widths)
+        return make(init)
 
     def begun(params: Params) -> TrainState:
-        return create(lambda _: params, optimizer, seed, importance=importance, widths=widths)
+        return make(lambda _: params)
 
     shapes = jax.eval_shape(fresh)
     shardings = partition.shardings(shapes, mesh, zero1)
@@ -99,6 +115,8 @@ def save_items(state: TrainState) -> dict:
         "opt": state.opt,
         "loop": {"step": state.step, "key": state.key},
     }
+    if not isinstance(state.images, tuple):
+        items["loop"]["images"] = state.images
     optional = {"importance": state.importance, "averages": state.averages}
     return items | {name: tree for name, tree in optional.items() if tree}
 
@@ -113,4 +131,5 @@ def state_of(items: dict) -> TrainState:
         opt=items["opt"],
         importance=items.get("importance", ()),
         averages=items.get("averages", {}),
+        images=items["loop"].get("images", ()),
     )

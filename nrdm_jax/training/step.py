@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,6 @@ def make_train_step(
     objective: ObjectiveFn,
     optimizer: optax.GradientTransformation,
     *,
-    batch_size: int,
     micro_batches: int,
     ema_halflife_images: float,
     averaged: Averaged | None = None,
@@ -31,13 +31,13 @@ def make_train_step(
     importance: Importance | None = None,
     by_step: bool = False,
 ) -> TrainStep:
-    """A pure step. The noise of example i of step s depends on (state.key, s, i) only, so neither
-    the mesh nor the number of micro-batches changes what is trained on.
+    """A pure step, for batches of any shape and size. The noise of example i of step s depends on
+    (state.key, s, i) only, so neither the mesh nor the number of micro-batches changes what is
+    trained on.
 
     Args:
       objective: see `signatures.ObjectiveFn`.
       optimizer: sees the gradient of the mean loss over the batch.
-      batch_size: examples of `batch`, over all devices.
       micro_batches: forward-backward passes that share a step; gradients add up in float32.
       ema_halflife_images: see `ema.decay`.
       averaged: in the place of the EMA, see `optimizer.Optimizer`.
@@ -55,6 +55,7 @@ def make_train_step(
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch_size = batch["x"].shape[0]  # over all devices
         own = objective
         if importance:
             own = functools.partial(own, history=state.importance)
@@ -91,7 +92,12 @@ def make_train_step(
 
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
+        # Where batches differ in size the state counts the images; else its steps tell.
+        images: Any = ()
         images_seen = (state.step + 1).astype(jnp.float32) * batch_size
+        if not isinstance(state.images, tuple):
+            images = state.images + batch_size
+            images_seen = images.astype(jnp.float32)
         decay = ema.decay(images_seen, batch_size, ema_halflife_images)
         mean = averaged(opt, params) if averaged else ema.update(state.ema, params, decay)
         averages = power_ema.update(state.averages, params, state.step + 1)
@@ -103,7 +109,7 @@ def make_train_step(
         kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         metrics = dict(metrics, loss=loss, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
-        return state.replace(step=state.step + 1, **kept), metrics
+        return state.replace(step=state.step + 1, images=images, **kept), metrics
 
     return step
 

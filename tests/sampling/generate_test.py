@@ -136,3 +136,18 @@ def test_an_archive_for_other_evaluators_is_written_as_samples_come(tmp_path):
     cut_short.add(pixels[:3], np.arange(3))
     cut_short.close()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("a red car: 2 doors", "a-red-car-2-doors"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("..", "no-text"),
+        ("e\u0301t\u00e9 \U0001f697", "\u00e9t\u00e9"),
+        ("车" * 20, "车" * 13),  # 40 bytes, in whole characters
+        ("", "no-text"),
+    ],
+)
+def test_captions_are_safe_in_names(caption, name):
+    assert writers.in_a_name(caption) == name

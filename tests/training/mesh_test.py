@@ -52,7 +52,11 @@ def single():
 
 @pytest.mark.parametrize(
     ("mesh", "micro_batches"),
-    [({"data": 8, "fsdp": 1}, 1), ({"data": 1, "fsdp": 8}, 1), ({"data": 2, "fsdp": 4}, 2)],
+    [
+        pytest.param({"data": 8, "fsdp": 1}, 1, marks=pytest.mark.slow),
+        ({"data": 1, "fsdp": 8}, 1),
+        ({"data": 2, "fsdp": 4}, 2),
+    ],
     ids=["data", "fsdp", "both-accumulated"],
 )
 def test_eight_devices_give_the_losses_of_one(
@@ -160,6 +164,31 @@ def test_no_part_of_a_gradient_is_lost_where_groups_are_divided(tiny_config, fil
     found = gradients_on(c, 8, fill_zeros, **mesh)
     for path, gradient in whole.items():
         if not path.endswith("key_bias"):  # that of a softmax does not depend on it
+            error = np.linalg.norm(found[path] - gradient) / np.linalg.norm(gradient)
+            assert error < 1e-5, path
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2, "fsdp": 4},
+        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "fsdp": 2, "stage": 2}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "fsdp": 1, "context": 4}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("encoder", ["bytes", pytest.param("minilm", marks=pytest.mark.slow)])
+def test_no_part_of_a_gradient_is_lost_with_text(tiny_config, fill_zeros, mesh, encoder):
+    c = tiny_config
+    c.model.width, c.train.batch_size, c.evaluate.batch_size = 16, 8, 8
+    c.text.update(encoder=encoder, length=6, width=16, depth=1, heads=2)
+    one = dict.fromkeys(("data", "stage", "fsdp", "context", "tensor"), 1)
+    whole = gradients_on(c, 1, fill_zeros, **one)
+    found = gradients_on(c, 8, fill_zeros, **(one | mesh))
+    assert any(path.startswith("text_encoder/") for path in whole) == (encoder == "bytes")
+    for path, gradient in whole.items():
+        if not path.endswith("key_bias"):
             error = np.linalg.norm(found[path] - gradient) / np.linalg.norm(gradient)
             assert error < 1e-5, path
 

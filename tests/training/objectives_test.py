@@ -71,7 +71,7 @@ BY_IMPORTANCE = Importance(PATH.t_min, PATH.t_max, bins=3, remembered=4)
 def importance_step(micro_batches=1):
     adam = optax.adam(0.1)
     step = make_train_step(
-        objective(BY_IMPORTANCE), adam, batch_size=8, micro_batches=micro_batches,
+        objective(BY_IMPORTANCE), adam, micro_batches=micro_batches,
         ema_halflife_images=100.0, importance=BY_IMPORTANCE,
     )  # fmt: skip
     state = create(lambda key: {"w": jnp.zeros(())}, adam, 0, importance=BY_IMPORTANCE)

@@ -5,8 +5,8 @@ import optax
 import pytest
 
 from nrdm_jax import build, trees
-from nrdm_jax.training import ema, flops, metrics, optimizer, power_ema
-from nrdm_jax.training.state import TrainState
+from nrdm_jax.training import ema, flops, hooks, metrics, optimizer, power_ema
+from nrdm_jax.training.state import TrainState, save_items, state_of
 from nrdm_jax.training.step import make_train_step
 
 
@@ -34,7 +34,7 @@ BATCH = {
 
 def step_of(optimizer_, micro_batches=1, halflife=1e9):
     return make_train_step(
-        linear_objective, optimizer_, batch_size=8, micro_batches=micro_batches,
+        linear_objective, optimizer_, micro_batches=micro_batches,
         ema_halflife_images=halflife,
     )  # fmt: skip
 
@@ -131,9 +131,29 @@ def test_rate_of_beta_is_that_of_its_variant_shared_kernels_included(tiny_config
         assert rate == pytest.approx(0.1 if slow and path in betas else 1.0, rel=1e-3), path
 
 
+def test_the_average_s_half_life_is_of_the_images_that_batches_had():
+    sgd = optax.sgd(0.1)
+    state = linear_state(sgd).replace(images=jnp.uint32(0))
+    seen = 0
+    for size in (8, 4, 8):
+        before = state.ema["w"]
+        state, _ = step_of(sgd, halflife=100.0)(state, {k: v[:size] for k, v in BATCH.items()})
+        seen += size
+        share = 1 - 0.5 ** (size / min(100.0, 0.05 * seen))
+        expected = before + share * (state.params["w"] - before)
+        np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+    assert int(state.images) == seen
+    again = state_of(save_items(state))
+    assert int(again.images) == seen and state_of(save_items(linear_state(sgd))).images == ()
+
+
 def writer_of(workdir, first_step, ledger, before, images=0, batch_size=4):
     return metrics.MetricsWriter(
-        workdir, first_step, ledger=ledger, images=images, batch_size=batch_size, before=before
+        workdir,
+        first_step,
+        ledger=ledger,
+        before=before,
+        images=lambda step: images + (step - first_step) * batch_size,
     )
 
 
@@ -159,6 +179,31 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+def test_a_step_line_is_of_all_images_and_flops_since_the_last(tmp_path):
+    clock = Clock(0.0)
+    ledger = metrics.Ledger(clock)
+    seen = [0, 8, 24, 32, 48]
+    writer = metrics.MetricsWriter(
+        tmp_path, 0, ledger=ledger, images=seen.__getitem__, before=NOTHING_YET
+    )
+    log = hooks.StepLog(
+        writer, metrics.Progress(0, 4), ledger, lambda step: 0.1, every=2, last_step=4, devices=2,
+        peak_flops=None,
+    )  # fmt: skip
+    for step in (1, 2, 3, 4):
+        clock.now += 3.0 if seen[step] - seen[step - 1] == 16 else 1.0
+        images = seen[step] - seen[step - 1]
+        told = {"images": np.int64(images), "flops": np.float64(1e12 * images)}
+        values = {name: jnp.float32(1.0) for name in ("loss", "grad_norm", "finite")}
+        log(step, None, values | told, 0.5)
+    writer.close()
+    rows = metrics.read_metrics(tmp_path)
+    assert [row["images"] for row in rows] == [24, 48]
+    for row in rows:  # 24 images in 4 seconds
+        assert (row["img/s"], row["step_time"], row["data_wait"]) == (6.0, 2.0, 0.25)
+        assert row["TFLOP/s/chip"] == 3.0
 
 
 def test_images_and_seconds_of_a_run_go_on_over_its_processes(tmp_path):

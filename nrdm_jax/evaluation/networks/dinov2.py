@@ -15,6 +15,7 @@ import numpy as np
 
 from nrdm_jax.evaluation.networks import layers
 from nrdm_jax.evaluation.networks.outputs import Outputs
+from nrdm_jax.named_tensors import select
 from nrdm_jax.signatures import Array, Params
 
 SIZE = 224
@@ -38,7 +39,7 @@ def load(tensors: Mapping[str, np.ndarray]) -> Params:
     """
     if "register_tokens" in tensors:
         raise ValueError(f"these weights have register_tokens; take {OF} without reg4 in its name")
-    sizes = layers.select(
+    sizes = select(
         tensors,
         {
             "patch_embed.proj.weight": (None, 3, None, None),
@@ -74,7 +75,7 @@ def load(tensors: Mapping[str, np.ndarray]) -> Params:
     if depth > len(tensors):
         raise ValueError(f"a tensor of block {depth - 1} among {len(tensors)} tensors")
     shapes = {f"blocks.{i}.{name}": shape for i in range(depth) for name, shape in block.items()}
-    found = layers.select(
+    found = select(
         tensors,
         {
             "cls_token": (1, 1, width),

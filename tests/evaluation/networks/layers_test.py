@@ -89,15 +89,3 @@ def test_branches_are_concatenated_in_order_and_named_after_their_forks():
     }
     found = np.asarray(layers.run(params, steps, np.ones((1, 1, 1, 5), np.float32)))
     np.testing.assert_array_equal(found[0, 0, 0], [1, 3, 3, 3, 2, 2])
-
-
-def test_what_is_missing_or_of_another_shape_is_named():
-    tensors = {"a": np.zeros(3), "b": np.zeros((2, 2)), "more": np.zeros(1)}
-    with pytest.raises(ValueError) as error:
-        layers.select(tensors, {"a": (4,), "b": (None, 2), "c": (1,)}, "that network")
-    assert str(error.value) == (
-        "these are not the weights of that network: missing: c; a is (3,) and not (4,)"
-    )
-    assert list(layers.select(tensors, {"b": (None, 2)}, "it")) == ["b"]
-    with pytest.raises(ValueError, match="missing: t0, .*, t11 and 8 more$"):
-        layers.select({}, {f"t{i}": () for i in range(20)}, "it")

@@ -1,0 +1,157 @@
+"""Records with what a network is told of their captions.
+
+Many records share a caption, so that each different one is read, encoded and kept once: a table has
+a row for each.
+"""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from nrdm_jax.data.sources import Source, fingerprint_of
+from nrdm_jax.data.stored import once
+
+READ = 4096  # captions at a time
+ENCODED = 64  # captions at a time
+
+
+class Table(Protocol):
+    """What is given with each of some captions."""
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """(n,) rows -> n of each, by name, freshly allocated."""
+
+
+class Tokens:
+    """ "tokens" (n, T).
+
+    Args:
+      tokens: (captions, T) int32, see `text.tokens`.
+    """
+
+    def __init__(self, tokens: np.ndarray):
+        self.tokens = tokens
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"tokens": self.tokens[rows]}
+
+
+class States:
+    """ "text" (n, T, E) float32, 0 behind the text, and "text_mask" (n, T).
+
+    Args:
+      states: (tokens of all captions, E), in memory or not, without padding.
+      ends: (captions,): where each ends among these.
+      length: T.
+    """
+
+    def __init__(self, states: np.ndarray, ends: np.ndarray, length: int):
+        self.states, self.ends, self.length = states, np.asarray(ends), length
+        self.starts = np.concatenate([[0], self.ends[:-1]])
+
+    def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        counts = self.ends[rows] - self.starts[rows]
+        mask = np.arange(self.length)[None, :] < counts[:, None]
+        text: np.ndarray = np.zeros((*mask.shape, self.states.shape[1]), np.float32)
+        for one, start, count in zip(text, self.starts[rows], counts, strict=True):
+            one[:count] = self.states[start : start + count]
+        return {"text": text, "text_mask": mask}
+
+
+class CaptionedSource:
+    """The records of a source, and what a table says of their captions.
+
+    Args:
+      records: of any kind.
+      rows: (records,): the row of each one's caption.
+      table: see `Table`.
+      fingerprint: of what makes the table's rows of captions.
+      with_class: the label is given as well; without, it is that of no class, `num_classes`.
+    """
+
+    def __init__(
+        self,
+        records: Source,
+        rows: np.ndarray,
+        table: Table,
+        *,
+        fingerprint: str,
+        with_class: bool,
+    ):
+        self.records, self._rows, self._table = records, rows, table
+        self._with_class = with_class
+        self.shape, self.dtype = records.shape, records.dtype
+        self.num_classes, self.class_names = records.num_classes, records.class_names
+        self.fingerprint = fingerprint_of(records.fingerprint, fingerprint, with_class)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = self.records.gather(indices)
+        if not self._with_class:
+            batch["label"] = np.full_like(batch["label"], self.num_classes)
+        return batch | self._table.gather(self._rows[indices])
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        return self.records.captions(indices)
+
+
+def plain(source: Source) -> Source:
+    """The records without what is given with their captions, labels as they are."""
+    return source.records if isinstance(source, CaptionedSource) else source
+
+
+def different(source: Source) -> tuple[list[str], np.ndarray]:
+    """(the captions of the records, each once, in order; the place of each record's among them).
+
+    Raises:
+      DataError: as `Source.captions`.
+    """
+    places: dict[str, int] = {}
+    rows: np.ndarray = np.zeros(len(source), np.int32)
+    for start in range(0, len(source), READ):
+        part = np.arange(start, min(start + READ, len(source)))
+        rows[part] = [places.setdefault(text, len(places)) for text in source.captions(part)]
+    return list(places), rows
+
+
+def encoded(
+    tokens: np.ndarray,
+    encode: Callable[[np.ndarray], np.ndarray],
+    directory: pathlib.Path,
+    key: Sequence,
+) -> States:
+    """The states of captions, computed once and kept under `directory`, memory-mapped from then on.
+
+    Args:
+      tokens: (captions, T), 0 behind the text.
+      encode: (n, t) tokens -> (n, t, E) float32, any t up to T.
+      directory: of all that are kept.
+      key: JSON values; everything that decides the states.
+    """
+
+    def write(folder: pathlib.Path) -> None:
+        counts = (tokens > 0).sum(axis=1)
+        ends = np.cumsum(counts)
+        states = None
+        # By length, so that little padding is encoded; a multiple of 8, so that few programs are.
+        order = np.argsort(counts, kind="stable")
+        for first in range(0, len(order), ENCODED):
+            some = order[first : first + ENCODED]
+            width = min(-(-max(int(counts[some].max()), 1) // 8) * 8, tokens.shape[1])
+            found = encode(np.resize(tokens[some, :width], (ENCODED, width)))
+            if states is None:
+                shape = (max(int(ends[-1]), 1), found.shape[-1])  # no file of nothing is mapped
+                states = np.lib.format.open_memmap(folder / "states.npy", "w+", np.float32, shape)
+            for row, one in zip(some, found, strict=False):
+                states[ends[row] - counts[row] : ends[row]] = one[: counts[row]]
+        assert states is not None, "no captions"
+        states.flush()
+        np.save(folder / "ends.npy", ends)
+
+    home = once(directory / fingerprint_of(*key), write)
+    states = np.load(home / "states.npy", mmap_mode="r")
+    return States(states, np.load(home / "ends.npy"), tokens.shape[1])
