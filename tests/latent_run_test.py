@@ -78,6 +78,21 @@ def test_records_are_the_latents_of_the_pixels(config, autoencoder, tmp_path, mo
     assert records.pictures(config, "train", str(tmp_path), found).shape == PIXELS
 
 
+def test_captions_go_with_the_latents(config, tmp_path):
+    config.text.encoder, config.text.length = "bytes", 24
+    found = records.source(config, "train", str(tmp_path))
+    pixels = synthetic(PIXELS, 4, "train")
+    some = np.asarray([0, 5, 511])
+    assert found.captions(some) == pixels.captions(some)
+    batch = found.drawn(0)(some, some)
+    assert set(batch) == {"x", "label", "tokens"} and batch["tokens"].shape == (3, 24)
+    assert batch["x"].shape == (3, *LATENTS)
+    # One set serves runs with and without captions.
+    config.text.encoder = "none"
+    assert records.source(config, "train", str(tmp_path)).fingerprint != found.fingerprint
+    assert len(list((tmp_path / "latents").iterdir())) == 1
+
+
 def test_latents_of_other_weights_are_refused(config, tmp_path):
     data = str(tmp_path / "data")
     sources = {s: encoding.pixels(config, s, data, streamed=True) for s in ("train", "heldout")}
