@@ -45,9 +45,9 @@ def draw(
     returns the file to look at first, and the samples (n, *S, C) in the network's range. The
     weights are the EMA, or the run's average of `ema_width`. With `weaker`, another run's workdir
     or, with @STEP, an earlier step of this or another one, the guidance is away from the weights
-    there (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at so many
-    times on the way are written as well. With a `shape` that `config.check_shape` lets through, the
-    samples have it in the place of `data.shape`, whose positions they then span.
+    there (`run_weights.find_at`) and not from no class. With `trajectory`, the estimates of x0 at
+    so many times on the way are written as well. With a `shape` that `config.check_shape` lets
+    through, the samples have it in the place of `data.shape`, whose positions they then span.
 
     Raises:
       ValueError: there is no checkpoint, no such step or width, or it does not fit the config; or
