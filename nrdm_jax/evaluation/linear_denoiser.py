@@ -28,11 +28,24 @@ class LinearDenoiser(NamedTuple):
     variances: Array
 
 
+def bytes_of_fit(count: int, dimensions: int) -> int:
+    """Memory that `fit` takes at most, for so many examples of so many numbers.
+
+    The eigenvectors of an (m, m) matrix take two more of its size (LAPACK's syevd); the smaller of
+    the two ways is taken, see `fit`: of the Gram matrix, the examples and the basis are held beside
+    it. In float64, and the result in float32.
+    """
+    if count < dimensions:
+        return 8 * 3 * count**2 + 20 * count * dimensions
+    return 8 * 3 * dimensions**2
+
+
 def fit(blocks: Iterable[np.ndarray], count: int) -> LinearDenoiser:
     """Mean and covariance of examples, any float range.
 
     Through the eigenvectors of the smaller of the covariance and the Gram matrix, in float64; what
-    is held is that matrix, and where the examples are fewer than their dimensions, all of them.
+    is held is that matrix, and where the examples are fewer than their dimensions, all of them
+    (`bytes_of_fit`).
 
     Args:
       blocks: of the examples, (n, *S, C) each.
@@ -44,18 +57,31 @@ def fit(blocks: Iterable[np.ndarray], count: int) -> LinearDenoiser:
         moments = Moments()
         for block in itertools.chain([first], flats):
             moments.add(block)
-        mean, covariance = moments.mean, moments.covariance * (1 - 1 / count)
-        variances, basis = scipy.linalg.eigh(covariance, driver="evd")
+        mean, covariance = moments.mean, moments.covariance
+        del moments  # of the covariance's size
+        covariance *= 1 - 1 / count
+        variances, basis = _eigenvectors(covariance)
     else:
-        flat = np.concatenate([first, *flats])
+        flat = np.empty((count, first.shape[1]))
+        filled = 0
+        for block in itertools.chain([first], flats):
+            flat[filled : filled + len(block)] = block
+            filled += len(block)
+        assert filled == count
         mean = flat.mean(axis=0)
         flat -= mean
-        variances, left = scipy.linalg.eigh(flat @ flat.T / len(flat), driver="evd")
+        variances, left = _eigenvectors(flat @ flat.T / count)
         kept = variances > variances[-1] * 1e-12
         variances, left = variances[kept], left[:, kept]
-        basis = flat.T @ left / np.sqrt(variances * len(flat))
+        basis = flat.T @ (left / np.sqrt(variances * count))
     return LinearDenoiser(*(jnp.asarray(a, jnp.float32) for a in
                             (mean, basis, np.maximum(variances, 0.0))))  # fmt: skip
+
+
+def _eigenvectors(symmetric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and vectors, in the place of the matrix: LAPACK takes columns first, and would
+    copy rows."""
+    return scipy.linalg.eigh(symmetric.T, driver="evd", overwrite_a=True)
 
 
 def estimate_x0(

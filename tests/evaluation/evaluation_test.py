@@ -1,6 +1,9 @@
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from nrdm_jax.evaluation import linear_denoiser
 from nrdm_jax.evaluation.heldout import heldout_losses
@@ -36,6 +39,33 @@ def test_fewer_examples_than_dimensions_give_the_same():
     covariance = np.cov(x.T, bias=True)
     rebuilt = (fitted.basis * fitted.variances[None, :]) @ fitted.basis.T
     np.testing.assert_allclose(rebuilt, covariance, atol=1e-5)
+
+
+def test_a_clip_has_its_linear_denoiser_through_the_gram_matrix():
+    """C = X^T X / n of the centred examples, so that by the push-through identity
+    C (a^2 C + s^2 I)^-1 = X^T (a^2 X X^T / n + s^2 I)^-1 X / n: n by n, and exact."""
+    draw = np.random.default_rng(0)
+    shape, count, alpha, sigma = (8, 32, 32, 3), 60, 0.8, 0.6
+    x = draw.standard_normal((count, *shape)) * draw.uniform(0, 2, shape) + 0.3
+    x_t = draw.standard_normal((2, *shape))
+    fitted = linear_denoiser.fit([x[:7], x[7:]], count)
+    x0, _ = linear_denoiser.estimate_x0(fitted, jnp.float32(x_t), alpha, sigma)
+    mean, flat = x.mean(0).ravel(), (x - x.mean(0)).reshape(count, -1)
+    residual = x_t.reshape(2, -1) - alpha * mean
+    small = alpha**2 * flat @ flat.T / count + sigma**2 * np.eye(count)
+    expected = mean + alpha * (np.linalg.solve(small, flat @ residual.T) / count).T @ flat
+    np.testing.assert_allclose(x0.reshape(2, -1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "dimensions"), [(300, 12_000), (1100, 1000)])
+def test_a_fit_takes_the_memory_that_is_said_and_no_more(count, dimensions):
+    x = np.random.default_rng(0).standard_normal((count, dimensions)).astype(np.float32)
+    tracemalloc.start()
+    linear_denoiser.fit(np.array_split(x, 20), count)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    said = linear_denoiser.bytes_of_fit(count, dimensions)
+    assert 0.5 * said < peak < 1.15 * said
 
 
 def test_no_other_linear_denoiser_is_better():
