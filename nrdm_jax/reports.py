@@ -92,7 +92,10 @@ def grids(parts: build.Run, sampler: Generator, heldout: Source, place: Place) -
         manifest = {"seeds": seeds.tolist(), "labels": given["label"].tolist()}
         if not distributed.is_writer():
             return directory
-        return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
+        pixels, c = generate.to_pixels(x), config.sample
+        return writers.write_samples(
+            directory, x, pixels, manifest, form=c.write, voxel=c.voxel_mm
+        )  # fmt: skip
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)
     return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)

@@ -19,7 +19,7 @@ from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling import archives, generate, writers
 
 # Of memory for the linear denoiser: 20,000 numbers an example whatever the examples, 49,152 of at
 # most 8,100 examples.
@@ -110,7 +110,8 @@ def draw(
         assert shown is not None
         file = writers.write_trajectory(out, previews, generate.to_pixels(previews))
         manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
+    pixels, c = generate.to_pixels(x), config.sample
+    return writers.write_samples(out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm), x
 
 
 def _comparable(config, workdir: str):
@@ -292,7 +293,7 @@ def _sample_scores(quality, ema, shape, npz: pathlib.Path | None, signals):
     """(scores with their protocol, the first samples in the network's range)."""
     archive = None
     if npz is not None and distributed.is_writer():
-        archive = writers.NpzWriter(npz, shape)
+        archive = archives.NpzWriter(npz, shape)
     first: list[np.ndarray] = []
 
     def sink(pixels: np.ndarray, labels: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nrdm_jax import build, drawing
-from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling import archives, generate, writers
 from nrdm_jax.sharding.mesh import make_mesh
 
 
@@ -124,7 +124,7 @@ def test_clips_and_volumes_become_a_gif_and_slices(tmp_path, channels):
 def test_an_archive_for_other_evaluators_is_written_as_samples_come(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3)).astype(np.uint8)
     path = tmp_path / "a" / "samples.npz"
-    archive = writers.NpzWriter(path, pixels.shape)
+    archive = archives.NpzWriter(path, pixels.shape)
     for part in (slice(0, 3), slice(3, 7)):
         archive.add(pixels[part], np.arange(7)[part])
         assert not path.exists()
@@ -132,7 +132,7 @@ def test_an_archive_for_other_evaluators_is_written_as_samples_come(tmp_path):
     with np.load(path) as file:
         np.testing.assert_array_equal(file["arr_0"], pixels)
         np.testing.assert_array_equal(file["arr_1"], np.arange(7))
-    cut_short = writers.NpzWriter(tmp_path / "b.npz", pixels.shape)
+    cut_short = archives.NpzWriter(tmp_path / "b.npz", pixels.shape)
     cut_short.add(pixels[:3], np.arange(3))
     cut_short.close()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

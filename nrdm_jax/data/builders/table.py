@@ -9,10 +9,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from nrdm_jax.data.builders.cifar10 import Cifar10
+from nrdm_jax.data.builders.dicom_folder import DicomFolder
 from nrdm_jax.data.builders.fashion_mnist import FashionMnist
+from nrdm_jax.data.builders.hippocampus import Hippocampus
+from nrdm_jax.data.builders.modelnet import Modelnet
 from nrdm_jax.data.builders.moving_emoji import MovingEmoji
+from nrdm_jax.data.builders.nifti_folder import NiftiFolder
 from nrdm_jax.data.builders.openmoji import Openmoji
 from nrdm_jax.data.builders.solids import Solids
+from nrdm_jax.data.builders.sweethome3d import Sweethome3d
 from nrdm_jax.data.errors import DataError
 
 # Nothing is fetched at run time, not even the list of what could be.
@@ -24,9 +29,15 @@ BUILDERS: dict[str, Any] = {
     "fashion_mnist": FashionMnist,
     "cifar10": Cifar10,
     "solids": Solids,
+    "hippocampus": Hippocampus,
+    "modelnet": Modelnet,
+    "sweethome3d": Sweethome3d,
 }
 # Those of files that a user has: data.name=NAME:PATH. Their `config_for` takes the path as well.
-FOLDERS: dict[str, Any] = {}
+FOLDERS: dict[str, Any] = {
+    "nifti_folder": NiftiFolder,
+    "dicom_folder": DicomFolder,
+}
 
 
 def prepared(name: str, shape: tuple[int, ...], data_dir: str):
