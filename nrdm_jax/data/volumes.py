@@ -122,7 +122,7 @@ def holding_edge(
       shape: (D, H, W).
     """
     edges = (sizes * spacings / np.asarray(shape)).max(axis=1)
-    return float(np.quantile(edges, share, method="higher"))
+    return float(np.quantile(edges, share, method="inverted_cdf"))
 
 
 def to_uint8(volume: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Meshes as voxels.
 
-A shape is (n, n, n) occupancy indexed [z, y, x]: x to its right, y to its back, z up (right-handed).
-OBJ files have y up and z to the front.
+A shape is (n, n, n) occupancy indexed [z, y, x]: x to its right, y to its back, z up. OBJ
+files have y up and z to the front.
 """
+
+import itertools
 
 import numpy as np
 import scipy.ndimage
@@ -37,7 +39,7 @@ def read_obj(text: str, name: str) -> tuple[np.ndarray, np.ndarray]:
                 # From 1; negative: back from the last one so far. What follows a / is of colours.
                 places = [int(value.split("/")[0]) for value in values]
                 face = [p - 1 if p > 0 else p + len(corners) for p in places]
-                fan = zip(face[1:-1], face[2:], strict=True)
+                fan = itertools.pairwise(face[1:])
                 triangles += [(face[0], second, third) for second, third in fan]
         except ValueError as error:
             raise DataError(f"{name}, line {number}: {line.strip()[:60]!r}: {error}") from error
@@ -91,8 +93,10 @@ def voxelised(corners: np.ndarray, triangles: np.ndarray, size: int) -> np.ndarr
     extent = (high - low).max()
     if not np.isfinite(extent) or extent <= 0:
         raise DataError(f"a mesh of extent {extent}; give it a size")
-    placed = (corners - (low + high) / 2) * (size / extent) + size / 2
+    # A hair smaller, so that sides that end where voxels do touch those inside, and all of them.
+    scale = size / extent * (1 - 1e-4)
+    placed = (corners - (low + high) / 2) * scale + size / 2
     points = surface_points(placed, triangles, SPACING)
     touched = np.zeros((size,) * 3, bool)
-    touched[tuple(np.clip(np.floor(points), 0, size - 1).astype(int).T)] = True
+    touched[tuple(np.floor(points).astype(int).T)] = True
     return scipy.ndimage.binary_fill_holes(touched)

@@ -31,9 +31,9 @@ def surface(density: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Where a density crosses a level: corners (V, 3) and triangles (F, 3) of their numbers.
 
     Outside the array it is as far below the level as its highest value is above: the surface is
-    always closed, with each side in two triangles. Corners are in voxels, [0, D] x [0, H] x [0, W], a voxel's middle at its number plus
-    a half; seen from outside, and (D, H, W) taken for right-handed axes, corners go round
-    counterclockwise. Empty, where no voxel is above the level.
+    always closed, with each side in two triangles. Corners are in voxels, [0, D] x [0, H] x [0, W],
+    a voxel's middle at its number plus a half; seen from outside, and (D, H, W) taken for
+    right-handed axes, corners go round counterclockwise. Empty, where no voxel is above the level.
 
     Args:
       density: (D, H, W).

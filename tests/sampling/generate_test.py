@@ -99,11 +99,11 @@ def test_what_is_no_picture_is_written_as_an_array(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_clips_and_volumes_become_a_gif_and_slices(tmp_path, channels):
+def test_clips_become_a_gif_and_slices(tmp_path, channels):
     rng = np.random.default_rng(0)
     x = rng.choice([-1.0, 1.0], (3, 10, 64, 64, 1)) * np.ones(channels)
     first = writers.write_samples(
-        tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1, 2], "labels": [0, 0, 0]}
+        tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1, 2], "labels": [0, 0, 0]}, form="clips"
     )
     assert first.name == "grid.gif"
     moving = Image.open(first)

@@ -31,8 +31,7 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         """By their headers. Raises as `slices`."""
         for package in ("pydicom", "nibabel"):
             scans.need(package, DicomFolder.NAME)
-        files = [file for file in sorted(folder.rglob("*")) if is_slice(file.relative_to(folder))
-                 and file.is_file()]  # fmt: skip
+        files = [file for file in sorted(folder.rglob("*")) if is_slice(file, folder)]
         for series in sorted({file.parent for file in files}):
             own = tuple(file for file in files if file.parent == series)
             headers = slices(own, pixels=False)
@@ -58,11 +57,18 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         return volumes.canonical(stack.transpose(1, 0, 2), affine_of(found))[0], None
 
 
-def is_slice(path: pathlib.Path) -> bool:
-    """Files NAME.dcm, and those without a suffix, as scanners write them."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    bare = not path.suffix or path.suffix[1:].isdigit()  # UIDs have points
-    return not hidden and path.name != "DICOMDIR" and (bare or path.suffix.lower() == ".dcm")
+def is_slice(file: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Files NAME.dcm, and those without a suffix that begin as DICOM does, as scanners write
+    them; not DICOMDIR, a list of others."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    if hidden or file.name == "DICOMDIR" or not file.is_file():
+        return False
+    if file.suffix.lower() == ".dcm":
+        return True
+    if file.suffix and not file.suffix[1:].isdigit():  # UIDs have points
+        return False
+    with file.open("rb") as start:
+        return start.read(132)[128:] == b"DICM"
 
 
 def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
@@ -74,7 +80,7 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
     """
     import pydicom
 
-    found = []
+    found: list[tuple[pathlib.Path, Any]] = []
     for file in files:
         try:
             part = pydicom.dcmread(file, stop_before_pixels=not pixels)
@@ -87,7 +93,7 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
                 + (f"without {', '.join(absent)}" if absent else "of several frames")
             )
         for name in ONE_EACH:
-            if found and part[name].value != found[0][1][name].value:
+            if found and not _alike(part[name].value, found[0][1][name].value):
                 raise DataError(
                     f"{file} has {name} {part[name].value}, and {found[0][0]} "
                     f"{found[0][1][name].value}; a folder is one series"
@@ -105,6 +111,13 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
                 "mm apart; a series is of one place each, and none is missing"
             )
     return [found[i][1] for i in order]
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Equal, or numbers that differ by how they were written."""
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
+    return bool(np.allclose(np.asarray(a, float), np.asarray(b, float), atol=1e-4))
 
 
 def affine_of(series: list[Any]) -> np.ndarray:
@@ -137,5 +150,6 @@ def intensities(part: Any) -> np.ndarray:
         ) from error
     if stored.ndim != 2:
         raise DataError(f"{part.filename} is of {stored.shape}; a slice has one channel")
-    scaled = stored * float(part.get("RescaleSlope", 1)) + float(part.get("RescaleIntercept", 0))
+    slope, intercept = part.get("RescaleSlope") or 1, part.get("RescaleIntercept") or 0
+    scaled = stored * float(slope) + float(intercept)
     return -scaled if part.get("PhotometricInterpretation") == "MONOCHROME1" else scaled

@@ -1,10 +1,10 @@
 """ModelNet10's chairs (889) and monitors (465) as voxels (academic use).
 
 Read from an archive of occupancy, 32^3 bits each, [x, y, z] with z up: the one beside the project
-(../shared/data/modelnet_voxels32.npz), or NRDM_MODELNET. data.shape is (32, 32, 32, 1), or half or a
-quarter of it: the mean of the voxels within. A volume is indexed [z, y, x], see `data.voxels`. Some
-shapes are in it more than once (839 different chairs), so that a tenth is held out by what they are;
-two are empty, and left out.
+(../shared/data/modelnet_voxels32.npz), or NRDM_MODELNET. data.shape is (32, 32, 32, 1), or half or
+a quarter of it: the mean of the voxels within. A volume is indexed [z, y, x], see `data.voxels`.
+Some shapes are in it more than once (839 different chairs), so that a tenth is held out by what
+they are; two are empty, and left out.
 """
 
 import hashlib

@@ -9,6 +9,7 @@ of BIDS (sub-NAME in the path), or each scan is one. See `scans` for the rest.
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -109,8 +110,9 @@ def load(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """
     import nibabel
 
-    image = nibabel.as_closest_canonical(opened(file))
+    image = opened(file)
     try:
+        image = nibabel.as_closest_canonical(image)
         return np.asarray(image.dataobj, np.float32).T, image.affine
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
@@ -125,12 +127,12 @@ def opened(file: pathlib.Path):
     import nibabel
 
     try:
-        image = nibabel.load(file)
-        if image.ndim > 3 and image.shape[3:] == (1,) * (image.ndim - 3):
-            image = nibabel.funcs.four_to_three(image)[0] if image.ndim == 4 else image
+        image: Any = nibabel.load(file)
+        if len(image.shape) == 4 and image.shape[3] == 1:
+            image = image.slicer[..., 0]
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
-    if image.ndim != 3 or min(image.shape) < 1:
+    if len(image.shape) != 3 or min(image.shape) < 1:
         raise DataError(f"{file} is of {image.shape}; a scan is one volume of three dimensions")
     steps = image.affine[:3, :3]
     if not np.isfinite(steps).all() or abs(np.linalg.det(steps)) < 1e-9:

@@ -23,8 +23,20 @@ ENVIRONMENT = "NRDM_SWEETHOME3D"
 INSTALLED = pathlib.Path("/usr/share/sweethome3d/furniture")
 PROPERTIES = "PluginFurnitureCatalog.properties"
 ENTRY = re.compile(r"^(\w+)#(\d+)\s*[=:]\s*(.*)$")
-CLASSES = ("Bathroom", "Bedroom", "Characters", "Doors and windows", "Exterior", "Kitchen",
-           "Lights", "Living room", "Miscellaneous", "Office", "Staircases", "Vehicles")  # fmt: skip
+CLASSES = (
+    "Bathroom",
+    "Bedroom",
+    "Characters",
+    "Doors and windows",
+    "Exterior",
+    "Kitchen",
+    "Lights",
+    "Living room",
+    "Miscellaneous",
+    "Office",
+    "Staircases",
+    "Vehicles",
+)
 
 
 def is_heldout(name: str) -> bool:
