@@ -21,9 +21,6 @@ from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import archives, generate, writers
 
-# Of memory for the linear denoiser: 20,000 numbers an example whatever the examples, 49,152 of at
-# most 8,100 examples.
-LINEAR_BYTES = 9 * 2**30
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
 
@@ -257,12 +254,8 @@ def _losses(parts, ema, records, heldout, signals) -> dict:
     sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
     found: dict = heldout_losses(sums, ema, batches, levels, signals.check)
     needed = linear_denoiser.bytes_of_fit(len(records), math.prod(records.shape))
-    if needed > LINEAR_BYTES:
-        print(
-            f"no linear denoiser beside it: {len(records)} examples of {math.prod(records.shape)} "
-            f"numbers take {needed / 2**30:.0f} GiB, above {LINEAR_BYTES / 2**30:.0f}",
-            flush=True,
-        )
+    if needed > linear_denoiser.MOST_BYTES:
+        print(f"no linear denoiser beside it: it takes {needed / 2**30:.0f} GiB", flush=True)
         return found
     linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
     signals.check()

@@ -13,6 +13,10 @@ import scipy.linalg
 from nrdm_jax.evaluation.frechet import Moments
 from nrdm_jax.signatures import Array
 
+# Of memory, with which one is still fitted: to 20,000 numbers an example, however many examples, or
+# to 8,100 examples of 49,152 numbers.
+MOST_BYTES = 9 * 2**30
+
 
 class LinearDenoiser(NamedTuple):
     """For data of mean m and covariance U diag(l) U^T + o (I - U U^T), in D dimensions.

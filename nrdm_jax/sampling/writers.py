@@ -78,6 +78,7 @@ def write_samples(
     *,
     form: str = "auto",
     voxel: float = 1.0,
+    each: bool = True,
 ) -> pathlib.Path:
     """Writes samples into `directory` and returns the file to look at first.
 
@@ -85,8 +86,8 @@ def write_samples(
     of the first 16), a WebP each. scans: slices.png (a row each of the first 16, from three sides),
     grid.gif (from the feet up), a NIfTI file each. shapes: views.png (a row each of the first 16,
     from four sides), an OBJ and a PLY file each. All but pictures, and whatever else there is,
-    samples.npy. manifest.json, the last to be written, lists beside what it is given each sample's
-    file, named by its seed and label.
+    samples.npy. manifest.json, the last to be written, lists beside what it is given the file that
+    has each sample, of its own by its seed and label.
 
     Args:
       directory: made where it is absent.
@@ -95,70 +96,89 @@ def write_samples(
       manifest: JSON values; `seeds` and `labels` have n entries.
       form: see `form_of`.
       voxel: of scans, edge in mm.
+      each: with a file each.
 
     Raises:
       ValueError: as `form_of`.
     """
     form = form_of(x.shape[1:], form)
     directory.mkdir(parents=True, exist_ok=True)
-    stems = [f"{i:05d}_seed{seed}_label{label}" for i, (seed, label) in
-             enumerate(zip(manifest["seeds"], manifest["labels"], strict=True))]  # fmt: skip
-    first, files = directory / "samples.npy", ["samples.npy"] * len(x)
+    first = directory / "samples.npy"
     if form != "pictures":
         write_array(first, x)
+    names = [f"{i:05d}_seed{seed}_label{label}" for i, (seed, label) in
+             enumerate(zip(manifest["seeds"], manifest["labels"], strict=True))]  # fmt: skip
+    files = [first.name if form != "pictures" else "grid.png"] * len(x)
     if form != "arrays":
-        first, own = FORMS[form](directory, stems, x, pixels, voxel)
-        files = own or files
+        write_sheets, write_one = FORMS[form]
+        first = write_sheets(directory, x, pixels)
+        if each:
+            found = [write_one(directory, *one, voxel)
+                     for one in zip(names, x, pixels, strict=True)]  # fmt: skip
+            files = [own or file for own, file in zip(found, files, strict=True)]
     with whole(directory / "manifest.json") as partial:
         partial.write_text(json.dumps(manifest | {"form": form, "files": files}, indent=2))
     return first
 
 
-def _write_pictures(directory, stems, x, pixels, voxel):
+def _picture_sheets(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray) -> pathlib.Path:
     pictures.write_png(directory / "grid.png", pictures.grid(pixels))
-    files = [f"{stem}.png" for stem in stems]
-    for name, image in zip(files, pixels, strict=True):
-        pictures.write_png(directory / name, image)
-    return directory / "grid.png", files
+    return directory / "grid.png"
 
 
-def _write_clips(directory, stems, x, pixels, voxel):
+def _one_picture(directory, stem, x, pixels, voxel) -> str:
+    pictures.write_png(directory / f"{stem}.png", pixels)
+    return f"{stem}.png"
+
+
+def _clip_sheets(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray) -> pathlib.Path:
     pictures.write_png(directory / "slices.png", clips.strips(pixels[:SHOWN]))
     frames = clips.sheets(pixels)
     clips.write_gif(directory / "grid.gif", frames)
     clips.write_webp(directory / "grid.webp", frames)
     clips.write_mp4(directory / "grid.mp4", frames)
-    files = [f"{stem}.webp" for stem in stems]
-    for name, clip in zip(files, pixels, strict=True):
-        clips.write_webp(directory / name, clip)
-    return directory / "grid.gif", files
+    return directory / "grid.gif"
 
 
-def _write_scans(directory, stems, x, pixels, voxel):
+def _one_clip(directory, stem, x, pixels, voxel) -> str:
+    clips.write_webp(directory / f"{stem}.webp", pixels)
+    return f"{stem}.webp"
+
+
+def _scan_sheets(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray) -> pathlib.Path:
     pictures.write_png(directory / "slices.png", scans.sheet(pixels[:SHOWN]))
     clips.write_gif(directory / "grid.gif", clips.sheets(pixels[:, :, ::-1]))  # the front up
-    files = [f"{stem}.nii.gz" for stem in stems]
-    written = [scans.write_nifti(directory / name, scan[..., 0], voxel)
-               for name, scan in zip(files, pixels, strict=True)]  # fmt: skip
-    return directory / "slices.png", files if all(written) else []
+    return directory / "slices.png"
 
 
-def _write_shapes(directory, stems, x, pixels, voxel):
-    densities = np.clip(x[..., 0], -1.0, 1.0)
-    shown = np.stack([views.rendered(density, 0.0) for density in densities[:SHOWN]])
-    pictures.write_png(directory / "views.png", pictures.grid(shown, columns=1))
-    files = [f"{stem}.obj" for stem in stems]
-    for name, density in zip(files, densities, strict=True):
-        mesh = meshes.upright(*meshes.surface(density, 0.0), density.shape)
-        meshes.write_obj(directory / name, *mesh)
-        meshes.write_ply((directory / name).with_suffix(".ply"), *mesh)
-    return directory / "views.png", files
+def _one_scan(directory, stem, x, pixels, voxel) -> str:
+    written = scans.write_nifti(directory / f"{stem}.nii.gz", pixels[..., 0], voxel)
+    return f"{stem}.nii.gz" if written else ""
 
 
-# (directory, names without endings, x, pixels, voxel) -> the file to look at, and one each.
-FORMS: dict[str, Callable[..., tuple[pathlib.Path, list[str]]]] = {
-    "pictures": _write_pictures,
-    "clips": _write_clips,
-    "scans": _write_scans,
-    "shapes": _write_shapes,
+def _shape_sheets(directory: pathlib.Path, x: np.ndarray, pixels: np.ndarray) -> pathlib.Path:
+    shown = [views.rendered(_density(shape), 0.0) for shape in x[:SHOWN]]
+    pictures.write_png(directory / "views.png", pictures.grid(np.stack(shown), columns=1))
+    return directory / "views.png"
+
+
+def _one_shape(directory, stem, x, pixels, voxel) -> str:
+    mesh = meshes.upright(*meshes.surface(_density(x), 0.0), x.shape[:3])
+    meshes.write_obj(directory / f"{stem}.obj", *mesh)
+    meshes.write_ply(directory / f"{stem}.ply", *mesh)
+    return f"{stem}.obj"
+
+
+def _density(x: np.ndarray) -> np.ndarray:
+    """(D, H, W, 1) samples -> (D, H, W), inside above 0."""
+    return np.clip(x[..., 0], -1.0, 1.0)
+
+
+# What shows all samples, (directory, x, pixels) -> the file to look at; and what writes one,
+# (directory, name without an ending, x, pixels, voxel) -> the file's name, or none.
+FORMS: dict[str, tuple[Callable[..., pathlib.Path], Callable[..., str]]] = {
+    "pictures": (_picture_sheets, _one_picture),
+    "clips": (_clip_sheets, _one_clip),
+    "scans": (_scan_sheets, _one_scan),
+    "shapes": (_shape_sheets, _one_shape),
 }

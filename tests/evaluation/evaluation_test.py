@@ -54,7 +54,7 @@ def test_directions_that_no_example_shows_vary_as_each_does_outside_the_others()
 
 def test_of_data_that_vary_alike_the_unseen_variance_is_theirs():
     x = 0.3 * np.random.default_rng(0).standard_normal((60, 3000)) + 1
-    # and that of the nearest of the other 59's mixtures, of which each has a 59th at least
+    # and a 59th of it, of the mean of the 59 others, from which it is measured
     expected = 0.09 * (1 + 1 / 59)
     assert float(linear_denoiser.fit([x], 60).outside) == pytest.approx(expected, rel=0.01)
 

@@ -172,6 +172,20 @@ def test_shapes_are_meshes_of_what_is_above_the_middle(tmp_path):
     assert (tmp_path / manifest["files"][1]).read_text().strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("shape", "form", "there"),
+    [
+        ((6, 8, 8, 1), "shapes", ["views.png", "samples.npy"]),
+        ((6, 8, 8, 1), "scans", ["slices.png", "grid.gif", "samples.npy"]),
+        ((8, 8, 3), "pictures", ["grid.png"]),
+    ],
+)
+def test_sheets_alone(tmp_path, shape, form, there):
+    _, manifest = written(tmp_path, samples(shape), form, each=False)
+    assert {p.name for p in tmp_path.iterdir()} == {*there, "manifest.json"}
+    assert manifest["files"] == [there[-1]] * 3
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("before")

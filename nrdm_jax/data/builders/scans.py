@@ -79,10 +79,8 @@ def contents(folder: pathlib.Path) -> str:
 class ScanFolderConfig(tfds.core.BuilderConfig):
     """Voxels along D, H, W, of a folder as it is now."""
 
-    def __init__(self, size: tuple[int, ...] = (), folder: pathlib.Path | None = None):
-        # TFDS makes one without arguments, to list what there could be.
-        content = contents(folder) if folder else "none"
-        super().__init__(name="x".join(map(str, size)) + f"-{content}", version="1.0.0")
+    def __init__(self, size: tuple[int, ...], folder: pathlib.Path):
+        super().__init__(name="x".join(map(str, size)) + f"-{contents(folder)}", version="1.0.0")
         self.size, self.folder = size, folder
 
 
@@ -159,6 +157,7 @@ class ScanFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # ty
                     f"none of the {len(self._found())} scans in {self.builder_config.folder} is in "
                     f"{split}; put them into folders train and heldout in it"
                 )
+        print(f"{len(self._found())} scans, on voxels of {self.voxel():.3g} mm", flush=True)
         return {split: self._generate_examples(chosen) for split, chosen in splits.items()}
 
     def _generate_examples(self, scans: Sequence[Scan]):
