@@ -50,6 +50,8 @@ setup(
         # 8-bit products, and attention kernels, that a config may ask for.
         "quantize": ["qwix>=0.1.8,<0.2"],
         "tokamax": ["tokamax>=0.0.12"],
+        # Files of videos, for data.name=video_folder:PATH, and samples as MP4.
+        "video": ["av>=14"],
         "test": [
             "av>=14",
             "chex",
@@ -65,9 +67,8 @@ setup(
             "ruff",
             "tokamax>=0.0.12",
         ],
-        # Files of scans, read and written; MP4.
+        # Files of scans, read and written.
         "medical": ["nibabel>=5.3", "pydicom>=3"],
-        "video": ["av>=14"],
         "torch": ["torch==2.13.0", "diffusers"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

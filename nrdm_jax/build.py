@@ -211,6 +211,8 @@ def source(config, split: str, data_dir: str) -> Source:
         data_dir=config.data.dir or data_dir,
         in_memory_bytes=config.data.in_memory_gib * 2**30,
         segmented=config.data.seen == "segmentation",
+        corrupt=config.data.corrupt,
+        stride=config.data.frame_stride,
     )
 
 

@@ -12,14 +12,17 @@ ENTRIES = {
     "compare": "table and charts of runs: losses, distances, where their configs differ",
     "compile_ahead": "compile a job for machines that need not be there: memory, collectives, time",
     "job": "train, sample and score in one command",
+    "data": "prepare a data set, show what is in it, check its files",
 }
+# Entries whose module has another name.
+MODULES = {"data": "data_sets"}
 
 
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ENTRIES:
         sys.argv = [f"nrdm {name}", *sys.argv[2:]]
-        importlib.import_module(f"nrdm_jax.{name}").main()
+        importlib.import_module(f"nrdm_jax.{MODULES.get(name, name)}").main()
     wanted_help = name in ("--help", "-h", "help")
     lines = "\n".join(f"  {entry:13} {what}" for entry, what in ENTRIES.items())
     text = f"usage: nrdm ENTRY [FLAGS]; nrdm ENTRY --help for its flags\n{lines}"

@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "nrdm_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
-ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job")
+ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
+           "data_sets")  # fmt: skip
 FROM_CONFIG = ("networks", "drawing", "build", "measures")  # where models meet diffusion and data
 ASSEMBLY = (
     *FROM_CONFIG,
@@ -27,6 +28,7 @@ ASSEMBLY = (
     "comparison_report",
     "dry_run",
     "ahead",
+    "data_reports",
 )
 LOWER = ("config", "command_line", "processes", "sharding", "signatures", "trees", "__version__")
 ALLOWED = {
@@ -125,7 +127,8 @@ print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 def test_flags_and_validation_import_no_jax():
     script = """
 import sys
-from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, cli, config
+from nrdm_jax import train, sample, evaluate, ema, compare, job, compile_ahead, data_sets
+from nrdm_jax import cli, config
 config.validate(config.default())
 print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])
 """

@@ -32,12 +32,15 @@ def no_jax(tmp_path_factory):
 
 @pytest.mark.parametrize("entry", cli.ENTRIES)
 def test_help(entry, no_jax):
-    done = run("-m", f"nrdm_jax.{entry}", "--help", path=no_jax)
-    of_what = {"compile_ahead": "--topology", "compare": "--labels"}.get(entry, "--workdir")
+    module = cli.MODULES.get(entry, entry)
+    done = run("-m", f"nrdm_jax.{module}", "--help", path=no_jax)
+    of_what = {"compile_ahead": "--topology", "compare": "--labels", "data": "--shape"}.get(
+        entry, "--workdir"
+    )
     assert done.returncode == 0 and "python -m" in done.stdout
     # In the list of flags, and not only in an example; under the one name of all entries as well.
     assert f"  {of_what}:" in done.stdout
-    if entry in ("train", "evaluate"):
+    if entry in ("train", "evaluate", "data"):
         same = run("-m", "nrdm_jax.cli", entry, "--help", path=no_jax)
         flags = [x for x in done.stdout.splitlines() if x.startswith("  --")]
         assert len(flags) > 3 and all(flag in same.stdout for flag in flags)

@@ -74,9 +74,9 @@ def _of_type(value, wanted: type) -> bool:
 def _check_numbers(c) -> None:
     at_least = {
         2: "diffusion.importance_bins",
-        1: "data.num_classes data.threads data.prefetch model.depth model.width model.heads "
-        "train.steps train.batch_size train.micro_batches checkpoint.every checkpoint.keep "
-        "evaluate.batch_size evaluate.samples sample.examples sample.steps "
+        1: "data.num_classes data.frame_stride data.threads data.prefetch model.depth model.width "
+        "model.heads train.steps train.batch_size train.micro_batches checkpoint.every "
+        "checkpoint.keep evaluate.batch_size evaluate.samples sample.examples sample.steps "
         "log.every log.profile_steps model.streams optim.sensitivity_examples model.knots "
         "pipeline.repeats diffusion.importance_history",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "

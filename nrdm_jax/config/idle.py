@@ -35,6 +35,14 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: (_gated(c) and c.model.beta) or c.model.variant == "mv_split",
         "model.variant",
     ),
+    "data.corrupt": (
+        lambda c: c.data.name != "synthetic" and not c.data.name.startswith("tfds:"),
+        "data.name",
+    ),
+    "data.frame_stride": (
+        lambda c: c.data.name.partition(":")[0] in ("weizmann", "video_folder"),
+        "data.name",
+    ),
     "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
     "model.skip": (_named("uvit", "unet"), "model.name"),

@@ -57,6 +57,7 @@ CHOICES = {
     "model.branch_dtype": ("float32", "bfloat16"),
     "model.memory": ("none", "remat", "sqrt", "offload", "reversible"),
     "model.remat_policy": ("nothing", "branches", "dots_no_batch", "dots"),
+    "data.corrupt": ("skip", "fail"),
     "data.seen": ("none", "segmentation", "frames", "box"),
     "diffusion.path": ("rectified_flow", "ddpm_linear", "ddpm_discrete", "cosine", "ve"),
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
@@ -89,12 +90,15 @@ def default() -> ml_collections.ConfigDict:
     c.seed = 0  # of the initial weights, the data order and the training noise
 
     c.data = ml_collections.ConfigDict()
-    # openmoji | moving_emoji | fashion_mnist | cifar10 | solids | synthetic | tfds:NAME[/CONFIG]
-    # hippocampus | modelnet | sweethome3d | nifti_folder:PATH | dicom_folder:PATH
+    # openmoji | cifar10 | fashion_mnist | image_folder:PATH | moving_emoji | weizmann |
+    # fluent_emoji | video_folder:PATH | solids | hippocampus | nifti_folder:PATH |
+    # dicom_folder:PATH | modelnet | sweethome3d | synthetic | tfds:NAME[/CONFIG]
     c.data.name = "openmoji"
     c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
     c.data.num_classes = 10
     c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
+    c.data.corrupt = "skip"  # skip | fail: pictures and videos that cannot be read
+    c.data.frame_stride = 1  # of weizmann and video_folder: frames from one of a clip to the next
     c.data.flip = False  # mirror the last spatial axis, half of the time
     c.data.scale = 1.0  # float records (latents) are used as (record - shift) * scale
     c.data.shift = 0.0

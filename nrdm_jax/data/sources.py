@@ -224,17 +224,21 @@ def open_source(
     data_dir: str,
     in_memory_bytes: float,
     segmented: bool = False,
+    corrupt: str = "skip",
+    stride: int = 1,
 ) -> Source:
     """The records of a data set, prepared on first use.
 
     Args:
-      name: a key of `builders.table.BUILDERS`, synthetic, or tfds:NAME[/CONFIG][:VERSION], a TFDS
-        data set that was prepared in `data_dir` before.
+      name: a key of `builders.table.BUILDERS`, FOLDER:PATH with one of its `FOLDERS`, synthetic, or
+        tfds:NAME[/CONFIG][:VERSION], a TFDS data set that was prepared in `data_dir` before.
       split: train or heldout.
       shape, num_classes: what the config says a record is.
       data_dir: of prepared sets.
       in_memory_bytes: a set whose decoded size is below is decoded once.
       segmented: see `TfdsSource`.
+      corrupt: skip | fail, what is done about items that cannot be used.
+      stride: of frames, where clips are cut from videos.
 
     Raises:
       ValueError: an unknown name, or a set that cannot have this shape or number of classes.
@@ -246,7 +250,7 @@ def open_source(
         return synthetic(shape, num_classes, split)
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
-    builder = table.prepared(name, shape, data_dir)
+    builder = table.prepared(name, shape, data_dir, corrupt=corrupt, stride=stride)
     source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
     if source.shape != tuple(shape):
         raise ValueError(

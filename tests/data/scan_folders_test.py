@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from nrdm_jax.data import sources
+from nrdm_jax.data import manifest, sources
 from nrdm_jax.data.builders import dicom_folder, nifti_folder, scans, table
 from nrdm_jax.data.errors import DataError
 
@@ -19,6 +19,15 @@ def opened(name, split, data_dir, shape, num_classes=1, segmented=False):
         name, split, shape=shape, num_classes=num_classes, data_dir=str(data_dir),
         in_memory_bytes=2**31, segmented=segmented,
     )  # fmt: skip
+
+
+def found(builder, folder):
+    """The scans of a folder; their faults are raised."""
+    scans_found = scans.checked(list(builder.find(folder)), builder.NAME)
+    for one in scans_found:
+        if one.fault:
+            raise DataError(one.fault)
+    return scans_found
 
 
 def scan(seed, shape=(10, 12, 8)):
@@ -98,14 +107,16 @@ def test_classes_subjects_and_splits_by_place(tmp_path):
     for path in ("train/sick/sub-01_T1.nii.gz", "val/well/sub-02.nii", ".hidden/x.nii.gz",
                  "train/sick/._x.nii.gz"):  # fmt: skip
         write(tmp_path / path, scan(0)[0])
-    found = list(nifti_folder.NiftiFolder.find(tmp_path))
-    assert [(s.name, s.kind, s.subject, s.heldout) for s in found] == [
+    listed = found(nifti_folder.NiftiFolder, tmp_path)
+    assert [(s.name, s.kind, s.subject, s.heldout) for s in listed] == [
         ("sick/sub-01_T1.nii.gz", "sick", "sub-01", False),
         ("well/sub-02.nii", "well", "sub-02", True),
     ]
-    one = scans.Scan("a", "sub-7", "all", None, (), None, (1, 1, 1), (1.0, 1.0, 1.0))
-    other = scans.Scan("b", "sub-7", "all", None, (), None, (1, 1, 1), (1.0, 1.0, 1.0))
-    assert scans.is_heldout(one) == scans.is_heldout(other)
+    many = [scans.Scan(f"{i}", f"sub-{i // 3}", "all", None, ()) for i in range(120)]
+    splits = scans.split(many)
+    assert 6 <= len(splits["heldout"]) <= 36 and len(splits["heldout"]) % 3 == 0
+    assert not {s.subject for s in splits["train"]} & {s.subject for s in splits["heldout"]}
+    assert len(scans.split(many[:6])["heldout"]) == 3  # at least a subject
 
 
 @pytest.mark.parametrize("name", ["anatomical.nii", "resampled_anat_moved.nii", "standard.nii.gz"])
@@ -130,8 +141,8 @@ def test_damaged_and_unfit_nifti_files_are_named(tmp_path):
         nifti_folder.header_of(tmp_path / "not.nii.gz")
     with pytest.raises(DataError, match="no scans"):
         scans.checked([], "nifti_folder")
-    with pytest.raises(DataError, match="nothing in"):
-        scans.contents(tmp_path / "absent")
+    with pytest.raises(DataError, match="is no directory"):
+        nifti_folder.NiftiFolder.config_for((8, 8, 8, 1), tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -143,9 +154,9 @@ def test_masks_that_are_none_are_refused(tmp_path, change, says):
     values, mask = scan(0)
     write(tmp_path / "a.nii.gz", values)
     write(tmp_path / "a_seg.nii.gz", change(mask.astype(np.float32)))
-    (found,) = nifti_folder.NiftiFolder.find(tmp_path)
+    (one,) = found(nifti_folder.NiftiFolder, tmp_path)
     with pytest.raises(DataError, match=says):
-        nifti_folder.NiftiFolder.read(found)
+        nifti_folder.NiftiFolder.read(one)
 
 
 def test_a_mask_of_another_place_is_refused_and_one_that_lacks_is_named(tmp_path):
@@ -154,17 +165,33 @@ def test_a_mask_of_another_place_is_refused_and_one_that_lacks_is_named(tmp_path
     write(tmp_path / "a_seg.nii.gz", mask)
     moved = nibabel.Nifti1Image(mask, np.diag([1.0, 1, 1, 1]) + np.eye(4, k=3) * 2)
     nibabel.save(moved, tmp_path / "a_seg.nii.gz")
-    (found,) = nifti_folder.NiftiFolder.find(tmp_path)
+    (one,) = found(nifti_folder.NiftiFolder, tmp_path)
     with pytest.raises(DataError, match="not of the voxels"):
-        nifti_folder.NiftiFolder.read(found)
+        nifti_folder.NiftiFolder.read(one)
     write(tmp_path / "b.nii.gz", values)
-    with pytest.raises(DataError, match="b.nii.gz has no mask, as 1 of 2"):
-        scans.checked(list(nifti_folder.NiftiFolder.find(tmp_path)), "nifti_folder")
+    with pytest.raises(DataError, match="b.nii.gz: has no mask, and other scans have"):
+        found(nifti_folder.NiftiFolder, tmp_path)
+
+
+def test_a_damaged_scan_is_left_out_by_name_or_refused(tmp_path):
+    folder = tmp_path / "scans"
+    nifti_set(folder, masks="none")
+    (folder / "train" / "bad.nii.gz").write_bytes(b"no scan")
+    short = (NIFTI / "anatomical.nii").read_bytes()[:5000]
+    (folder / "train" / "short.nii").write_bytes(short)
+    name, shape = f"nifti_folder:{folder}", (8, 12, 10, 1)
+    with pytest.raises(DataError, match="bad.nii.gz cannot be read|short.nii cannot be read"):
+        table.prepared(name, shape, str(tmp_path / "one"), corrupt="fail")
+    builder = table.prepared(name, shape, str(tmp_path / "other"))
+    assert builder.info.splits["train"].num_examples == 4
+    assert set(manifest.left_out(pathlib.Path(builder.data_dir))) == {
+        "train/bad.nii.gz", "train/short.nii"
+    }  # fmt: skip
 
 
 def test_no_split_may_be_empty(tmp_path):
     write(tmp_path / "scans" / "a.nii.gz", scan(0)[0])
-    with pytest.raises(DataError, match="put them into folders train and heldout"):
+    with pytest.raises(DataError, match="folders train and heldout"):
         table.prepared(f"nifti_folder:{tmp_path / 'scans'}", (8, 8, 8, 1), str(tmp_path / "data"))
 
 
@@ -220,23 +247,23 @@ def test_slices_are_in_order_of_their_places_and_in_hounsfield_units(tmp_path):
     series(tmp_path / "s", array, names=["c.dcm", "a.dcm", "1.2.840.10", "b.DCM", "IM0001"])
     (tmp_path / "s" / "README").write_text("no slice" * 50)
     (tmp_path / "s" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
-    (found,) = dicom_folder.DicomFolder.find(tmp_path)
-    volume, mask = dicom_folder.DicomFolder.read(found)
+    (one,) = found(dicom_folder.DicomFolder, tmp_path)
+    volume, mask = dicom_folder.DicomFolder.read(one)
     # DICOM's y is to the back and x to the left; ours to the front and to the right
     np.testing.assert_array_equal(volume, array[:, ::-1, ::-1])
-    assert mask is None and found.size == array.shape and found.subject == "p1"
-    np.testing.assert_allclose(found.spacing, (2.0, 0.5, 0.7))
+    assert mask is None and one.size == array.shape and one.subject == "p1"
+    np.testing.assert_allclose(one.spacing, (2.0, 0.5, 0.7))
 
 
 def test_sagittal_and_backward_series_are_turned(tmp_path):
     array = stack()
     # rows go down to the feet, columns to the back, slices to the left: [x, z, y] of DICOM
     series(tmp_path / "sagittal", array, turn=((0, 1, 0), (0, 0, -1), (1, 0, 0)))
-    (found,) = dicom_folder.DicomFolder.find(tmp_path)
-    volume = dicom_folder.DicomFolder.read(found)[0]
+    (one,) = found(dicom_folder.DicomFolder, tmp_path)
+    volume = dicom_folder.DicomFolder.read(one)[0]
     # [x left, z down, y back] -> [z up, y front, x right]
     np.testing.assert_array_equal(volume, array.transpose(1, 2, 0)[::-1, ::-1, ::-1])
-    np.testing.assert_allclose(found.spacing, (0.5, 0.7, 2.0))
+    np.testing.assert_allclose(one.spacing, (0.5, 0.7, 2.0))
 
 
 def test_dicom_is_what_nifti_of_the_same_scan_is(tmp_path):
@@ -268,23 +295,23 @@ def test_dicom_is_what_nifti_of_the_same_scan_is(tmp_path):
 def test_what_is_no_series_is_refused_by_name(tmp_path, change, says):
     series(tmp_path / "s", stack(), change=change)
     with pytest.raises(DataError, match=says):
-        list(dicom_folder.DicomFolder.find(tmp_path))
+        found(dicom_folder.DicomFolder, tmp_path)
 
 
 def test_mixed_sizes_and_damaged_slices_are_named(tmp_path):
     series(tmp_path / "s", stack(), uid="1.2.3")
     series(tmp_path / "s", stack((1, 4, 7)), uid="1.2.3", names=["zz.dcm"])
     with pytest.raises(DataError, match=r"zz.dcm has Rows 4, and .*000.dcm 6"):
-        list(dicom_folder.DicomFolder.find(tmp_path))
+        found(dicom_folder.DicomFolder, tmp_path)
     (tmp_path / "s" / "zz.dcm").write_bytes(b"no slice")
     with pytest.raises(DataError, match=r"zz.dcm cannot be read"):
-        list(dicom_folder.DicomFolder.find(tmp_path))
+        found(dicom_folder.DicomFolder, tmp_path)
     (tmp_path / "s" / "zz.dcm").unlink()
     whole = (tmp_path / "s" / "002.dcm").read_bytes()
     (tmp_path / "s" / "002.dcm").write_bytes(whole[:-20])
-    (found,) = dicom_folder.DicomFolder.find(tmp_path)
+    (one,) = found(dicom_folder.DicomFolder, tmp_path)
     with pytest.raises(DataError, match=r"002.dcm cannot be decoded"):
-        dicom_folder.DicomFolder.read(found)
+        dicom_folder.DicomFolder.read(one)
 
 
 def test_what_is_dark_where_there_is_more_is_turned_over(tmp_path):
@@ -292,22 +319,22 @@ def test_what_is_dark_where_there_is_more_is_turned_over(tmp_path):
         part.PhotometricInterpretation = "MONOCHROME1"
 
     series(tmp_path / "s", stack(), change=negative)
-    (found,) = dicom_folder.DicomFolder.find(tmp_path)
+    (one,) = found(dicom_folder.DicomFolder, tmp_path)
     np.testing.assert_array_equal(
-        dicom_folder.DicomFolder.read(found)[0], -stack()[:, ::-1, ::-1]
+        dicom_folder.DicomFolder.read(one)[0], -stack()[:, ::-1, ::-1]
     )  # fmt: skip
 
 
 def test_a_series_that_pydicom_ships(tmp_path):
     shutil.copytree(DICOM / "98892001" / "CT5N", tmp_path / "CT5N")
-    (found,) = dicom_folder.DicomFolder.find(tmp_path)
-    assert found.size == (5, 16, 16)
-    assert found.spacing[0] == pytest.approx(2.5)
-    volume = dicom_folder.DicomFolder.read(found)[0]
+    (one,) = found(dicom_folder.DicomFolder, tmp_path)
+    assert one.size == (5, 16, 16)
+    assert one.spacing[0] == pytest.approx(2.5)
+    volume = dicom_folder.DicomFolder.read(one)[0]
     # from the lowest place, which is the last by name
     lowest = pydicom.dcmread(DICOM / "98892001" / "CT5N" / "3353")
     expected = lowest.pixel_array * lowest.RescaleSlope + lowest.RescaleIntercept
     np.testing.assert_array_equal(volume[0], expected[::-1, ::-1])
     with pytest.raises(DataError, match="none is missing"):
         shutil.copytree(DICOM / "77654033" / "CT2", tmp_path / "CT2")
-        list(dicom_folder.DicomFolder.find(tmp_path))
+        found(dicom_folder.DicomFolder, tmp_path)

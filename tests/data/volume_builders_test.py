@@ -55,12 +55,16 @@ def test_hippocampus_that_is_absent_or_damaged(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=f"set {hippocampus.ENVIRONMENT}"):
         hippocampus.archive_path()
     np.savez(tmp_path / "a.npz", image_001=np.zeros((3, 3, 3)), image_002=np.zeros((3, 3, 3)))
-    with pytest.raises(DataError, match="a.npz cannot be read.*mask_00"):
-        [list(hippocampus.scans(tmp_path / "a.npz", h)) for h in (False, True)]
+    assert hippocampus.numbers(tmp_path / "a.npz") == ["001", "002"]
+    with pytest.raises(DataError, match="a.npz, image_002: cannot be read.*mask_002"):
+        hippocampus.read(tmp_path / "a.npz", "002")
     mask = np.full((3, 3, 3), 3)
     np.savez(tmp_path / "b.npz", image_001=np.zeros((3, 3, 3)), mask_001=mask)
     with pytest.raises(DataError, match="image_001: .*classes up to 3"):
-        [list(hippocampus.scans(tmp_path / "b.npz", h)) for h in (False, True)]
+        hippocampus.read(tmp_path / "b.npz", "001")
+    (tmp_path / "c.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match="c.npz cannot be read"):
+        hippocampus.numbers(tmp_path / "c.npz")
     with pytest.raises(ValueError, match="data.shape"):
         hippocampus.Hippocampus.config_for((32, 48, 32, 3))
 
@@ -70,7 +74,8 @@ def test_hippocampus_is_in_the_frame_that_is_kept():
     """Of real scans: the anterior part lies in front of and below the posterior one, as heads and
     tails of a hippocampus do, and hardly anything drawn in is cut off."""
     kept = drawn = 0
-    for number, scan, mask in hippocampus.scans(SCANS, True):
+    for number in hippocampus.numbers(SCANS)[::6]:
+        scan, mask = hippocampus.read(SCANS, number)
         example = hippocampus.placed(scan, mask, (32, 48, 32), number)
         found = example["segmentation"]
         ahead = np.argwhere(found == 1).mean(0) - np.argwhere(found == 2).mean(0)

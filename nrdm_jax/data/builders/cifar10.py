@@ -11,11 +11,14 @@ import os
 import pathlib
 import re
 import tarfile
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.shard_files import Item
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
            "dog", "frog", "horse", "ship", "truck")  # fmt: skip
@@ -24,10 +27,11 @@ BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "cifa
 MEMBER = re.compile(r"^(?:\./)?(?:[\w-]+/)?(train|test)/(\w+)/(\w+)\.jpe?g$")
 
 
-class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Cifar10(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: image (32, 32, 3), label. Splits: train, heldout (the published test set)."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (32, 32, 3)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> None:
@@ -49,17 +53,16 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _items(self):
         archive = archive_path()
-        return {
-            split: self._generate_examples(archive, folder)
-            for split, folder in (("train", "train"), ("heldout", "test"))
-        }
-
-    def _generate_examples(self, archive: pathlib.Path, folder: str):
+        items: dict[str, list[Item]] = {"train": [], "heldout": []}
         for name, (split, label), data in members(archive):
-            if split == folder:
-                yield name, {"image": decode(archive, name, data), "label": label}
+            items["train" if split == "train" else "heldout"].append((name, (name, label, data)))
+        return items
+
+    def _examples(self, content: tuple[str, str, bytes]) -> Iterator[dict]:
+        name, label, data = content
+        yield {"image": decode(archive_path(), name, data), "label": label}
 
 
 def archive_path() -> pathlib.Path:

@@ -6,13 +6,14 @@ numbers. Intensities are the stored ones times the slope, plus the intercept: fo
 units. Subjects are by Patient ID. See `scans` for the rest.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from nrdm_jax.data import volumes
+from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
 from nrdm_jax.data.errors import DataError
 
@@ -28,26 +29,32 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
 
     @staticmethod
     def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
-        """By their headers. Raises as `slices`."""
+        """By their headers.
+
+        Raises:
+          ValueError: pydicom or nibabel is absent.
+        """
         for package in ("pydicom", "nibabel"):
             scans.need(package, DicomFolder.NAME)
-        files = [file for file in sorted(folder.rglob("*")) if is_slice(file, folder)]
-        for series in sorted({file.parent for file in files}):
-            own = tuple(file for file in files if file.parent == series)
-            headers = slices(own, pixels=False)
-            name, kind, heldout = scans.place_of(series.relative_to(folder))
-            size = (int(headers[0].Columns), int(headers[0].Rows), len(headers))
-            turned, spacing = volumes.canonical(np.empty(size, bool), affine_of(headers))
-            yield scans.Scan(
-                name=name,
-                subject=str(headers[0].get("PatientID") or name),
-                kind=kind,
-                heldout=heldout,
-                files=own,
-                mask=None,
-                size=turned.shape,
-                spacing=spacing,
-            )
+        series: dict[pathlib.Path, list[pathlib.Path]] = {}
+        for file in folders.walk_files(folder):
+            if is_slice(file):
+                series.setdefault(file.parent, []).append(file)
+        for place, files in series.items():
+            name, kind, heldout = scans.place_of(place.relative_to(folder))
+            found = scans.Scan(name, name, kind, heldout, tuple(files))
+            try:
+                headers = slices(found.files, pixels=False)
+                size = (int(headers[0].Columns), int(headers[0].Rows), len(headers))
+                turned, spacing = volumes.canonical(np.empty(size, bool), affine_of(headers))
+                yield dataclasses.replace(
+                    found,
+                    subject=str(headers[0].get("PatientID") or name),
+                    size=turned.shape,
+                    spacing=spacing,
+                )
+            except DataError as error:
+                yield dataclasses.replace(found, fault=str(error))
 
     @staticmethod
     def read(scan: scans.Scan) -> tuple[np.ndarray, None]:
@@ -57,11 +64,10 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         return volumes.canonical(stack.transpose(1, 0, 2), affine_of(found))[0], None
 
 
-def is_slice(file: pathlib.Path, folder: pathlib.Path) -> bool:
+def is_slice(file: pathlib.Path) -> bool:
     """Files NAME.dcm, and those without a suffix that begin as DICOM does, as scanners write
     them; not DICOMDIR, a list of others."""
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    if hidden or file.name == "DICOMDIR" or not file.is_file():
+    if file.name == "DICOMDIR" or not file.is_file():
         return False
     if file.suffix.lower() == ".dcm":
         return True

@@ -7,11 +7,13 @@ two black pixels is added, so that patches of 4 and U-shaped stacks fit.
 import gzip
 import math
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -28,10 +30,11 @@ class FashionMnistConfig(tfds.core.BuilderConfig):
         self.size = size
 
 
-class FashionMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class FashionMnist(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: image (size, size, 1), label. Splits: train, heldout (the published test set)."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (32, 32, 1)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> FashionMnistConfig:
@@ -56,20 +59,19 @@ class FashionMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # 
             ),
         )
 
-    def _split_generators(self, dl_manager):
-        return {
-            split: self._generate_examples(
-                read_idx(DIRECTORY / f"{prefix}-images-idx3-ubyte"),
-                read_idx(DIRECTORY / f"{prefix}-labels-idx1-ubyte"),
-            )
-            for split, prefix in FILES.items()
-        }
+    def _items(self):
+        items = {}
+        for split, prefix in FILES.items():
+            images = read_idx(DIRECTORY / f"{prefix}-images-idx3-ubyte")
+            labels = read_idx(DIRECTORY / f"{prefix}-labels-idx1-ubyte")
+            pairs = zip(images, labels, strict=True)
+            items[split] = [(str(i), pair) for i, pair in enumerate(pairs)]
+        return items
 
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray):
-        border = (self.builder_config.size - 28) // 2
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            padded = np.pad(image, border)
-            yield i, {"image": Image.fromarray(padded), "label": int(label)}
+    def _examples(self, content: tuple[np.ndarray, int]) -> Iterator[dict]:
+        image, label = content
+        padded = np.pad(image, (self.builder_config.size - 28) // 2)
+        yield {"image": Image.fromarray(padded), "label": int(label)}
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:

@@ -12,12 +12,16 @@ import hashlib
 import os
 import pathlib
 import zipfile
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from nrdm_jax.data import volumes
+from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.shard_files import Item
 
 ENVIRONMENT = "NRDM_HIPPOCAMPUS"
 BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "hippocampus_mri.npz"
@@ -37,11 +41,12 @@ class HippocampusConfig(tfds.core.BuilderConfig):
         self.size = size
 
 
-class Hippocampus(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Hippocampus(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: volume (D, H, W, 1) uint8, segmentation (D, H, W) uint8 (3 classes), label (one
     class), number."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (*COVERED, 1)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> HippocampusConfig:
@@ -72,21 +77,19 @@ class Hippocampus(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _items(self):
         archive = archive_path()
-        return {
-            split: self._generate_examples(archive, wanted)
-            for split, wanted in (("train", False), ("heldout", True))
-        }
+        found: dict[str, list[Item]] = {"train": [], "heldout": []}
+        for number in numbers(archive):
+            split = "heldout" if is_heldout(number) else "train"
+            found[split].append((number, (archive, number)))
+        return found
 
-    def _generate_examples(self, archive: pathlib.Path, heldout: bool):
-        size = tuple(self.builder_config.size)
-        for number, scan, mask in scans(archive, heldout):
-            yield (
-                number,
-                placed(scan, mask, size, f"{archive}, image_{number}")
-                | {"label": "hippocampus", "number": number},
-            )
+    def _examples(self, content: tuple[pathlib.Path, str]) -> Iterator[dict]:
+        archive, number = content
+        scan, mask = read(archive, number)
+        example = placed(scan, mask, tuple(self.builder_config.size), f"{archive}, image_{number}")
+        yield example | {"label": "hippocampus", "number": number}
 
 
 def placed(scan: np.ndarray, mask: np.ndarray, size: tuple[int, ...], name: str) -> dict:
@@ -113,23 +116,36 @@ def archive_path() -> pathlib.Path:
     return path
 
 
-def scans(archive: pathlib.Path, heldout: bool):
-    """Yields (number, scan, mask), both (X, Y, Z) uint8, of one of the two splits.
+def numbers(archive: pathlib.Path) -> list[str]:
+    """Of the scans in the archive.
 
     Raises:
-      DataError: the archive is damaged, or a scan has no mask of its size and classes.
+      DataError: the archive is damaged, or there is none.
     """
     try:
         with np.load(archive) as arrays:
-            names = [name.removeprefix("image_") for name in arrays if name.startswith("image_")]
-            for number in sorted(names):
-                if is_heldout(number) == heldout:
-                    scan, mask = arrays[f"image_{number}"], arrays[f"mask_{number}"]
-                    if scan.ndim != 3 or scan.shape != mask.shape or mask.max() >= len(CLASSES):
-                        raise DataError(
-                            f"{archive}, image_{number}: {scan.shape} with a mask of {mask.shape} "
-                            f"and classes up to {mask.max()}"
-                        )
-                    yield number, scan, mask
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+            names = sorted(name for name in arrays if name.startswith("image_"))
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         raise DataError(f"{archive} cannot be read: {error}") from error
+    if not names:
+        raise DataError(f"{archive} holds no image_NNN")
+    return [name.removeprefix("image_") for name in names]
+
+
+def read(archive: pathlib.Path, number: str) -> tuple[np.ndarray, np.ndarray]:
+    """A scan and its mask, both [x, y, z].
+
+    Raises:
+      DataError: either is damaged, or they do not go together.
+    """
+    name = f"{archive}, image_{number}"
+    try:
+        with np.load(archive) as arrays:
+            scan, mask = arrays[f"image_{number}"], arrays[f"mask_{number}"]
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
+        raise DataError(f"{name}: cannot be read: {error}") from error
+    if scan.ndim != 3 or scan.shape != mask.shape or mask.max() >= len(CLASSES):
+        raise DataError(
+            f"{name}: {scan.shape} with a mask of {mask.shape} and classes up to {mask.max()}"
+        )
+    return scan, mask

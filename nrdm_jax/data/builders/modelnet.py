@@ -11,11 +11,14 @@ import hashlib
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.shard_files import Item
 
 ENVIRONMENT = "NRDM_MODELNET"
 BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "modelnet_voxels32.npz"
@@ -32,10 +35,11 @@ class ModelnetConfig(tfds.core.BuilderConfig):
         self.size = size
 
 
-class Modelnet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Modelnet(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: volume (size, size, size, 1) uint8, 255 inside; label (2 classes), caption."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (SIDE, SIDE, SIDE, 1)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> ModelnetConfig:
@@ -64,24 +68,17 @@ class Modelnet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
             ),
         )
 
-    def _split_generators(self, dl_manager):
-        archive = archive_path()
-        return {
-            split: self._generate_examples(archive, wanted)
-            for split, wanted in (("train", False), ("heldout", True))
-        }
+    def _items(self):
+        found: dict[str, list[Item]] = {"train": [], "heldout": []}
+        for kind, number, bits in shapes(archive_path()):
+            split = "heldout" if is_heldout(bits) else "train"
+            found[split].append((f"{kind} {number}", (kind, bits)))
+        return found
 
-    def _generate_examples(self, archive: pathlib.Path, heldout: bool):
-        for kind, number, bits in shapes(archive):
-            if is_heldout(bits) == heldout:
-                yield (
-                    f"{kind} {number}",
-                    {
-                        "volume": pooled(bits, self.builder_config.size),
-                        "label": kind,
-                        "caption": f"a {kind}",
-                    },
-                )
+    def _examples(self, content: tuple[str, np.ndarray]) -> Iterator[dict]:
+        kind, bits = content
+        volume = pooled(bits, self.builder_config.size)
+        yield {"volume": volume, "label": kind, "caption": f"a {kind}"}
 
 
 def is_heldout(bits: np.ndarray) -> bool:

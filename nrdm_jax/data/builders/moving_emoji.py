@@ -6,28 +6,33 @@ clip shows a drawing of training.
 """
 
 import hashlib
+import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from nrdm_jax.data.builders.openmoji import drawings, group_of, is_heldout, render
+from nrdm_jax.data.builders.items import ItemsBuilder
+from nrdm_jax.data.builders.openmoji import caption_of, drawings, group_of, is_heldout, render
 
 MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "growing", "shrinking")
+TURNS = ("clockwise", "anticlockwise")
 
 
 class MovingEmojiConfig(tfds.core.BuilderConfig):
     """Frames and the side of a square frame in pixels."""
 
     def __init__(self, frames: int = 8, size: int = 32):
-        super().__init__(name=f"{frames}x{size}px", version="1.0.0")
+        super().__init__(name=f"{frames}x{size}px", version="1.1.0")
         self.frames, self.size = frames, size
 
 
-class MovingEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Features: clip (frames, size, size, 3) uint8, label (8 motions), code_point."""
+class MovingEmoji(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Features: clip (frames, size, size, 3) uint8, label (8 motions), caption, code_point."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    SHAPE = (8, 32, 32, 3)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> MovingEmojiConfig:
@@ -51,37 +56,38 @@ class MovingEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
                 {
                     "clip": tfds.features.Tensor(shape=(frames, size, size, 3), dtype=np.uint8),
                     "label": tfds.features.ClassLabel(names=MOTIONS),
+                    "caption": tfds.features.Text(),
                     "code_point": tfds.features.Text(),
                 }
             ),
         )
 
-    def _split_generators(self, dl_manager):
-        firsts: dict[str, object] = {}
+    def _items(self):
+        firsts: dict[str, pathlib.Path] = {}
         for path in drawings():
             firsts.setdefault(group_of(path.stem), path)
         return {
-            split: self._generate_examples(
-                [path for group, path in firsts.items() if is_heldout(group) == wanted]
-            )
+            split: [(p.stem, p) for group, p in firsts.items() if is_heldout(group) == wanted]
             for split, wanted in (("train", False), ("heldout", True))
         }
 
-    def _generate_examples(self, paths):
+    def _examples(self, content: pathlib.Path) -> Iterator[dict]:
         frames, size = self.builder_config.frames, self.builder_config.size
-        for path in paths:
-            draw = np.random.default_rng(list(hashlib.sha256(path.stem.encode()).digest()[:8]))
-            motion = MOTIONS[draw.integers(len(MOTIONS))]
-            start = draw.uniform(0.3, 0.7, 2)
-            glyph = render(path, size)
-            yield (
-                path.stem,
-                {
-                    "clip": clip(glyph, motion, frames, size, start),
-                    "label": motion,
-                    "code_point": path.stem,
-                },
-            )
+        draw = np.random.default_rng(list(hashlib.sha256(content.stem.encode()).digest()[:8]))
+        motion = MOTIONS[draw.integers(len(MOTIONS))]
+        start = draw.uniform(0.3, 0.7, 2)
+        yield {
+            "clip": clip(render(content, size), motion, frames, size, start),
+            "label": motion,
+            "caption": f"{caption_of(content.stem)} {in_words(motion)}",
+            "code_point": content.stem,
+        }
+
+
+def in_words(motion: str) -> str:
+    """`moving right`, `turning clockwise`, `growing`."""
+    verb = "turning " if motion in TURNS else "moving " if motion in MOTIONS[:4] else ""
+    return verb + motion
 
 
 def clip(
@@ -102,7 +108,7 @@ def clip(
             middle[0] = 0.5 + progress / 2 * (1 if motion == "right" else -1)
         elif motion in ("down", "up"):
             middle[1] = 0.5 + progress / 2 * (1 if motion == "down" else -1)
-        elif motion in ("clockwise", "anticlockwise"):
+        elif motion in TURNS:
             angle = 90 * (progress + 0.5) * (-1 if motion == "clockwise" else 1)
         else:
             side *= 2 ** (progress if motion == "growing" else -progress)

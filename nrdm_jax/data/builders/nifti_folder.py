@@ -6,6 +6,7 @@ once both are turned to [z, y, x]; whole numbers from 0, the background, to 255.
 of BIDS (sub-NAME in the path), or each scan is one. See `scans` for the rest.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nrdm_jax.data import volumes
+from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
 from nrdm_jax.data.errors import DataError
 
@@ -29,27 +30,27 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
 
     @staticmethod
     def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
-        """By their headers. Raises as `header_of`."""
+        """By their headers.
+
+        Raises:
+          ValueError: nibabel is absent.
+        """
         scans.need("nibabel", NiftiFolder.NAME)
-        for file in sorted(folder.rglob("*")):
+        for file in folders.walk_files(folder):
             path = file.relative_to(folder)
-            hidden = any(part.startswith(".") for part in path.parts)
-            mask = MASK.search(file.name) or "masks" in path.parts[:-1]
-            if hidden or mask or not SUFFIX.search(file.name) or not file.is_file():
+            is_mask = MASK.search(file.name) or "masks" in path.parts[:-1]
+            if is_mask or not SUFFIX.search(file.name):
                 continue
             name, kind, heldout = scans.place_of(path)
             subject = SUBJECT.search(name)
-            size, spacing = header_of(file)
-            yield scans.Scan(
-                name=name,
-                subject=subject[0] if subject else name,
-                kind=kind,
-                heldout=heldout,
-                files=(file,),
-                mask=mask_of(file, folder),
-                size=size,
-                spacing=spacing,
-            )
+            found = scans.Scan(name, subject[0] if subject else name, kind, heldout, (file,))
+            try:
+                size, spacing = header_of(file)
+                yield dataclasses.replace(
+                    found, mask=mask_of(file, folder), size=size, spacing=spacing
+                )
+            except DataError as error:
+                yield dataclasses.replace(found, fault=str(error))
 
     @staticmethod
     def read(scan: scans.Scan) -> tuple[np.ndarray, np.ndarray | None]:

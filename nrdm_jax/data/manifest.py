@@ -1,0 +1,90 @@
+"""What a prepared data set is made of: its files with their checksums, and the items left out."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from nrdm_jax.data.errors import DataError
+
+MANIFEST = "manifest.json"
+
+
+def checksum(path: pathlib.Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """The file appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write(directory: pathlib.Path, name: str, corrupt: Mapping[str, str]) -> None:
+    """Lists every file of `directory` with its size and checksum, and the items left out of the
+    set `name`, with reasons."""
+    files = sorted(path for path in directory.iterdir() if path.name != MANIFEST)
+    write_json(
+        directory / MANIFEST,
+        {
+            "name": name,
+            "files": {
+                path.name: {"bytes": path.stat().st_size, "sha256": checksum(path)}
+                for path in files
+            },
+            "corrupt": dict(corrupt),
+        },
+    )
+
+
+def read(directory: pathlib.Path) -> dict:
+    """Raises:
+    DataError: there is none, or it is damaged.
+    """
+    try:
+        found = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        found["files"], found["corrupt"]
+    except FileNotFoundError:
+        raise DataError(
+            f"{directory} has no {MANIFEST}: it was not made by `nrdm data prepare`"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{directory / MANIFEST} is damaged: {error}") from error
+    return found
+
+
+def left_out(directory: pathlib.Path) -> dict[str, str]:
+    """item -> reason, of those that are not in a prepared set; none where there is no manifest.
+
+    Raises:
+      DataError: the manifest is damaged.
+    """
+    return read(directory)["corrupt"] if (directory / MANIFEST).exists() else {}
+
+
+def verify(directory: pathlib.Path) -> int:
+    """The number of files, each of which is what the manifest says.
+
+    Raises:
+      DataError: files are absent or not as they were written, naming each.
+    """
+    files = read(directory)["files"]
+    faults = []
+    for name, said in files.items():
+        path = directory / name
+        if not path.exists():
+            faults.append(f"{name} is not there")
+        elif checksum(path) != said["sha256"]:
+            faults.append(f"{name} is not as it was written")
+    if faults:
+        raise DataError(
+            f"{directory}: {'; '.join(faults)}; remove the directory and prepare the set anew"
+        )
+    return len(files)

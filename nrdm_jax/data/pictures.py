@@ -1,0 +1,69 @@
+"""Picture files of any kind and size, as pictures of one shape."""
+
+import pathlib
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nrdm_jax.data.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ...]) -> Image.Image:
+    """The picture (the first, where there are several), upright, on white, of `shape`.
+
+    Args:
+      file: path, or open for reading.
+      name: for the message.
+      shape: (H, W, 1 or 3).
+
+    Raises:
+      DataError: it cannot be decoded, or its numbers have no known range.
+    """
+    try:
+        with Image.open(file) as picture:
+            # JPEG can be decoded at a fraction of its size, several times as fast.
+            picture.draft(None, (3 * max(shape[:2]),) * 2)
+            return fitted(ImageOps.exif_transpose(picture), shape)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    except Exception as error:  # Pillow's decoders raise whatever they come upon
+        raise DataError(f"{name}: cannot be decoded: {error}") from error
+
+
+def fitted(picture: Image.Image, shape: tuple[int, ...]) -> Image.Image:
+    """Cropped around the middle to the aspect of `shape` (H, W, 1 or 3), and resized to it by a box
+    filter to about three times the size, then Lanczos's; grey or RGB.
+
+    Raises:
+      DataError: its numbers have no known range.
+    """
+    height, width, channels = shape
+    flat = opaque(picture)
+    scale = min(flat.width / width, flat.height / height)
+    across, down = width * scale, height * scale
+    left, top = (flat.width - across) / 2, (flat.height - down) / 2
+    return flat.convert("L" if channels == 1 else "RGB").resize(
+        (width, height),
+        Image.Resampling.LANCZOS,
+        box=(left, top, left + across, top + down),
+        reducing_gap=3.0,
+    )
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """The picture in 8 bits, grey or RGB; what is transparent is on white.
+
+    Raises:
+      DataError: it is of numbers of 32 bits, whose range is not known.
+    """
+    if picture.mode.startswith("I;16"):  # which Pillow would clip at 255
+        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise DataError("is of numbers of 32 bits, whose range is not known")
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
