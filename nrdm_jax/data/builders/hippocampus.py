@@ -110,8 +110,8 @@ def archive_path() -> pathlib.Path:
     path = pathlib.Path(os.environ.get(ENVIRONMENT, BESIDE))
     if not path.exists():
         raise DataError(
-            f"{path} is not there; set {ENVIRONMENT} to an .npz of image_NNN and mask_NNN, or use "
-            "the Decathlon's files with data.name=nifti_folder:PATH"
+            f"{path} is not there; set {ENVIRONMENT} to an .npz of image_NNN and mask_NNN, or put "
+            "the Decathlon's masks into PATH/masks, and use data.name=nifti_folder:PATH"
         )
     return path
 
