@@ -102,7 +102,9 @@ def test_trunk_along_the_way_is_the_solution_there(variables):
     assert np.abs(read[1] - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize("adjoint", continuous.ADJOINTS)
+@pytest.mark.parametrize(
+    "adjoint", ["backpropagation", pytest.param("ode", marks=pytest.mark.slow)]
+)
 def test_it_trains_in_the_one_step(tiny_config, adjoint):
     c = tiny_config
     c.model.name, c.model.knots, c.model.adjoint = "continuous", 2, adjoint

@@ -62,7 +62,8 @@ def operands_of_products(jaxpr):
                 yield from operands_of_products(value.jaxpr)
 
 
-@pytest.mark.parametrize("kind", ["fp8", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_a_network_is_trained_by_nearly_the_same_gradient(kind):
     c = configuration.default()
     c.data.name, c.data.shape, c.data.num_classes = "synthetic", (8, 8, 3), 4

@@ -51,7 +51,8 @@ def relative_difference(a, b):
 
 
 CASES = [
-    *(("gated", 1, mode, "nothing") for mode in ("remat", "sqrt")),
+    pytest.param("gated", 1, "remat", "nothing", marks=pytest.mark.slow),
+    ("gated", 1, "sqrt", "nothing"),
     *(("gated", 1, "remat", policy) for policy in ("branches", "dots", "dots_no_batch")),
     *((variant, 2, "sqrt", "nothing") for variant in ("gated", "mv_split")),
     *((variant, 2, "reversible", "nothing") for variant in ADDITIVE_VARIANTS),

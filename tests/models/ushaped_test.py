@@ -68,8 +68,16 @@ def gradient_of(fill_zeros):
     return of
 
 
-@pytest.mark.parametrize("skip", ["inside", "project"])
-@pytest.mark.parametrize("name", MODELS)
+def slow_if(wanted: bool):
+    return (pytest.mark.slow,) if wanted else ()
+
+
+@pytest.mark.parametrize(
+    ("name", "skip"),
+    [pytest.param(name, skip, marks=slow_if((name.startswith("unet") and skip == "project")
+                                            or name == "unet_3d"))
+     for name in MODELS for skip in ("inside", "project")],
+)  # fmt: skip
 def test_every_parameter_and_unit_matters_and_has_a_sharding(name, skip, gradient_of):
     model, variables, ((of_params, squares), health) = gradient_of(name, skip)
     useless = [
@@ -110,8 +118,11 @@ def test_profile_is_plain_autodiff_with_explicit_inputs(name, skip, gradient_of,
     np.testing.assert_allclose(squares, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("memory", ["remat", "sqrt"])
-@pytest.mark.parametrize("name", ["uvit", "unet"])
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [("uvit", "remat"), ("uvit", "sqrt"), ("unet", "sqrt"),
+     pytest.param("unet", "remat", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_memory_modes_change_no_gradient(name, memory, gradient_of):
     (plain, squares), health = gradient_of(name)[2]
     (other, other_squares), other_health = gradient_of(name, memory=memory)[2]

@@ -52,7 +52,11 @@ def single():
 
 @pytest.mark.parametrize(
     ("mesh", "micro_batches"),
-    [({"data": 8, "fsdp": 1}, 1), ({"data": 1, "fsdp": 8}, 1), ({"data": 2, "fsdp": 4}, 2)],
+    [
+        pytest.param({"data": 8, "fsdp": 1}, 1, marks=pytest.mark.slow),
+        ({"data": 1, "fsdp": 8}, 1),
+        ({"data": 2, "fsdp": 4}, 2),
+    ],
     ids=["data", "fsdp", "both-accumulated"],
 )
 def test_eight_devices_give_the_losses_of_one(

@@ -16,7 +16,11 @@ from nrdm_jax.training.metrics import Ledger, MetricsWriter
 
 @pytest.mark.parametrize(
     ("streams", "memory", "micro_batches", "mesh"),
-    [(1, "remat", 2, (2, 4)), (2, "reversible", 2, (8, 1)), (1, "sqrt", 1, (1, 8))],
+    [
+        pytest.param(1, "remat", 2, (2, 4), marks=pytest.mark.slow),
+        (2, "reversible", 2, (8, 1)),
+        (1, "sqrt", 1, (1, 8)),
+    ],
     ids=["remat-accumulated-both", "reversible-accumulated-data", "sqrt-fsdp"],
 )
 def test_profile_of_a_step_is_plain_autodiff_s(
@@ -239,6 +243,7 @@ def test_cost_of_the_penalty_is_that_of_its_examples(tiny_config):
                                rtol=0.05)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_penalty_evens_the_profile_out(tiny_config, fill_zeros):
     tiny_config.model.depth, tiny_config.model.width = 4, 16
     tiny_config.model.alpha_start = "one"
