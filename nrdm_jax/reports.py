@@ -94,7 +94,11 @@ def grids(parts: build.Run, sampler: Generator, heldout: Source, place: Place) -
         }
         if not distributed.is_writer():
             return directory
-        return writers.write_samples(directory, x, generate.to_pixels(x), manifest)
+        pixels, c = generate.to_pixels(x), config.sample
+        # A mesh of noise, as at the start of a run, takes 9 MB: of what is no picture, sheets do.
+        return writers.write_samples(
+            directory, x, pixels, manifest, form=c.write, voxel=c.voxel_mm, each=x.ndim == 4
+        )
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)
     return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)

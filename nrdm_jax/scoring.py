@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 import time
@@ -19,9 +20,8 @@ from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling import archives, generate, writers
 
-LINEAR = 20_000  # numbers of an example, above which the covariance takes more than 3 GB
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
 
@@ -118,7 +118,8 @@ def draw(
         assert shown is not None
         file = writers.write_trajectory(out, previews, generate.to_pixels(previews))
         manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    return writers.write_samples(out, x, generate.to_pixels(x), manifest), x
+    pixels, c = generate.to_pixels(x), config.sample
+    return writers.write_samples(out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm), x
 
 
 def _comparable(config, workdir: str):
@@ -264,8 +265,9 @@ def _losses(parts, ema, records, heldout, signals) -> dict:
     levels = config.evaluate.log_snr
     sums = measures.level_sums(config, parts.apply, parts.path, parts.mesh)
     found: dict = heldout_losses(sums, ema, batches, levels, signals.check)
-    if np.prod(records.shape) > LINEAR:
-        print(f"no linear denoiser beside it: more than {LINEAR} numbers an example", flush=True)
+    needed = linear_denoiser.bytes_of_fit(len(records), math.prod(records.shape))
+    if needed > linear_denoiser.MOST_BYTES:
+        print(f"no linear denoiser beside it: it takes {needed / 2**30:.0f} GiB", flush=True)
         return found
     linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
     signals.check()
@@ -296,7 +298,7 @@ def _sample_scores(quality, ema, shape, npz: pathlib.Path | None, signals):
     """(scores with their protocol, the first samples in the network's range)."""
     archive = None
     if npz is not None and distributed.is_writer():
-        archive = writers.NpzWriter(npz, shape)
+        archive = archives.NpzWriter(npz, shape)
     first: list[np.ndarray] = []
 
     def sink(pixels: np.ndarray, labels: np.ndarray) -> None:
