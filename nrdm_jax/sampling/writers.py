@@ -118,8 +118,11 @@ def write_samples(
     first = directory / "samples.npy"
     if form != "pictures":
         write_array(first, x)
-    names = [f"{i:05d}_seed{seed}_label{label}" for i, (seed, label) in
-             enumerate(zip(manifest["seeds"], manifest["labels"], strict=True))]  # fmt: skip
+    told = [f"label{label}" for label in manifest["labels"]]
+    if manifest.get("captions"):
+        told = [in_a_name(caption) for caption in manifest["captions"]]
+    names = [f"{i:05d}_seed{seed}_{words}" for i, (seed, words) in
+             enumerate(zip(manifest["seeds"], told, strict=True))]  # fmt: skip
     files = [first.name if form != "pictures" else "grid.png"] * len(x)
     if form != "arrays":
         write_sheets, write_one = FORMS[form]

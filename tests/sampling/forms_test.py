@@ -173,6 +173,20 @@ def test_shapes_are_meshes_of_what_is_above_the_middle(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("shape", "form"), [((8, 8, 3), "pictures"), ((3, 8, 8, 3), "clips"), ((4, 8, 8, 1), "shapes")]
+)
+def test_files_are_named_by_what_their_samples_were_told(tmp_path, shape, form):
+    x = samples(shape)
+    told = MANIFEST | {"captions": ["a chair", "two: chairs", "…"]}
+    writers.write_samples(tmp_path, x, generate.to_pixels(x), told, form=form)
+    files_named = json.loads((tmp_path / "manifest.json").read_text())["files"]
+    assert [name.split(".")[0] for name in files_named] == [
+        "00000_seed5_a-chair", "00001_seed6_two-chairs", "00002_seed7_no-text"
+    ]  # fmt: skip
+    assert all((tmp_path / name).exists() for name in files_named)
+
+
+@pytest.mark.parametrize(
     ("shape", "form", "there"),
     [
         ((6, 8, 8, 1), "shapes", ["views.png", "samples.npy"]),
