@@ -1,8 +1,8 @@
 """Sweet Home 3D's furniture: 820 meshes with 612 names in 12 categories, as voxels (CC0 and CC-BY).
 
 Read from the catalogues (.sh3f) of Debian's sweethome3d-furniture: in
-/usr/share/sweethome3d/furniture, or in a folder named by NRDM_SWEETHOME3D; nothing is unpacked to
-disk. A volume is (n, n, n, 1), indexed [z, y, x], as each model stands in a room (`data.voxels`).
+/usr/share/sweethome3d/furniture, in .cache/debian of the clone, or in a folder named by
+NRDM_SWEETHOME3D. A volume is (n, n, n, 1), indexed [z, y, x], as each model stands in a room (`data.voxels`).
 Models of one name may be variants of one another: a tenth is held out by name.
 """
 
@@ -24,6 +24,10 @@ from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.shard_files import Item
 
 ENVIRONMENT = "NRDM_SWEETHOME3D"
+# Where launch/local.sh unpacks the package for a config that asks for it.
+UNPACKED = (
+    pathlib.Path(__file__).resolve().parents[3] / ".cache" / "debian" / "sweethome3d-furniture"
+)
 INSTALLED = pathlib.Path("/usr/share/sweethome3d/furniture")
 PROPERTIES = "PluginFurnitureCatalog.properties"
 ENTRY = re.compile(r"^(\w+)#(\d+)\s*[=:]\s*(.*)$")
@@ -109,7 +113,8 @@ def catalogues() -> list[pathlib.Path]:
     """Raises:
     DataError: there are none.
     """
-    folder = pathlib.Path(os.environ.get(ENVIRONMENT, INSTALLED))
+    fetched = UNPACKED if UNPACKED.exists() else INSTALLED
+    folder = pathlib.Path(os.environ.get(ENVIRONMENT, fetched))
     found = sorted(folder.rglob("*.sh3f"))
     if not found:
         raise DataError(
