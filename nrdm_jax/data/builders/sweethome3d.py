@@ -2,8 +2,9 @@
 
 Read from the catalogues (.sh3f) of Debian's sweethome3d-furniture: in
 /usr/share/sweethome3d/furniture, in .cache/debian of the clone, or in a folder named by
-NRDM_SWEETHOME3D. A volume is (n, n, n, 1), indexed [z, y, x], as each model stands in a room (`data.voxels`).
-Models of one name may be variants of one another: a tenth is held out by name.
+NRDM_SWEETHOME3D. A volume is (n, n, n, 1), indexed [z, y, x], as each model stands in a room
+(`data.voxels`). Models of one name may be variants of one another: a tenth is held out by
+name.
 """
 
 import hashlib
