@@ -52,7 +52,7 @@ setup(
         "tokamax": ["tokamax>=0.0.12"],
         # Text encoders by file; MiniLM's weights beside it, see launch/no_deps.txt.
         "text": ["tokenizers>=0.21"],
-        # Files of videos, for data.name=video_folder:PATH.
+        # Files of videos, for data.name=video_folder:PATH, and samples as MP4.
         "video": ["av>=14"],
         "test": [
             "av>=14",
@@ -60,7 +60,9 @@ setup(
             "hypothesis",
             "import-linter",
             "mypy",
+            "nibabel>=5.3",
             "pre-commit",
+            "pydicom>=3",
             "pytest>=8",
             "pytest-xdist",
             "qwix>=0.1.8,<0.2",
@@ -68,6 +70,8 @@ setup(
             "tokenizers>=0.21",
             "tokamax>=0.0.12",
         ],
+        # Files of scans, read and written.
+        "medical": ["nibabel>=5.3", "pydicom>=3"],
         "torch": ["torch==2.13.0", "diffusers", "transformers"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

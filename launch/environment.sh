@@ -16,6 +16,22 @@ find_python() {
   exit 2
 }
 
+# The data of a Debian package, unpacked under .cache/debian; nothing of it is installed.
+fetch_debian() {
+  local package="$1" folder=".cache/debian/$1"
+  if [ ! -d "$folder" ] && [ ! -d "/usr/share/doc/$package" ]; then
+    if ! command -v apt-get >/dev/null || ! command -v dpkg >/dev/null; then
+      echo "error: $package is a package of Debian's; unpack it in $folder" >&2
+      exit 2
+    fi
+    echo "fetching Debian's $package into $folder"
+    rm -rf "$folder.partial"
+    mkdir -p "$folder.partial"
+    (cd "$folder.partial" && apt-get --quiet=2 download "$package" && dpkg -x ./*.deb . && rm ./*.deb) || exit 1
+    mv "$folder.partial" "$folder"
+  fi
+}
+
 make_environment() {
   local extras="$1" wanted stamp=.venv/.installed python
   # What was asked for before stays installed: extras add up.
@@ -23,7 +39,7 @@ make_environment() {
     # shellcheck disable=SC2046,SC2086  # words are wanted
     extras=$(printf '%s\n' ${extras//,/ } $(sed -n 's/^extras //p' "$stamp") | sort -u | xargs)
   fi
-  extras="${extras//,/ }"
+  extras=$(printf '%s' "${extras//,/ }" | xargs)
   wanted="extras $extras
 $(cat setup.py launch/no_deps.txt | cksum)"
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then

@@ -25,14 +25,20 @@ done
 
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+config="${1:-configs/openmoji32.py}"
+[ $# -gt 0 ] && shift
+if ! $setup_only && [ -f "${config%%:*}" ]; then
+  # What a config needs beside the base it says in lines of its own.
+  extras="$extras,$(sed -n 's/^# extras: //p' "${config%%:*}")"
+fi
 make_environment "$extras"
 if $setup_only; then
   echo "environment ready: .venv"
   exit 0
 fi
-
-config="${1:-configs/openmoji32.py}"
-[ $# -gt 0 ] && shift
+for package in $(sed -n 's/^# debian: //p' "${config%%:*}" 2>/dev/null); do
+  fetch_debian "$package"
+done
 name=$(basename "${config%%:*}" .py)
 case "$config" in *:*) name="$name-${config##*:}" ;; esac
 # What the run must reach, over the loss of the best linear denoiser; other configs have no such bar.

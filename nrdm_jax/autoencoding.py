@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from nrdm_jax import measures, networks
 from nrdm_jax.data.sources import Source
-from nrdm_jax.evaluation import features, linear_denoiser, reconstructions
+from nrdm_jax.evaluation import features, reconstructions
 from nrdm_jax.models.autoencoder import Gaussian, KLAutoencoder
 from nrdm_jax.models.discriminator import PatchDiscriminator
 from nrdm_jax.sampling.generate import Generator
@@ -219,11 +219,9 @@ def _sums(config, reconstruct, mesh: Mesh) -> reconstructions.Sums:
 
 def _linear(config, records: Source, heldout: Source, mesh: Mesh, poll=lambda: None):
     """`psnr_linear`, of the best linear projection to as many numbers as there are latents."""
-    if math.prod(records.shape) > measures.LINEAR:
-        print(f"no linear projection beside it: more than {measures.LINEAR} numbers an example",
-              flush=True)  # fmt: skip
+    linear = measures.fitted(config, records)
+    if linear is None:
         return {}
-    linear = linear_denoiser.fit(measures.example_blocks(config, records), len(records))
     poll()
     count = numbers(config)
 

@@ -6,7 +6,7 @@ import time
 from nrdm_jax.data import contents, manifest
 from nrdm_jax.data.builders import table
 from nrdm_jax.data.errors import DataError
-from nrdm_jax.sampling import contact_sheets, writers
+from nrdm_jax.sampling import clips, contact_sheets, pictures, scans, writers
 
 
 def prepare(name: str, shape: tuple[int, ...] | None, data_dir: str, **options) -> dict:
@@ -65,18 +65,21 @@ def show(
 
 def _draw(some: contents.Some, out: pathlib.Path) -> list[pathlib.Path]:
     shape, x = some.x.shape[1:], some.x
-    if some.kind == "latent" or not (writers.is_image(shape) or writers.is_stack(shape)):
+    if some.kind == "latent" or writers.form_of(shape) == "arrays":
         print(f"  records of {some.kind} {shape} are no pictures; none is drawn")
         return []
     files = [out / "sheet.png"]
     middles = x if some.kind == "image" else x[:, shape[0] // 2]
-    writers.write_png(files[0], contact_sheets.contact_sheet(middles, some.titles))
+    if some.kind == "volume":
+        middles = middles[:, ::-1]  # the front up
+    pictures.write_png(files[0], contact_sheets.contact_sheet(middles, some.titles))
     if some.kind != "image":
         files.append(out / "slices.png")
-        writers.write_png(files[-1], writers.strips(x[:16]))
+        sheet = clips.strips if some.kind == "clip" else scans.sheet
+        pictures.write_png(files[-1], sheet(x[:16]))
     if some.kind == "clip":
         files.append(out / "clips.gif")
-        writers.write_gif(files[-1], x)
+        clips.write_gif(files[-1], clips.sheets(x))
     return files
 
 

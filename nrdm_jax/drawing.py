@@ -208,7 +208,7 @@ def protocol(config, steps: int | None = None, scale: float | None = None) -> di
     """What samples depend on beside weights, seeds and labels, as it is written into results; what
     is not given is the config's."""
     settings = configuration.to_dict(config)["sample"]
-    for name in ("every", "examples", "batch_size"):
+    for name in ("every", "examples", "batch_size", "write", "voxel_mm"):
         del settings[name]
     given = {"steps": steps, "guidance": scale}
     return {"sampler": settings | {k: v for k, v in given.items() if v is not None}}

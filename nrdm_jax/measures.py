@@ -68,9 +68,6 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
     return jax.jit(sums, out_shardings=replicated(mesh))
 
 
-LINEAR = 20_000  # numbers of an example, above which the covariance takes more than 3 GB
-
-
 def diffusion_losses(
     config, apply: objectives.ApplyFn, path: Path, heldout: Source, mesh: Mesh, limit: int = 0
 ):
@@ -89,10 +86,9 @@ def linear_losses(
     config, path: Path, records: Source, heldout: Source, mesh: Mesh, poll=lambda: None
 ) -> dict[str, float]:
     """Those of the best linear denoiser, as `wiener`; {} of examples too large for it."""
-    if math.prod(records.shape) > LINEAR:
-        print(f"no linear denoiser beside it: more than {LINEAR} numbers an example", flush=True)
+    linear = fitted(config, records)
+    if linear is None:
         return {}
-    linear = linear_denoiser.fit(example_blocks(config, records), len(records))
     poll()
     sums = linear_level_sums(config, path, mesh)
     found = _losses_at_levels(config, sums, heldout_batches(config, heldout, mesh), linear, poll)
@@ -101,6 +97,15 @@ def linear_losses(
         for name, value in found.items()
         if name.startswith("heldout_loss")
     }
+
+
+def fitted(config, records: Source) -> linear_denoiser.LinearDenoiser | None:
+    """To these records; none, and it says so, where that takes too much memory."""
+    needed = linear_denoiser.bytes_of_fit(len(records), math.prod(records.shape))
+    if needed > linear_denoiser.MOST_BYTES:
+        print(f"nothing linear beside it: that takes {needed / 2**30:.0f} GiB", flush=True)
+        return None
+    return linear_denoiser.fit(example_blocks(config, records), len(records))
 
 
 def diffusion_result(losses: list[float], scores: dict) -> dict:

@@ -98,8 +98,18 @@ def grids(
         }
         if not distributed.is_writer():
             return directory
-        original = given.get(parts.task.original)
-        return writers.write_samples(directory, x, to_pixels(x), manifest, original)
+        pixels, c = to_pixels(x), config.sample
+        # A mesh of noise, as at the start of a run, takes 9 MB: of what is no picture, sheets do.
+        return writers.write_samples(
+            directory,
+            x,
+            pixels,
+            manifest,
+            form=c.write,
+            voxel=c.voxel_mm,
+            each=pixels.ndim == 4,
+            original=given.get(parts.task.original),
+        )
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)
     return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)

@@ -20,7 +20,7 @@ from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling import writers
+from nrdm_jax.sampling import archives, writers
 
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
@@ -118,7 +118,11 @@ def draw(
         assert shown is not None
         file = writers.write_trajectory(out, previews, seen)
         manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    return writers.write_samples(out, x, pixels, manifest, given.get(parts.task.original)), x
+    c, original = config.sample, given.get(parts.task.original)
+    first = writers.write_samples(
+        out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm, original=original
+    )
+    return first, x
 
 
 def _comparable(config, workdir: str):
@@ -289,7 +293,7 @@ def _sample_scores(quality, ema, shape, npz: pathlib.Path | None, signals):
     """(scores with their protocol, the first samples in the network's range)."""
     archive = None
     if npz is not None and distributed.is_writer():
-        archive = writers.NpzWriter(npz, shape)
+        archive = archives.NpzWriter(npz, shape)
     first: list[np.ndarray] = []
 
     def sink(x: np.ndarray, pixels: np.ndarray, labels: np.ndarray) -> None:

@@ -31,6 +31,7 @@ def validate(config) -> None:
         )
     _check_numbers(config)
     check_autoencoder(config)
+    _check_written(config)
     if config.task == "diffusion":
         _check_seen(config)
         check_text(config)
@@ -109,7 +110,7 @@ def _check_numbers(c) -> None:
     positive = (
         "optim.learning_rate optim.gate_rate optim.eps train.ema_halflife_images data.scale "
         "model.mlp_ratio model.tolerance diffusion.logit_std diffusion.shift diffusion.sigma_min "
-        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance"
+        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance sample.voxel_mm"
     )
     for field in positive.split():
         value = get(c, field)
@@ -229,6 +230,19 @@ def _check_seen(c) -> None:
         "data.seen_frames",
         f"is {d.seen_frames} with data.shape={tuple(d.shape)}",
         "give 1 or more, fewer than the frames of a clip (T, H, W, C)",
+    )
+
+
+def _check_written(c) -> None:
+    """Latents, of as many channels as there may be, are decoded before they are written."""
+    shape, form = tuple(c.data.shape), c.sample.write
+    volume = form in ("scans", "shapes")
+    require(
+        form in ("auto", "arrays")
+        or (len(shape) == (3 if form == "pictures" else 4) and not (volume and shape[-1] == 3)),
+        "sample.write",
+        f"is {form} with data.shape={shape}",
+        "choose auto; pictures are (H, W, C), clips (T, H, W, C), scans and shapes (D, H, W, 1)",
     )
 
 

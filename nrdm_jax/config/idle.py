@@ -140,6 +140,7 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.churn": (_sampled("edm"), "sample.sampler"),
     "sample.order": (_sampled("unipc"), "sample.sampler"),
     "sample.diffusion": (_sampled("sde"), "sample.sampler"),
+    "sample.voxel_mm": (lambda c: c.sample.write in ("auto", "scans"), "sample.write"),
     "sample.tolerance": (_sampled("dopri5"), "sample.sampler"),
     "evaluate.samples": (lambda c: c.evaluate.metrics_every > 0, "evaluate.metrics_every"),
     "evaluate.metrics": (lambda c: c.evaluate.metrics_every > 0, "evaluate.metrics_every"),

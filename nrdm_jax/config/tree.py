@@ -84,6 +84,7 @@ CHOICES = {
         "dopri5",
     ),
     "sample.grid": ("uniform", "quadratic", "karras", "log_snr", "respaced"),
+    "sample.write": ("auto", "pictures", "clips", "scans", "shapes", "arrays"),
     "sample.diffusion": ("sigma", "sbdm", "constant", "sin2"),
 }
 
@@ -98,7 +99,8 @@ def default() -> ml_collections.ConfigDict:
 
     c.data = ml_collections.ConfigDict()
     # openmoji | cifar10 | fashion_mnist | image_folder:PATH | moving_emoji | weizmann |
-    # fluent_emoji | video_folder:PATH | solids | synthetic | tfds:NAME[/CONFIG]
+    # fluent_emoji | video_folder:PATH | solids | hippocampus | nifti_folder:PATH |
+    # dicom_folder:PATH | modelnet | sweethome3d | synthetic | tfds:NAME[/CONFIG]
     c.data.name = "openmoji"
     c.data.shape = (32, 32, 3)  # of one example: H, W, C (video T, H, W, C; volume D, H, W, C)
     # Shapes to train at, such as ((32, 32, 3), (24, 40, 3)), data.shape among them, which held-out
@@ -310,6 +312,11 @@ def default() -> ml_collections.ConfigDict:
     c.sample = ml_collections.ConfigDict()
     c.sample.every = 0  # steps between sample grids inside the run; 0: never
     c.sample.examples = 64
+    # auto | pictures | clips | scans | shapes | arrays: what samples are written as. auto goes by
+    # their shape: (H, W, C) pictures, (T, H, W, 3) clips, (D, H, W, 1) scans. What is inside of
+    # shapes is above the middle of the range.
+    c.sample.write = "auto"
+    c.sample.voxel_mm = 1.0  # edge of a voxel, in the files of scans
     # Examples at a time, all devices together; 0: 64, and on a CPU fewer, so that a batch stays in
     # its caches (drawing.batch_size).
     c.sample.batch_size = 0

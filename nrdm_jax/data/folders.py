@@ -61,7 +61,7 @@ def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
     """
     if not root.is_dir():
         raise DataError(f"{root} is no directory")
-    stamps = {path.relative_to(root).as_posix(): path for path in _walk(root)}
+    stamps = {path.relative_to(root).as_posix(): path for path in walk_files(root)}
     _check_names(root, stamps)
     found = {key: path for key, path in stamps.items() if path.suffix.lower() in suffixes}
     captions = _captions(root, stamps, found)
@@ -83,10 +83,10 @@ def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
     if ALL in classes and len(classes) > 1:
         loose = next(f for files in splits.values() for f in files if f.label == ALL)
         raise DataError(f"{loose.path} is in no sub-folder, and others are; move it into its class")
-    return Listing(splits, tuple(classes), bool(captions), _fingerprint(stamps))
+    return Listing(splits, tuple(classes), bool(captions), stamp_of(stamps))
 
 
-def _walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
+def walk_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
     """All files, links followed, but nothing hidden and no folder twice."""
     seen = set()
     for place, below, files in os.walk(root, followlinks=True):
@@ -119,11 +119,11 @@ def _by_split(found: dict[str, pathlib.Path]) -> dict[str, tuple[str, list[str]]
             for split, folder in (("train", "train"), ("heldout", heldout))
         }
     below = "train/" if all(key.startswith("train/") for key in found) else ""
-    chosen = {key for key in found if _number(key) < 1 / 20} or {min(found, key=_number)}
+    chosen = {key for key in found if number_of(key) < 1 / 20} or {min(found, key=number_of)}
     return {"train": (below, [*set(found) - chosen]), "heldout": (below, [*chosen])}
 
 
-def _number(key: str) -> float:
+def number_of(key: str) -> float:
     """In [0, 1), by the key alone."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
 
@@ -169,7 +169,7 @@ def _text(path: pathlib.Path) -> str:
         raise DataError(f"{path} is no text in UTF-8: {error}") from error
 
 
-def _fingerprint(stamps: dict[str, pathlib.Path]) -> str:
+def stamp_of(stamps: dict[str, pathlib.Path]) -> str:
     digest = hashlib.sha256()
     for key, path in sorted(stamps.items()):
         stat = path.stat() if path.exists() else path.lstat()  # of a link to nothing

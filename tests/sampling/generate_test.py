@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nrdm_jax import build, drawing
-from nrdm_jax.sampling import generate, writers
+from nrdm_jax.sampling import archives, generate, writers
 from nrdm_jax.sharding.mesh import make_mesh
 
 
@@ -99,11 +99,11 @@ def test_what_is_no_picture_is_written_as_an_array(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_clips_and_volumes_become_a_gif_and_slices(tmp_path, channels):
+def test_clips_become_a_gif_and_slices(tmp_path, channels):
     rng = np.random.default_rng(0)
     x = rng.choice([-1.0, 1.0], (3, 10, 64, 64, 1)) * np.ones(channels)
     first = writers.write_samples(
-        tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1, 2], "labels": [0, 0, 0]}
+        tmp_path, x, generate.to_pixels(x), {"seeds": [0, 1, 2], "labels": [0, 0, 0]}, form="clips"
     )
     assert first.name == "grid.gif"
     moving = Image.open(first)
@@ -124,7 +124,7 @@ def test_clips_and_volumes_become_a_gif_and_slices(tmp_path, channels):
 def test_an_archive_for_other_evaluators_is_written_as_samples_come(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 3)).astype(np.uint8)
     path = tmp_path / "a" / "samples.npz"
-    archive = writers.NpzWriter(path, pixels.shape)
+    archive = archives.NpzWriter(path, pixels.shape)
     for part in (slice(0, 3), slice(3, 7)):
         archive.add(pixels[part], np.arange(7)[part])
         assert not path.exists()
@@ -132,7 +132,7 @@ def test_an_archive_for_other_evaluators_is_written_as_samples_come(tmp_path):
     with np.load(path) as file:
         np.testing.assert_array_equal(file["arr_0"], pixels)
         np.testing.assert_array_equal(file["arr_1"], np.arange(7))
-    cut_short = writers.NpzWriter(tmp_path / "b.npz", pixels.shape)
+    cut_short = archives.NpzWriter(tmp_path / "b.npz", pixels.shape)
     cut_short.add(pixels[:3], np.arange(3))
     cut_short.close()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

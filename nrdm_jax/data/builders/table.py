@@ -10,12 +10,17 @@ import tensorflow_datasets as tfds
 
 from nrdm_jax.data import manifest
 from nrdm_jax.data.builders.cifar10 import Cifar10
+from nrdm_jax.data.builders.dicom_folder import DicomFolder
 from nrdm_jax.data.builders.fashion_mnist import FashionMnist
 from nrdm_jax.data.builders.fluent_emoji import FluentEmoji
+from nrdm_jax.data.builders.hippocampus import Hippocampus
 from nrdm_jax.data.builders.image_folder import ImageFolder
+from nrdm_jax.data.builders.modelnet import Modelnet
 from nrdm_jax.data.builders.moving_emoji import MovingEmoji
+from nrdm_jax.data.builders.nifti_folder import NiftiFolder
 from nrdm_jax.data.builders.openmoji import Openmoji
 from nrdm_jax.data.builders.solids import Solids
+from nrdm_jax.data.builders.sweethome3d import Sweethome3d
 from nrdm_jax.data.builders.video_folder import VideoFolder
 from nrdm_jax.data.builders.weizmann import Weizmann
 from nrdm_jax.data.errors import DataError
@@ -31,11 +36,16 @@ BUILDERS: dict[str, Any] = {
     "solids": Solids,
     "weizmann": Weizmann,
     "fluent_emoji": FluentEmoji,
+    "hippocampus": Hippocampus,
+    "modelnet": Modelnet,
+    "sweethome3d": Sweethome3d,
 }
 # Those of files that a user has: data.name=NAME:PATH. Their `config_for` takes the path as well.
 FOLDERS: dict[str, Any] = {
     "image_folder": ImageFolder,
     "video_folder": VideoFolder,
+    "nifti_folder": NiftiFolder,
+    "dicom_folder": DicomFolder,
 }
 # One whose records come in sizes of their own may have `config_among(shape, shapes[, path])` beside
 # `config_for(shape[, path])`: the config of a set of those training records only whose nearest of

@@ -1,0 +1,161 @@
+"""Any folder of DICOM series: data.name=dicom_folder:PATH, with PATH/[CLASS/]SERIES/ of slices.
+
+A folder of slices is one series; its slices are in order of their places along what they are
+normal to (Image Position and Orientation, DICOM PS3.3 C.7.6.2.1.1), whatever the files' names and
+numbers. Intensities are the stored ones times the slope, plus the intercept: for CT Hounsfield
+units. Subjects are by Patient ID. See `scans` for the rest.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nrdm_jax.data import folders, volumes
+from nrdm_jax.data.builders import scans
+from nrdm_jax.data.errors import DataError
+
+TOLERANCE = 0.1  # of the spacing of slices, by which a gap may differ from it
+# What slices of one series share.
+ONE_EACH = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "SeriesInstanceUID")
+
+
+class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[call-arg]
+    __doc__ = scans.ScanFolder.__doc__
+
+    NAME = "dicom_folder"
+
+    @staticmethod
+    def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
+        """By their headers.
+
+        Raises:
+          ValueError: pydicom or nibabel is absent.
+        """
+        for package in ("pydicom", "nibabel"):
+            scans.need(package, DicomFolder.NAME)
+        series: dict[pathlib.Path, list[pathlib.Path]] = {}
+        for file in folders.walk_files(folder):
+            if is_slice(file):
+                series.setdefault(file.parent, []).append(file)
+        for place, files in series.items():
+            name, kind, heldout = scans.place_of(place.relative_to(folder))
+            found = scans.Scan(name, name, kind, heldout, tuple(files))
+            try:
+                headers = slices(found.files, pixels=False)
+                size = (int(headers[0].Columns), int(headers[0].Rows), len(headers))
+                turned, spacing = volumes.canonical(np.empty(size, bool), affine_of(headers))
+                yield dataclasses.replace(
+                    found,
+                    subject=str(headers[0].get("PatientID") or name),
+                    size=turned.shape,
+                    spacing=spacing,
+                )
+            except DataError as error:
+                yield dataclasses.replace(found, fault=str(error))
+
+    @staticmethod
+    def read(scan: scans.Scan) -> tuple[np.ndarray, None]:
+        """(D, H, W) intensities. Raises as `slices` and `intensities`."""
+        found = slices(scan.files, pixels=True)
+        stack = np.stack([intensities(part) for part in found], axis=-1)
+        return volumes.canonical(stack.transpose(1, 0, 2), affine_of(found))[0], None
+
+
+def is_slice(file: pathlib.Path) -> bool:
+    """Files NAME.dcm, and those without a suffix that begin as DICOM does, as scanners write
+    them; not DICOMDIR, a list of others."""
+    if file.name == "DICOMDIR" or not file.is_file():
+        return False
+    if file.suffix.lower() == ".dcm":
+        return True
+    if file.suffix and not file.suffix[1:].isdigit():  # UIDs have points
+        return False
+    with file.open("rb") as start:
+        return start.read(132)[128:] == b"DICM"
+
+
+def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
+    """The slices of one series, from the first to the last along their normal.
+
+    Raises:
+      DataError: a file is none, or is no slice of a place and an orientation in space; they are of
+        several series, sizes or orientations; two are of one place, or one is missing.
+    """
+    import pydicom
+
+    found: list[tuple[pathlib.Path, Any]] = []
+    for file in files:
+        try:
+            part = pydicom.dcmread(file, stop_before_pixels=not pixels)
+        except (OSError, EOFError, ValueError, pydicom.errors.InvalidDicomError) as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
+        absent = [name for name in (*ONE_EACH, "ImagePositionPatient") if name not in part]
+        if absent or int(part.get("NumberOfFrames") or 1) > 1:
+            raise DataError(
+                f"{file} is no slice of a scan: "
+                + (f"without {', '.join(absent)}" if absent else "of several frames")
+            )
+        for name in ONE_EACH:
+            if found and not _alike(part[name].value, found[0][1][name].value):
+                raise DataError(
+                    f"{file} has {name} {part[name].value}, and {found[0][0]} "
+                    f"{found[0][1][name].value}; a folder is one series"
+                )
+        found.append((file, part))
+    normal = np.cross(*np.asarray(found[0][1].ImageOrientationPatient, float).reshape(2, 3))
+    height = [float(np.dot(normal, np.asarray(p.ImagePositionPatient, float))) for _, p in found]
+    order = np.argsort(height, kind="stable")
+    gaps = np.diff(np.asarray(height)[order])
+    usual = float(np.median(gaps)) if len(gaps) else 1.0
+    for gap, last, following in zip(gaps, order, order[1:], strict=False):
+        if gap <= 1e-3 or abs(gap - usual) > TOLERANCE * usual:
+            raise DataError(
+                f"{found[following][0]} is {gap:g} mm from {found[last][0]}, of slices {usual:g} "
+                "mm apart; a series is of one place each, and none is missing"
+            )
+    return [found[i][1] for i in order]
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Equal, or numbers that differ by how they were written."""
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
+    return bool(np.allclose(np.asarray(a, float), np.asarray(b, float), atol=1e-4))
+
+
+def affine_of(series: list[Any]) -> np.ndarray:
+    """(4, 4), of [column, row, slice] to mm, x to the right and y to the front; DICOM has them to
+    the left and to the back (PS3.3 equation C.7.6.2.1-1)."""
+    first, last = series[0], series[-1]
+    along_row, down = np.asarray(first.ImageOrientationPatient, float).reshape(2, 3)
+    between_rows, between_columns = map(float, first.PixelSpacing)
+    start, end = (np.asarray(part.ImagePositionPatient, float) for part in (first, last))
+    if len(series) > 1:
+        step = (end - start) / (len(series) - 1)
+    else:
+        step = np.cross(along_row, down) * float(first.get("SliceThickness") or 1.0)
+    affine = np.eye(4)
+    affine[:3] = np.stack([along_row * between_columns, down * between_rows, step, start], axis=1)
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def intensities(part: Any) -> np.ndarray:
+    """(rows, columns) float32, bright where there is more of what is measured.
+
+    Raises:
+      DataError: the pixels cannot be decoded, or are colours.
+    """
+    try:
+        stored = part.pixel_array.astype(np.float32)
+    except Exception as error:  # of as many kinds as there are codecs
+        raise DataError(
+            f"{part.filename} cannot be decoded: {error}; decompress it, or install pylibjpeg"
+        ) from error
+    if stored.ndim != 2:
+        raise DataError(f"{part.filename} is of {stored.shape}; a slice has one channel")
+    slope, intercept = part.get("RescaleSlope") or 1, part.get("RescaleIntercept") or 0
+    scaled = stored * float(slope) + float(intercept)
+    return -scaled if part.get("PhotometricInterpretation") == "MONOCHROME1" else scaled

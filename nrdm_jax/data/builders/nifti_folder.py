@@ -1,0 +1,141 @@
+"""Any folder of NIfTI scans: data.name=nifti_folder:PATH, with PATH/[CLASS/]NAME.nii[.gz].
+
+A mask is NAME_seg.nii.gz beside its scan, or the file of the same name in a folder masks, beside
+the scan or in PATH with the same path below. It is of the same voxels: of the same size and place
+once both are turned to [z, y, x]; whole numbers from 0, the background, to 255. Subjects are those
+of BIDS (sub-NAME in the path), or each scan is one. See `scans` for the rest.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nrdm_jax.data import folders, volumes
+from nrdm_jax.data.builders import scans
+from nrdm_jax.data.errors import DataError
+
+SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+MASK = re.compile(r"_seg\.nii(\.gz)?$", re.IGNORECASE)
+SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
+
+
+class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[call-arg]
+    __doc__ = scans.ScanFolder.__doc__
+
+    NAME = "nifti_folder"
+
+    @staticmethod
+    def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
+        """By their headers.
+
+        Raises:
+          ValueError: nibabel is absent.
+        """
+        scans.need("nibabel", NiftiFolder.NAME)
+        for file in folders.walk_files(folder):
+            path = file.relative_to(folder)
+            is_mask = MASK.search(file.name) or "masks" in path.parts[:-1]
+            if is_mask or not SUFFIX.search(file.name):
+                continue
+            name, kind, heldout = scans.place_of(path)
+            subject = SUBJECT.search(name)
+            found = scans.Scan(name, subject[0] if subject else name, kind, heldout, (file,))
+            try:
+                size, spacing = header_of(file)
+                yield dataclasses.replace(
+                    found, mask=mask_of(file, folder), size=size, spacing=spacing
+                )
+            except DataError as error:
+                yield dataclasses.replace(found, fault=str(error))
+
+    @staticmethod
+    def read(scan: scans.Scan) -> tuple[np.ndarray, np.ndarray | None]:
+        """(D, H, W) intensities, and the classes of the mask.
+
+        Raises:
+          DataError: a file is damaged, or the mask is not of the scan's voxels, or no classes.
+        """
+        volume, affine = load(scan.files[0])
+        if scan.mask is None:
+            return volume, None
+        classes, other = load(scan.mask)
+        near = np.allclose(affine, other, atol=0.01 * min(scan.spacing))
+        if classes.shape != volume.shape or not near:
+            raise DataError(
+                f"{scan.mask} is not of the voxels of {scan.files[0]}: {classes.shape} and "
+                f"{volume.shape} voxels, from {np.round(other[:3, 3], 2).tolist()} and "
+                f"{np.round(affine[:3, 3], 2).tolist()} mm on; resample it"
+            )
+        whole = np.rint(classes)
+        if np.abs(classes - whole).max() > 1e-3 or whole.min() < 0 or whole.max() > 255:
+            raise DataError(
+                f"{scan.mask} has {classes.min():g} to {classes.max():g}; "
+                "classes are whole numbers from 0 to 255"
+            )
+        return volume, whole.astype(np.uint8)
+
+
+def mask_of(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
+    stem = SUFFIX.sub("", file.name)
+    places = [
+        file.with_name(f"{stem}_seg{suffix}") for suffix in (".nii.gz", ".nii")
+    ] + [
+        directory / f"{stem}{suffix}"
+        for directory in (file.parent / "masks", folder / "masks" / file.parent.relative_to(folder))
+        for suffix in (".nii.gz", ".nii")
+    ]  # fmt: skip
+    return next((place for place in places if place.exists()), None)
+
+
+def header_of(file: pathlib.Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Voxels along D, H, W, and their spacing in mm.
+
+    Raises:
+      DataError: it is no NIfTI file of one volume.
+    """
+    image = opened(file)
+    size = tuple(image.shape)
+    empty, spacing = volumes.canonical(np.empty(size, bool), image.affine)
+    return empty.shape, spacing
+
+
+def load(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """(D, H, W) float32, scaled as the header says, and the affine (4, 4) of [x, y, z] to mm.
+
+    Raises:
+      DataError: it is no NIfTI file of one volume, or is cut short.
+    """
+    import nibabel
+
+    image = opened(file)
+    try:
+        image = nibabel.as_closest_canonical(image)
+        return np.asarray(image.dataobj, np.float32).T, image.affine
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+
+
+def opened(file: pathlib.Path):
+    """The image, of three dimensions, its numbers not read.
+
+    Raises:
+      DataError: it is no NIfTI file of one volume, or says nothing of where it is in space.
+    """
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(file)
+        if len(image.shape) == 4 and image.shape[3] == 1:
+            image = image.slicer[..., 0]
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    if len(image.shape) != 3 or min(image.shape) < 1:
+        raise DataError(f"{file} is of {image.shape}; a scan is one volume of three dimensions")
+    steps = image.affine[:3, :3]
+    if not np.isfinite(steps).all() or abs(np.linalg.det(steps)) < 1e-9:
+        raise DataError(f"{file} has no spacing: its affine is {np.round(steps, 3).tolist()}")
+    return image
