@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from nrdm_jax import build, drawing, measures, records, run_weights
+from nrdm_jax import build, drawing, likeness, measures, records, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.data.sources import Source
-from nrdm_jax.evaluation import feature_sets
 from nrdm_jax.evaluation.heldout import bits_per_dim
-from nrdm_jax.evaluation.nearest import nearest
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import read_config
 from nrdm_jax.sample_quality import SampleQuality
@@ -198,8 +196,7 @@ def score(
     they are wanted other scores of samples and the likelihood of held-out examples; also written to
     WORKDIR/evals/scores.json (scores_width_0.1.json), if that can be written.
 
-    `nearest_samples` is the mean distance of samples to the training set, `nearest_heldout` that of
-    as many held-out examples: much less than it would be copying. RMS, pixels in [-1, 1]. What was
+    The nearest neighbours are `likeness.compared`'s, with its sheets in WORKDIR/evals. What was
     `drawn` before is taken; without it `samples` are drawn, 0 for none.
 
     Raises:
@@ -237,16 +234,15 @@ def score(
         seeds = np.arange(samples)
         given = parts.task.prompts(seeds, lambda: heldout)
         drawn = sampler(ema, seeds, given, poll=signals.check)
-    if drawn is not None and not parts.task.original and distributed.is_writer():
-        spread = feature_sets.spread(len(drawn), len(heldout))
-        some = np.concatenate(list(measures.example_blocks(config, heldout, spread)))
-        for name, queries in (("samples", drawn), ("heldout", some)):
-            blocks = measures.example_blocks(config, train)
-            result[f"nearest_{name}"] = float(nearest(queries, blocks)[0].mean())
+    out = pathlib.Path(workdir) / "evals"
+    writable = os.access(workdir, os.W_OK)
+    if drawn is not None and not parts.task.original:
+        result |= likeness.compared(
+            config, drawn, train, heldout, to_pixels, out if writable else None
+        )
     result["step"] = stored.step
     result["evaluate_seconds"] = round(time.monotonic() - before, 1)
-    out = pathlib.Path(workdir) / "evals"
-    if distributed.is_writer() and os.access(workdir, os.W_OK):
+    if distributed.is_writer() and writable:
         out.mkdir(exist_ok=True)
         name = "scores" if ema_width is None else f"scores_width_{ema_width:g}"
         _write(out / f"{name}.json", result, details)

@@ -27,6 +27,7 @@ ASSEMBLY = (
     "run_weights",
     "post_hoc",
     "scoring",
+    "likeness",
     "denoising_dynamics",
     "comparison",
     "comparison_report",
