@@ -67,8 +67,10 @@ def run() -> int:
     data_dir = str(lifecycle.data_dir())
     parts = build.run(config)
     told = records.source(config, "heldout", data_dir)
+    plain = config.copy_and_resolve_references()
+    plain.text.encoder = "none"  # with it, records do not say their class
     real, train = (
-        records.pictures(config, split, data_dir, records.source(config, split, data_dir))
+        records.pictures(plain, split, data_dir, records.source(plain, split, data_dir))
         for split in ("heldout", "train")
     )
     count = min(f.most or len(told), len(told))

@@ -47,6 +47,8 @@ case "$config" in
   configs/openmoji32.py) limit=(--at_most=0.85) ;;
   # Of an autoencoder: its square error over that of the best linear projection.
   configs/autoencoder32.py) limit=(--at_most=1) ;;
-  configs/moving_emoji.py | configs/volume_smoke.py) limit=(--at_most=1) ;;
+  configs/volume_smoke.py) limit=(--at_most=1) ;;
+  configs/moving_emoji.py | configs/weizmann_video.py | configs/hippocampus.py | \
+    configs/mask_to_mri.py | configs/shapes_text.py | configs/text_emoji64.py) limit=(--at_most=0.9) ;;
 esac
 python -m nrdm_jax.job --config="$config" --workdir="runs/$name" "${limit[@]}" "$@"
