@@ -7,7 +7,7 @@ Command: bash launch/local.sh configs/shapes_text.py
 """
 
 # extras: text
-# debian: sweethome3d-furniture
+# debian: sweethome3d-furniture NRDM_SWEETHOME3D
 from nrdm_jax import config as configuration
 
 ARGUMENTS = ("smoke",)

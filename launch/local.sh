@@ -36,9 +36,10 @@ if $setup_only; then
   echo "environment ready: .venv"
   exit 0
 fi
-for package in $(sed -n 's/^# debian: //p' "${config%%:*}" 2>/dev/null); do
-  fetch_debian "$package"
-done
+# Lines `# debian: PACKAGE VARIABLE`: data that VARIABLE says the place of, where it is set.
+while read -r package variable; do
+  [ -n "${!variable:-}" ] || fetch_debian "$package"
+done < <(sed -n 's/^# debian: //p' "${config%%:*}" 2>/dev/null)
 name=$(basename "${config%%:*}" .py)
 case "$config" in *:*) name="$name-${config##*:}" ;; esac
 # What the run must reach, over the loss of the best linear denoiser; other configs have no such bar.

@@ -109,6 +109,9 @@ def _completed(x: Array, given: Any) -> Array:
     return known.completed(x, given["seen"])
 
 
+PROMPTS = 64  # held-out records whose texts are read, and places seen, at a time
+
+
 def by_class(config) -> bool:
     """Whether samples are given a class and nothing else."""
     return set(networks.given(config, 1)) == {"label"}
@@ -144,12 +147,17 @@ def prompts(
         raise ValueError("samples of this run are given more than a class; leave out --labels")
     records = heldout()
     numbers = _spread(len(seeds), len(records))
-    batch = {name: jnp.asarray(values) for name, values in records.gather(numbers).items()}
-    batch = texts.finish(config)(batch)
-    x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
-    keys = noise.keys_of_seeds(jnp.asarray(seeds, jnp.uint32))
-    given = objectives.given_of(batch, x0, keys, networks.see(config))
-    return {name: np.asarray(value) for name, value in given.items()}
+    see, finish = networks.see(config), texts.finish(config)
+    parts: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(seeds), PROMPTS):
+        part = slice(start, start + PROMPTS)
+        found = records.gather(numbers[part])
+        batch = finish({name: jnp.asarray(values) for name, values in found.items()})
+        x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
+        keys = noise.keys_of_seeds(jnp.asarray(seeds[part], jnp.uint32))
+        given = objectives.given_of(batch, see and see(batch, x0, keys))
+        parts.append({name: np.asarray(value) for name, value in given.items()})
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def heldout_captions(config, count: int, heldout: Callable[[], Source]) -> list[str] | None:

@@ -1,6 +1,7 @@
 """Samples held against what they were learnt from: the nearest training example of each, how far it
 is, and real examples that were held out."""
 
+import itertools
 import json
 import pathlib
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nrdm_jax import measures
+from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation import feature_sets
 from nrdm_jax.evaluation.nearest import nearest
@@ -15,6 +17,7 @@ from nrdm_jax.processes import distributed
 from nrdm_jax.sampling import comparisons, pictures
 from nrdm_jax.sampling.files import whole
 
+_calls = itertools.count()  # of this process: a meeting each
 SHOWN = 32  # samples that are on the sheets
 
 
@@ -44,12 +47,17 @@ def compared(
     writer = distributed.is_writer()
     spread = feature_sets.spread(len(drawn), len(heldout))
     real = np.concatenate(list(measures.example_blocks(config, heldout, spread)))
-    found = {}
+    found: dict[str, tuple[np.ndarray, ...]] = {}
     numbers = np.zeros(len(drawn), np.int32)
     if writer:
-        for name, queries in (("samples", drawn), ("heldout", real)):
-            found[name] = nearest(queries, measures.example_blocks(config, train))
+        both = nearest(np.concatenate([drawn, real]), measures.example_blocks(config, train))
+        found = {
+            "samples": tuple(values[: len(drawn)] for values in both),
+            "heldout": tuple(values[len(drawn) :] for values in both),
+        }
         numbers = found["samples"][1].astype(np.int32)
+    # The others would give up on a collective that the writer is late for.
+    distributed.meet(f"nearest {next(_calls)}")
     # Decoding is the work of all.
     numbers = np.asarray(distributed.of_writer(numbers))
     count = min(SHOWN, len(drawn), len(real))
@@ -78,8 +86,9 @@ def compared(
 
 def _titles(records: Source, numbers: np.ndarray, before: str = "") -> list[str]:
     """Captions, or classes where there are none."""
-    words = records.captions(numbers)
-    if words is None:
+    try:
+        words = records.captions(numbers)
+    except DataError:  # there are none
         names, labels = records.class_names, records.gather(numbers)["label"]
         words = [names[label] if label < len(names) else "" for label in labels]
     return [before + word for word in words]

@@ -53,7 +53,7 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
             return apply(params, x_t, t, given)
 
         x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
-        given = objectives.given_of(batch, x0, noise.keys_of_seeds(seeds), see)
+        given = objectives.given_of(batch, see and see(batch, x0, noise.keys_of_seeds(seeds)))
         return losses.level_sums(
             denoise,
             path,
@@ -129,6 +129,11 @@ def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
       probes: of the divergence, 0: exact.
       steps: see `likelihood.bits_per_dim`.
     """
+    if config.data.seen in ("frames", "box"):
+        raise ValueError(
+            f"--likelihood with data.seen={config.data.seen}: a part of an example is known, and "
+            "has no bits"
+        )
     shape, prediction = tuple(config.data.shape), config.diffusion.prediction
     see = networks.see(config)
     plain = config.copy_and_resolve_references()
@@ -144,7 +149,7 @@ def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
             return predictions.to_x0_eps(path, prediction, output, x_t, t)
 
         x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
-        given = objectives.given_of(batch, x0, noise.keys_of_seeds(seeds), see)
+        given = objectives.given_of(batch, see and see(batch, x0, noise.keys_of_seeds(seeds)))
         pixel = 2 / 255 if x.dtype == jnp.uint8 else config.data.scale
         if x.dtype == jnp.uint8:
             x0 = x0 + pixel * (noise.uniform_of_seeds(seeds, shape) - 0.5)

@@ -152,7 +152,8 @@ def text_width(config) -> int:
     name = config.text.encoder
     if name == "none":
         return 0
-    return (name in encoders.ENCODERS and encoders.ENCODERS[name].width) or config.text.width
+    packaged = name in encoders.ENCODERS and not config.text.weights
+    return (packaged and encoders.ENCODERS[name].width) or config.text.width
 
 
 def seen_channels(config) -> int:

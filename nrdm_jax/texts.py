@@ -24,6 +24,7 @@ from nrdm_jax.text import tokens as tokenizing
 from nrdm_jax.text.encoders import ENCODERS, Encoder, open_encoder
 from nrdm_jax.text.transformer import Network
 
+ENCODED = 64  # captions of samples at a time
 KEPT = "texts"  # beside the prepared data: states of captions
 
 
@@ -108,7 +109,11 @@ def _check_width(config, width: int) -> None:
 def given_of(config, texts: Sequence[str]) -> dict[str, np.ndarray]:
     """(n,) captions -> what a network is given of them. Raises as `source`."""
     tokens, _ = _tokens(config, texts)
-    return {name: np.asarray(value) for name, value in finish(config)({"tokens": tokens}).items()}
+    parts = [
+        finish(config)({"tokens": tokens[start : start + ENCODED]})
+        for start in range(0, len(tokens), ENCODED)
+    ]
+    return {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
 
 
 def finish(config, mesh: Mesh | None = None) -> Callable[[dict], dict]:

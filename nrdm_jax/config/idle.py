@@ -70,7 +70,10 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
     "text.length": (_reads("bytes", "minilm", "t5", "clip"), "text.encoder"),
     "text.weights": (_reads("minilm", "t5", "clip"), "text.encoder"),
-    "text.width": (_reads("bytes", "t5", "clip"), "text.encoder"),
+    "text.width": (
+        lambda c: c.text.encoder != "none" and (c.text.encoder != "minilm" or bool(c.text.weights)),
+        "text.encoder",
+    ),
     "text.depth": (_reads("bytes"), "text.encoder"),
     "text.heads": (_reads("bytes"), "text.encoder"),
     "text.where": (_reads("minilm", "t5", "clip"), "text.encoder"),

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from nrdm_jax.data.latents import LatentSource
 from nrdm_jax.data.sources import Source, fingerprint_of
 from nrdm_jax.data.stored import once
 
@@ -100,7 +101,10 @@ class CaptionedSource:
 
 
 def plain(source: Source) -> Source:
-    """The records without what is given with their captions, labels as they are."""
+    """The records without what is given with their captions, labels as they are; of latents
+    too."""
+    if isinstance(source, LatentSource):
+        return LatentSource(plain(source.stored), source.statistics)
     return source.records if isinstance(source, CaptionedSource) else source
 
 

@@ -127,28 +127,28 @@ class LatentSource:
     """
 
     def __init__(self, stored: Source, statistics: Statistics):
-        self._stored, self.statistics = stored, statistics
+        self.stored, self.statistics = stored, statistics
         self.shape, self.dtype = stored.shape, np.dtype(np.float32)
         self.num_classes, self.class_names = stored.num_classes, stored.class_names
         self.fingerprint = stored.fingerprint
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self.stored)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        batch = self._stored.gather(indices)
+        batch = self.stored.gather(indices)
         del batch["std"]
         return batch | {"x": self.statistics.normed(of_bits(batch["x"]))}
 
     def captions(self, indices: np.ndarray) -> list[str]:
-        return self._stored.captions(indices)
+        return self.stored.captions(indices)
 
     def drawn(self, seed: int) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
         """(indices, record numbers of a run) -> records whose latents are drawn: the noise is a
         function of the seed and the record's number, whatever the batch and the processes."""
 
         def gather(indices: np.ndarray, records: np.ndarray) -> dict[str, np.ndarray]:
-            batch = self._stored.gather(indices)
+            batch = self.stored.gather(indices)
             mean, std = of_bits(batch["x"]), of_bits(batch.pop("std"))
             if np.any(std):
                 draws = (np.random.default_rng([seed, int(record), 2]) for record in records)

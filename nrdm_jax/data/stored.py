@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable
 
 
@@ -11,8 +12,11 @@ def once(home: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.P
     name. Several processes may do so at a time: the first one's stays."""
     if home.exists():
         return home
-    partial = home.with_name(f"{home.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    # No number of a process is its own where several containers share a disk.
+    partial = pathlib.Path(
+        tempfile.mkdtemp(prefix=f"{home.name}.", suffix=".partial", dir=home.parent)
+    )
     try:
         write(partial)
         os.rename(partial, home)

@@ -54,7 +54,7 @@ def make_sample_fn(
       preview_times: (k,), decreasing to the last of the times: the estimates of x0 there come out
          as well, the last being the sample. Of any solver but dopri5, whose times are its own, they
          are some of the times.
-      finish: (samples, given) -> samples, at the end.
+      finish: (samples, given) -> samples, at the end; previews stay as they are.
     """
 
     channels = shape[-1]

@@ -48,8 +48,13 @@ def open_vocabulary(path: pathlib.Path) -> Tokenize:
     except Exception as error:  # the package raises nothing narrower
         raise ValueError(f"{path} is no tokenizer: {error}") from error
     vocabulary.no_padding()
+    marks = vocabulary.num_special_tokens_to_add(False)
 
     def tokenize(captions: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        if length <= marks:
+            raise ValueError(
+                f"text.length is {length}, and {marks} tokens are put around every text; give more"
+            )
         vocabulary.enable_truncation(length)
         texts = [caption.strip() for caption in captions]
         found = vocabulary.encode_batch(texts)

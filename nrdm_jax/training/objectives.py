@@ -29,16 +29,11 @@ def to_model_range(x: Array | np.ndarray, scale: float, shift: float) -> Array:
 NOT_GIVEN = ("x", "mask", "segmentation")
 
 
-def given_of(batch: Batch, x0: Array, keys_B: Array, see: See | None = None) -> Given:
-    """What a batch tells a network of its examples.
-
-    Args:
-      batch: of the loader.
-      x0, keys_B: of the examples, for `see`.
-      see: see `diffusion.known`.
-    """
+def given_of(batch: Batch, seen: Array | None = None) -> Given:
+    """What a batch tells a network of its examples: all but those, and what is `seen`, see
+    `diffusion.known`."""
     given = {name: value for name, value in batch.items() if name not in NOT_GIVEN}
-    return given if see is None else given | {"seen": see(batch, x0, keys_B)}
+    return given if seen is None else given | {"seen": seen}
 
 
 def diffusion_objective(
@@ -90,7 +85,7 @@ def diffusion_objective(
         dropped = jax.vmap(lambda k: jax.random.bernoulli(k, dropout))(both[:, 0])
         x0 = to_model_range(batch["x"], scale, shift)
         seeing = jax.vmap(jax.random.fold_in, in_axes=(0, None))(both[:, 0], 1)
-        given = given_of(batch, x0, seeing, see)
+        given = given_of(batch, see and see(batch, x0, seeing))
         given = jax.tree.map(
             lambda none, value: jnp.where(broadcast(dropped, value), none, value),
             nothing(given),
