@@ -205,8 +205,9 @@ def test_a_run_is_looked_at_without_its_encoder(text_config):
     shapes = build.abstract_batch(c, parts.mesh, jnp.uint8)
     assert shapes["text"].shape == (8, 7, 24) and shapes["text_mask"].shape == (8, 7)
     assert networks.text_width(c) == 24
-    c.text.encoder = "minilm"
-    assert networks.text_width(c) == 384
     with pytest.raises(ValueError, match="weights /nowhere: there is no such file"):
-        c.text.encoder = "t5"
         texts.encoder(c)
+    c.text.encoder = "minilm"
+    assert networks.text_width(c) == 24
+    c.text.weights = None
+    assert networks.text_width(c) == 384  # the package's
