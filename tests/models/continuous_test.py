@@ -38,7 +38,7 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("knots", [1, 3])
+@pytest.mark.parametrize("knots", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_step_of_euler_is_a_block_whose_branches_read_the_same(knots, fill_zeros):
     net = model(knots=knots, solver="euler")
     block = net._block((4, 4))
@@ -74,6 +74,7 @@ def test_weights_between_knots_are_linear():
         np.testing.assert_allclose(continuous.interpolated(knots, jnp.float32(share))["w"], [value])
 
 
+@pytest.mark.slow
 def test_adjoint_comes_to_back_propagation_as_the_tolerance_falls(variables):
     exact = gradient(model(tolerance=1e-6), variables)
     away = [relative(gradient(model(tolerance=t, adjoint="ode"), variables), exact)

@@ -22,7 +22,7 @@ NETS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "unet" else n for n in NETS]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("unet", "uvit") else n for n in NETS]
 )
 def test_gates_are_those_that_the_network_uses_in_their_order(
     name, fill_zeros, monkeypatch, unrolled_scan

@@ -54,7 +54,7 @@ def single():
     ("mesh", "micro_batches"),
     [
         pytest.param({"data": 8, "fsdp": 1}, 1, marks=pytest.mark.slow),
-        ({"data": 1, "fsdp": 8}, 1),
+        pytest.param({"data": 1, "fsdp": 8}, 1, marks=pytest.mark.slow),
         ({"data": 2, "fsdp": 4}, 2),
     ],
     ids=["data", "fsdp", "both-accumulated"],
