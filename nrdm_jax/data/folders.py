@@ -44,13 +44,14 @@ class Listing:
     splits: train and heldout, in the order of the keys.
     classes: in order.
     captioned: whether there are captions; a file without one then lacks it.
-    fingerprint: of paths, sizes and times of change, 12 digits.
+    stamp: of paths, sizes and times of change, 12 digits: another one says that the files may be
+      others, and not that they are.
     """
 
     splits: dict[str, tuple[File, ...]]
     classes: tuple[str, ...]
     captioned: bool
-    fingerprint: str
+    stamp: str
 
 
 def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
@@ -83,7 +84,11 @@ def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
     if ALL in classes and len(classes) > 1:
         loose = next(f for files in splits.values() for f in files if f.label == ALL)
         raise DataError(f"{loose.path} is in no sub-folder, and others are; move it into its class")
-    return Listing(splits, tuple(classes), bool(captions), stamp_of(stamps))
+    read = found.keys() | {_beside(key) for key in found}
+    stamp = stamp_of(
+        {key: path for key, path in stamps.items() if key in read or path.name in TABLES}
+    )
+    return Listing(splits, tuple(classes), bool(captions), stamp)
 
 
 def walk_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -141,10 +146,14 @@ def _captions(
         if path.name in TABLES:
             captions |= _table(root, path)
     for key in found:
-        beside = stamps.get(key.rsplit(".", 1)[0] + ".txt")
+        beside = stamps.get(_beside(key))
         if beside:
             captions[key] = _text(beside).strip()
     return captions
+
+
+def _beside(key: str) -> str:
+    return key.rsplit(".", 1)[0] + ".txt"
 
 
 def _table(root: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
@@ -170,6 +179,7 @@ def _text(path: pathlib.Path) -> str:
 
 
 def stamp_of(stamps: dict[str, pathlib.Path]) -> str:
+    """Of files by their keys: what changes with them, without that they are read."""
     digest = hashlib.sha256()
     for key, path in sorted(stamps.items()):
         stat = path.stat() if path.exists() else path.lstat()  # of a link to nothing

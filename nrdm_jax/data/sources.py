@@ -13,6 +13,7 @@ from typing import Protocol
 import ml_dtypes
 import numpy as np
 
+from nrdm_jax.data import manifest
 from nrdm_jax.data.errors import DataError, NoRecordsError
 from nrdm_jax.data.stored import once
 
@@ -108,12 +109,15 @@ class TfdsSource:
       builder: prepared; one of the features `FEATURES`, and `label`.
       split: of the data set.
       segmented: the records have their `segmentation` (*S) uint8 as well.
+      by_contents: the fingerprint is of the bytes of the records, and not of the set's name: that
+        of a folder's changes when its files are touched or copied, and what is read does not.
 
     Raises:
-      DataError: the features or the split are absent, or the split is empty.
+      DataError: the features or the split are absent, or the split is empty; or what was prepared
+        has no manifest, see `by_contents`.
     """
 
-    def __init__(self, builder, split: str, *, segmented: bool = False):
+    def __init__(self, builder, split: str, *, segmented: bool = False, by_contents: bool = False):
         features = builder.info.features
         name = builder.info.full_name
         self._further = ("segmentation",) if segmented else ()
@@ -142,9 +146,13 @@ class TfdsSource:
         self.num_classes = int(label.num_classes)
         self.class_names = tuple(label.names)
         info = builder.info.splits[split]
-        self.fingerprint = fingerprint_of(
-            name, split, list(info.shard_lengths), info.num_bytes, *self._further
-        )
+        made_of = [name, split, list(info.shard_lengths), info.num_bytes]
+        if by_contents:
+            shards = sorted(info.filenames)
+            made_of = [
+                split, self.shape, manifest.checksums(pathlib.Path(builder.data_dir), shards)
+            ]  # fmt: skip
+        self.fingerprint = fingerprint_of(*made_of, *self._further)
         if None in self.shape:
             raise DataError(f"data set {name}: examples of {self.shape} differ in size")
 
@@ -320,7 +328,12 @@ def open_source(
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
     builder = table.prepared(name, shape, data_dir, corrupt=corrupt, stride=stride, among=among)
-    source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
+    source: Source = TfdsSource(
+        builder,
+        table.split_of(builder, split),
+        segmented=segmented,
+        by_contents=name.partition(":")[0] in table.FOLDERS,
+    )
     if source.shape != tuple(shape):
         raise ValueError(
             f"data.shape is {tuple(shape)}, but records of data.name={name} are {source.shape}"

@@ -126,10 +126,11 @@ def test_folders_that_cannot_be_used_say_why(tmp_path):
         listing(tmp_path)
 
 
-def test_fingerprint_is_of_what_is_in_the_folder(tmp_path):
+def test_the_stamp_is_of_what_is_read_of_the_folder(tmp_path):
     make(tmp_path, "1.png", "2.png", "1.txt")
-    first = listing(tmp_path).fingerprint
-    assert listing(tmp_path).fingerprint == first
+    first = listing(tmp_path).stamp
+    make(tmp_path, "README", "notes/about.txt", ".hidden.png")
+    assert listing(tmp_path).stamp == first
     changes = [
         lambda: make(tmp_path, "1.png", text="longer"),
         lambda: make(tmp_path, "2.txt"),
@@ -140,5 +141,5 @@ def test_fingerprint_is_of_what_is_in_the_folder(tmp_path):
     seen = {first}
     for change in changes:
         change()
-        seen.add(listing(tmp_path).fingerprint)
+        seen.add(listing(tmp_path).stamp)
     assert len(seen) == len(changes) + 1

@@ -28,6 +28,11 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
     NAME = "dicom_folder"
 
     @staticmethod
+    def is_read(file: pathlib.Path) -> bool:
+        """See `is_slice`."""
+        return is_slice(file)
+
+    @staticmethod
     def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
         """By their headers.
 

@@ -29,6 +29,11 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
     NAME = "nifti_folder"
 
     @staticmethod
+    def is_read(file: pathlib.Path) -> bool:
+        """By its name."""
+        return SUFFIX.search(file.name) is not None
+
+    @staticmethod
     def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
         """By their headers.
 

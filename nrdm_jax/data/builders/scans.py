@@ -9,7 +9,7 @@ are cut around their middle.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,10 @@ def split(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
 
 
 class ScanFolderConfig(tfds.core.BuilderConfig):
-    """Voxels along D, H, W, of a folder as it is now."""
+    """Voxels along D, H, W, of those files of a folder, as they are now."""
 
-    def __init__(self, size: tuple[int, ...], folder: pathlib.Path):
-        stamp = folders.stamp_of(
-            {str(file.relative_to(folder)): file for file in folders.walk_files(folder)}
-        )
+    def __init__(self, size: tuple[int, ...], folder: pathlib.Path, files: Iterable[pathlib.Path]):
+        stamp = folders.stamp_of({file.relative_to(folder).as_posix(): file for file in files})
         super().__init__(name="x".join(map(str, size)) + f"-{stamp}", version="1.0.0")
         self.size, self.folder = size, folder
 
@@ -106,6 +104,11 @@ class ScanFolder(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg
     def __init__(self, **kwargs):
         self._scans: list[Scan] = []
         super().__init__(**kwargs)
+
+    @staticmethod
+    def is_read(file: pathlib.Path) -> bool:
+        """Whether a file is of a scan or a mask, by its name or its first bytes."""
+        raise NotImplementedError
 
     @staticmethod
     def find(folder: pathlib.Path) -> Iterator[Scan]:
@@ -133,7 +136,8 @@ class ScanFolder(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg
             )
         if not folder.is_dir():
             raise DataError(f"{folder} is no directory")
-        return ScanFolderConfig(shape[:3], folder)
+        files = filter(cls.is_read, folders.walk_files(folder))
+        return ScanFolderConfig(shape[:3], folder, files)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = tuple(self.builder_config.size)
