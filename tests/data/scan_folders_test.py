@@ -14,10 +14,10 @@ NIFTI = pathlib.Path(nibabel.__file__).parent / "tests" / "data"
 DICOM = pathlib.Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
 
 
-def opened(name, split, data_dir, shape, num_classes=1, segmented=False):
+def opened(name, split, data_dir, shape, num_classes=1, seen_classes=0):
     return sources.open_source(
         name, split, shape=shape, num_classes=num_classes, data_dir=str(data_dir),
-        in_memory_bytes=2**31, segmented=segmented,
+        in_memory_bytes=2**31, seen_classes=seen_classes,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def test_nifti_of_any_orientation_is_one_set_with_its_masks(tmp_path, masks):
     nifti_set(folder, ("RAS", "LPS", "SAR", "PIL"), masks)
     shape = (8, 12, 10)
     source = opened(
-        f"nifti_folder:{folder}", "train", tmp_path / "data", (*shape, 1), segmented=True
+        f"nifti_folder:{folder}", "train", tmp_path / "data", (*shape, 1), seen_classes=3
     )
     assert len(source) == 4 and source.class_names == ("all",)
     batch = source.gather(np.arange(4))
@@ -81,6 +81,24 @@ def test_nifti_of_any_orientation_is_one_set_with_its_masks(tmp_path, masks):
         np.testing.assert_allclose(x[..., 0], shown, atol=1)
         np.testing.assert_array_equal(segmentation, mask.T)
     assert len(opened(f"nifti_folder:{folder}", "heldout", tmp_path / "data", (*shape, 1))) == 2
+
+
+@pytest.mark.parametrize("memory", [0, 2**31])
+def test_a_class_that_would_not_be_seen_is_refused(tmp_path, memory):
+    folder = tmp_path / "scans"
+    nifti_set(folder)  # of the classes 0 and 2
+
+    def source(classes):
+        return sources.open_source(
+            f"nifti_folder:{folder}", "train", shape=(8, 12, 10, 1), num_classes=1,
+            data_dir=str(tmp_path / "data"), in_memory_bytes=memory, seen_classes=classes,
+        )  # fmt: skip
+
+    says = r"record \d has the class 2 in its segmentation, outside 0..1; set data.seen_classes"
+    for _ in range(2):  # before and after the whole set has been decoded for others
+        with pytest.raises(DataError, match=says):
+            source(2).gather(np.arange(1, 3))
+        assert source(3).gather(np.arange(4))["segmentation"].max() == 2
 
 
 def test_spacing_makes_cubes(tmp_path):

@@ -15,10 +15,10 @@ SCANS = pathlib.Path(os.environ.get(hippocampus.ENVIRONMENT, hippocampus.BESIDE)
 SHAPES = pathlib.Path(os.environ.get(modelnet.ENVIRONMENT, modelnet.BESIDE))
 
 
-def opened(name, split, data_dir, shape, num_classes, segmented=False):
+def opened(name, split, data_dir, shape, num_classes, seen_classes=0):
     return sources.open_source(
         name, split, shape=shape, num_classes=num_classes, data_dir=str(data_dir),
-        in_memory_bytes=2**31, segmented=segmented,
+        in_memory_bytes=2**31, seen_classes=seen_classes,
     )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_hippocampus_from_an_archive(tmp_path, monkeypatch):
     monkeypatch.setenv(hippocampus.ENVIRONMENT, str(tmp_path / "h.npz"))
     shape = (32, 48, 32, 1)
     train, heldout = (
-        opened("hippocampus", s, tmp_path / "data", shape, 1, segmented=True)
+        opened("hippocampus", s, tmp_path / "data", shape, 1, seen_classes=3)
         for s in sources.SPLITS
     )
     assert len(train) + len(heldout) == 39 and 2 <= len(heldout) <= 10
@@ -46,7 +46,7 @@ def test_hippocampus_from_an_archive(tmp_path, monkeypatch):
     # Of 1 mm: cut, never interpolated; the anterior part is in front.
     assert (np.bincount(mask.ravel(), minlength=3)[1:] == 8 * 15 * 5).all()
     assert np.argwhere(mask == 1)[:, 1].min() > np.argwhere(mask == 2)[:, 1].max()
-    half = opened("hippocampus", "train", tmp_path / "data", (16, 24, 16, 1), 1, segmented=True)
+    half = opened("hippocampus", "train", tmp_path / "data", (16, 24, 16, 1), 1, seen_classes=3)
     assert set(np.unique(half.gather(np.arange(3))["segmentation"])) == {0, 1, 2}
 
 
