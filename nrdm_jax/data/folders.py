@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from nrdm_jax.data.errors import DataError
 
@@ -116,16 +116,25 @@ def _check_names(root: pathlib.Path, stamps: dict[str, pathlib.Path]) -> None:
 
 def _by_split(found: dict[str, pathlib.Path]) -> dict[str, tuple[str, list[str]]]:
     """split -> (what stands before the class in its keys, keys)."""
-    tops = {key.split("/")[0] for key in found if "/" in key}
-    heldout = next((name for name in HELDOUT if name in tops), None)
-    if "train" in tops and heldout:
+    named = split_folders(found)
+    if "heldout" in named:
         return {
             split: (f"{folder}/", [key for key in found if key.startswith(f"{folder}/")])
-            for split, folder in (("train", "train"), ("heldout", heldout))
+            for split, folder in named.items()
         }
-    below = "train/" if all(key.startswith("train/") for key in found) else ""
+    below = "train/" if named else ""
     chosen = {key for key in found if number_of(key) < 1 / 20} or {min(found, key=number_of)}
     return {"train": (below, [*set(found) - chosen]), "heldout": (below, [*chosen])}
+
+
+def split_folders(keys: Collection[str]) -> dict[str, str]:
+    """split -> the folder that holds it: train and heldout, where there are folders for both; train
+    alone, where all is in it; else none, and a folder of such a name is a class."""
+    tops = {key.split("/")[0] for key in keys if "/" in key}
+    heldout = next((name for name in HELDOUT if name in tops), None)
+    if "train" in tops and heldout:
+        return {"train": "train", "heldout": heldout}
+    return {"train": "train"} if all(key.startswith("train/") for key in keys) else {}
 
 
 def number_of(key: str) -> float:

@@ -137,6 +137,37 @@ def test_classes_subjects_and_splits_by_place(tmp_path):
     assert len(scans.split(many[:6])["heldout"]) == 3  # at least a subject
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["train/a", "train/b/c"], [("a", "all", None), ("b/c", "b", None)]),
+        (
+            ["train/a", "val/a", "test/a", "test/b", "loose"],
+            [("a", "all", False), ("a", "all", True)],
+        ),
+        (["test/a", "well/b"], [("test/a", "test", None), ("well/b", "well", None)]),
+        (["train/x/a", "validation/x/b"], [("x/a", "x", False), ("x/b", "x", True)]),
+        (["train", "a"], [("train", "all", None), ("a", "all", None)]),
+    ],
+)
+def test_splits_are_by_the_folders_that_the_whole_set_has(paths, expected):
+    assert [found[1:] for found in scans.by_place(dict.fromkeys(paths, 0))] == expected
+
+
+@pytest.mark.parametrize("folders", [("train",), ("train", "val", "test")])
+def test_a_lone_train_folder_and_a_third_split_are_sets(tmp_path, folders):
+    for folder in folders:
+        for i in range(3):
+            write(tmp_path / "scans" / folder / f"s{i}.nii", scan(i)[0])
+    builder = table.prepared(
+        f"nifti_folder:{tmp_path / 'scans'}", (4, 6, 5, 1), str(tmp_path / "d")
+    )
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    assert counts == (
+        {"train": 2, "heldout": 1} if len(folders) == 1 else {"train": 3, "heldout": 3}
+    )
+
+
 @pytest.mark.parametrize("name", ["anatomical.nii", "resampled_anat_moved.nii", "standard.nii.gz"])
 def test_files_of_nibabel_are_read_as_it_reads_them(name):
     size, spacing = nifti_folder.header_of(NIFTI / name)

@@ -41,12 +41,10 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         """
         for package in ("pydicom", "nibabel"):
             scans.need(package, DicomFolder.NAME)
-        series: dict[pathlib.Path, list[pathlib.Path]] = {}
-        for file in folders.walk_files(folder):
-            if is_slice(file):
-                series.setdefault(file.parent, []).append(file)
-        for place, files in series.items():
-            name, kind, heldout = scans.place_of(place.relative_to(folder))
+        series: dict[str, list[pathlib.Path]] = {}
+        for file in filter(is_slice, folders.walk_files(folder)):
+            series.setdefault(file.parent.relative_to(folder).as_posix(), []).append(file)
+        for files, name, kind, heldout in scans.by_place(series):
             found = scans.Scan(name, name, kind, heldout, tuple(files))
             try:
                 headers = slices(found.files, pixels=False)

@@ -41,12 +41,12 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
           ValueError: nibabel is absent.
         """
         scans.need("nibabel", NiftiFolder.NAME)
-        for file in folders.walk_files(folder):
+        files = {}
+        for file in filter(NiftiFolder.is_read, folders.walk_files(folder)):
             path = file.relative_to(folder)
-            is_mask = MASK.search(file.name) or "masks" in path.parts[:-1]
-            if is_mask or not SUFFIX.search(file.name):
-                continue
-            name, kind, heldout = scans.place_of(path)
+            if not MASK.search(file.name) and "masks" not in path.parts[:-1]:
+                files[path.as_posix()] = file
+        for file, name, kind, heldout in scans.by_place(files):
             subject = SUBJECT.search(name)
             found = scans.Scan(name, subject[0] if subject else name, kind, heldout, (file,))
             try:

@@ -1,16 +1,16 @@
 """Folders of scans that a user has, whatever the files: classes, splits, spacing, masks.
 
 The class is the first sub-folder, or `all`. Held out is what lies in PATH/heldout, val, validation
-or test, if that is there beside PATH/train, and otherwise about 15 % of the subjects, and one at
-least, by a hash of their names. Scans are turned to [z, y, x] (`data.volumes`) and brought to cubic
+or test, the first that is there beside PATH/train (only the two are read then), and otherwise about
+15 % of the subjects, and one at least, by a hash of their names. Scans are turned to [z, y, x] (`data.volumes`) and brought to cubic
 voxels of one edge for the whole set, with which nine scans of ten are kept as a whole; the others
 are cut around their middle.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +20,8 @@ from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
 
 HELDOUT = 0.15  # of the subjects
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,18 @@ class Scan:
     fault: str = ""
 
 
-def place_of(path: pathlib.Path) -> tuple[str, str, bool | None]:
-    """Name, class and split by the path of a scan within its folder."""
-    parts, heldout = path.parts, None
-    if len(parts) > 1 and (parts[0] == "train" or parts[0] in folders.HELDOUT):
-        heldout, parts = parts[0] != "train", parts[1:]
-    return "/".join(parts), parts[0] if len(parts) > 1 else folders.ALL, heldout
+def by_place(found: Mapping[str, T]) -> Iterator[tuple[T, str, str, bool | None]]:
+    """What is found in a folder by its paths there -> (it, `name`, `kind`, `heldout`), without what
+    lies in neither of the folders of the splits. See `folders.split_folders`."""
+    named = folders.split_folders(found)
+    for key, value in found.items():
+        top, _, below = key.partition("/")
+        if named and not (below and top in named.values()):
+            continue
+        name = below if named else key
+        folder, _, rest = name.partition("/")
+        heldout = top != named["train"] if "heldout" in named else None
+        yield value, name, folder if rest else folders.ALL, heldout
 
 
 def split(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
