@@ -101,6 +101,31 @@ def test_a_class_that_would_not_be_seen_is_refused(tmp_path, memory):
         assert source(3).gather(np.arange(4))["segmentation"].max() == 2
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "channels"),
+    [("images", "labels", [""]), ("imagesTr", "labelsTr", [""]),
+     ("imagesTr", "labelsTr", ["_0000", "_0001"])],
+)  # fmt: skip
+def test_folders_of_images_and_labels_are_scans_and_their_masks(tmp_path, images, labels, channels):
+    for i in range(3):
+        values, mask = scan(i)
+        for channel in channels:
+            write(tmp_path / images / f"s_{i:04d}{channel}.nii.gz", values)
+        write(tmp_path / labels / f"s_{i:04d}.nii.gz", mask)
+    if labels == "labelsTr":
+        write(tmp_path / "imagesTs" / "s_0009.nii", values)
+    listed = found(nifti_folder.NiftiFolder, tmp_path)
+    assert len(listed) == 3 * len(channels)
+    assert {one.kind for one in listed} == {"all"} and {one.heldout for one in listed} == {None}
+    assert len({one.subject for one in listed}) == 3
+    for one in listed:
+        assert one.mask.parent.name == labels and one.mask.name[:6] == one.files[0].name[:6]
+    if labels == "labelsTr":  # all three splits, now that there are masks
+        write(tmp_path / "labelsTs" / "s_0009.nii", mask)
+        listed = found(nifti_folder.NiftiFolder, tmp_path)
+        assert [one.name for one in listed if one.heldout] == ["s_0009.nii"]
+
+
 def test_spacing_makes_cubes(tmp_path):
     folder = tmp_path / "scans"
     for i, split in enumerate(("train", "heldout")):

@@ -3,7 +3,12 @@
 A mask is NAME_seg.nii.gz beside its scan, or the file of the same name in a folder masks, beside
 the scan or in PATH with the same path below. It is of the same voxels: of the same size and place
 once both are turned to [z, y, x]; whole numbers from 0, the background, to 255. Subjects are those
-of BIDS (sub-NAME in the path), or each scan is one. See `scans` for the rest.
+of BIDS (sub-NAME in the path), or each scan is one.
+
+Folders as of the Medical Segmentation Decathlon and nnU-Net are read, too: scans in images or
+imagesTr, the masks of the same names in labels or labelsTr beside it, or without the _0000 that
+says the channel. PATH/imagesTs is held out, if there is labelsTs, and else not read. See `scans`
+for the rest.
 """
 
 import dataclasses
@@ -20,6 +25,10 @@ from nrdm_jax.data.errors import DataError
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 MASK = re.compile(r"_seg\.nii(\.gz)?$", re.IGNORECASE)
+# Of scans, and of their masks, where both are side by side; the split, where they are in PATH.
+LABELS = {"images": "labels", "imagesTr": "labelsTr", "imagesTs": "labelsTs"}
+SPLITS = {"imagesTr": "train", "imagesTs": "test"}
+CHANNEL = re.compile(r"_\d{4}$")
 SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
@@ -39,21 +48,25 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
 
         Raises:
           ValueError: nibabel is absent.
+          DataError: two scans would have one name.
         """
         scans.need("nibabel", NiftiFolder.NAME)
         files = {}
         for file in filter(NiftiFolder.is_read, folders.walk_files(folder)):
-            path = file.relative_to(folder)
-            if not MASK.search(file.name) and "masks" not in path.parts[:-1]:
-                files[path.as_posix()] = file
+            key = key_of(file.relative_to(folder), folder)
+            if key in files:
+                raise DataError(f"{file} and {files[key]} have one name in the set; rename one")
+            if key:
+                files[key] = file
         for file, name, kind, heldout in scans.by_place(files):
             subject = SUBJECT.search(name)
-            found = scans.Scan(name, subject[0] if subject else name, kind, heldout, (file,))
+            mask = mask_of(file, folder)
+            # Channels of one subject have one mask.
+            single = f"{kind}/{mask.name}" if mask and labels_of(file.parent) else name
+            found = scans.Scan(name, subject[0] if subject else single, kind, heldout, (file,))
             try:
                 size, spacing = header_of(file)
-                yield dataclasses.replace(
-                    found, mask=mask_of(file, folder), size=size, spacing=spacing
-                )
+                yield dataclasses.replace(found, mask=mask, size=size, spacing=spacing)
             except DataError as error:
                 yield dataclasses.replace(found, fault=str(error))
 
@@ -84,8 +97,37 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         return volume, whole.astype(np.uint8)
 
 
+def key_of(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """What stands for the path of a scan in a folder; empty: the file is a mask, or not read."""
+    place = path.parent
+
+    def has_beside(name: str) -> bool:
+        return (folder / place).with_name(name).is_dir()
+
+    of_masks = any(place.name == labels and has_beside(name) for name, labels in LABELS.items())
+    if MASK.search(path.name) or "masks" in place.parts or of_masks:
+        return ""
+    if place.name == "imagesTs" and has_beside("labelsTr") and not has_beside("labelsTs"):
+        return ""
+    if labels_of(folder / place):
+        top = SPLITS.get(place.name, "") if len(place.parts) == 1 else ""
+        return (place.parent / top / path.name).as_posix()
+    return path.as_posix()
+
+
+def labels_of(images: pathlib.Path) -> pathlib.Path | None:
+    """The folder of the masks beside a folder of scans."""
+    labels = images.with_name(LABELS[images.name]) if images.name in LABELS else None
+    return labels if labels and labels.is_dir() else None
+
+
 def mask_of(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
     stem = SUFFIX.sub("", file.name)
+    labels = labels_of(file.parent)
+    if labels:
+        stems = (stem, CHANNEL.sub("", stem))
+        places = [labels / f"{name}{suffix}" for name in stems for suffix in (".nii.gz", ".nii")]
+        return next((place for place in places if place.exists()), None)
     places = [
         file.with_name(f"{stem}_seg{suffix}") for suffix in (".nii.gz", ".nii")
     ] + [
