@@ -1,5 +1,8 @@
+import errno
+import gzip
 import pathlib
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -217,6 +220,70 @@ def test_damaged_and_unfit_nifti_files_are_named(tmp_path):
         scans.checked([], "nifti_folder")
     with pytest.raises(DataError, match="is no directory"):
         nifti_folder.NiftiFolder.config_for((8, 8, 8, 1), tmp_path / "absent")
+
+
+def damaged(content):
+    """With one byte of what is compressed another one: of those that gzip alone finds by its
+    checksum, of those that are no deflate at all, and of a file cut short."""
+    yield content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]  # of the checksum
+    yield content[:12] + b"\xff" * 8 + content[20:]
+    yield content[:-9]
+    middle = len(content) // 2
+    yield content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+def test_damaged_compressed_files_are_named_and_machines_are_not(tmp_path, monkeypatch):
+    file = tmp_path / "a.nii.gz"
+    write(file, np.random.default_rng(0).integers(0, 255, (20, 20, 20)).astype(np.uint8))
+    whole = file.read_bytes()
+    expected = nifti_folder.load(file)[0]
+    np.testing.assert_array_equal(expected, np.asarray(nibabel.load(file).dataobj).T)
+    for content in damaged(whole):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="a.nii.gz cannot be read"):
+            nifti_folder.load(file)
+        list(nifti_folder.NiftiFolder.find(tmp_path))  # a fault, or only the header is read
+    file.write_bytes(whole)
+
+    def fail(path):
+        raise OSError(errno.EIO, "disk")
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="disk"):
+        nifti_folder.load(file)
+
+
+@pytest.mark.parametrize(("place", "value"), [(70, 9999), (40, -3), (40, 9)])
+def test_damaged_headers_are_faults(tmp_path, place, value):
+    for name in ("a.nii", "b.nii.gz"):
+        write(tmp_path / name, scan(0)[0].astype(np.float32))
+        opener = gzip.open if name.endswith("gz") else open
+        with opener(tmp_path / name, "rb") as stored:
+            content = bytearray(stored.read())
+        struct.pack_into("<h", content, place, value)  # the type, or the number of dimensions
+        with opener(tmp_path / name, "wb") as stored:
+            stored.write(content)
+    faults = [one.fault for one in nifti_folder.NiftiFolder.find(tmp_path)]
+    assert len(faults) == 2 and all("cannot be read" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_of_more_voxels_than_there_is_memory_is_a_fault(tmp_path, suffix):
+    write(tmp_path / "a.nii", scan(0)[0].astype(np.float32))
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<3h", content, 42, *[32767] * 3)
+    file = tmp_path / f"b{suffix}"
+    file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    if suffix.endswith("gz"):  # of which the header alone is read at first
+        assert nifti_folder.header_of(file)[0] == (32767,) * 3
+    with pytest.raises(DataError, match=r"cannot be read: its header says [\d,]+ bytes"):
+        nifti_folder.load(file)
+
+
+def test_a_nifti_file_of_the_second_kind(tmp_path):
+    values = scan(0)[0].astype(np.float32)
+    nibabel.save(nibabel.Nifti2Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(nifti_folder.load(tmp_path / "a.nii.gz")[0], values.T)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import struct
 import zipfile
 
 import numpy as np
@@ -96,6 +97,17 @@ def modelnet_archive(path, count=40):
         arrays[kind] = np.packbits(cubes.reshape(count, -1), axis=1)
     np.savez(path, **arrays)
     return arrays
+
+
+def test_a_damaged_archive_of_modelnet_is_named(tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez_compressed(path, **modelnet_archive(path, 12))
+    content = bytearray(path.read_bytes())
+    name, further = struct.unpack_from("<2H", content, 26)
+    content[30 + name + further] = 0xFF  # a kind of block that deflate does not have
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="m.npz cannot be read"):
+        list(modelnet.shapes(path))
 
 
 def test_modelnet_from_an_archive(tmp_path, monkeypatch):

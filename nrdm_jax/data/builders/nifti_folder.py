@@ -11,9 +11,13 @@ says the channel. PATH/imagesTs is held out, if there is labelsTs, and else not 
 for the rest.
 """
 
+import contextlib
 import dataclasses
+import gzip
+import math
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +25,7 @@ import numpy as np
 
 from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, is_of_machine
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 MASK = re.compile(r"_seg\.nii(\.gz)?$", re.IGNORECASE)
@@ -146,7 +150,8 @@ def header_of(file: pathlib.Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """
     image = opened(file)
     size = tuple(image.shape)
-    empty, spacing = volumes.canonical(np.empty(size, bool), image.affine)
+    # Of no size in memory, whatever a damaged header says.
+    empty, spacing = volumes.canonical(np.broadcast_to(False, size), image.affine)
     return empty.shape, spacing
 
 
@@ -154,35 +159,67 @@ def load(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """(D, H, W) float32, scaled as the header says, and the affine (4, 4) of [x, y, z] to mm.
 
     Raises:
-      DataError: it is no NIfTI file of one volume, or is cut short.
+      DataError: it is no NIfTI file of one volume, or is damaged or cut short.
     """
     import nibabel
 
-    image = opened(file)
-    try:
-        image = nibabel.as_closest_canonical(image)
+    with named(file):
+        image = nibabel.as_closest_canonical(opened(file, whole=True))
         return np.asarray(image.dataobj, np.float32).T, image.affine
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
 
 
-def opened(file: pathlib.Path):
+def opened(file: pathlib.Path, *, whole: bool = False):
     """The image, of three dimensions, its numbers not read.
+
+    Args:
+      whole: a compressed file is read to its end, where its checksum is. nibabel stops before, and
+        takes what a damaged one holds for voxels.
 
     Raises:
       DataError: it is no NIfTI file of one volume, or says nothing of where it is in space.
     """
     import nibabel
 
-    try:
-        image: Any = nibabel.load(file)
+    with named(file):
+        image: Any
+        compressed = file.name.lower().endswith(".gz")
+        if whole and compressed:
+            content = gzip.decompress(file.read_bytes())
+            second = nibabel.Nifti2Header.may_contain_header(content[:540])
+            kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+            image, held = kind.from_bytes(content), len(content)
+        else:
+            image, held = nibabel.load(file), file.stat().st_size
+        said = math.prod(image.shape) * image.get_data_dtype().itemsize
+        # Or else as much memory is asked for as a damaged header says.
+        if said > held and (whole or not compressed):
+            raise ValueError(f"its header says {said:,} bytes of voxels, and there are {held:,}")
         if len(image.shape) == 4 and image.shape[3] == 1:
             image = image.slicer[..., 0]
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
     if len(image.shape) != 3 or min(image.shape) < 1:
         raise DataError(f"{file} is of {image.shape}; a scan is one volume of three dimensions")
     steps = image.affine[:3, :3]
-    if not np.isfinite(steps).all() or abs(np.linalg.det(steps)) < 1e-9:
+    if not volumes.has_spacing(steps):
         raise DataError(f"{file} has no spacing: its affine is {np.round(steps, 3).tolist()}")
     return image
+
+
+@contextlib.contextmanager
+def named(file: pathlib.Path) -> Iterator[None]:
+    """Raises:
+    DataError: for what nibabel and zlib say of a damaged file; what the machine does to a file is
+      raised as it is.
+    """
+    from nibabel import filebasedimages, spatialimages
+
+    try:
+        yield
+    except DataError:
+        raise
+    except (
+        OSError, EOFError, ValueError, zlib.error, filebasedimages.ImageFileError,
+        spatialimages.HeaderDataError, spatialimages.HeaderTypeError,
+    ) as error:  # fmt: skip
+        if is_of_machine(error):
+            raise
+        raise DataError(f"{file} cannot be read: {error}") from error
