@@ -430,6 +430,15 @@ def test_dicom_is_what_nifti_of_the_same_scan_is(tmp_path):
         (lambda k, p: k == 2 and setattr(p, "PixelSpacing", [1, 1]), "002.dcm has PixelSpacing"),
         (lambda k, p: k == 1 and delattr(p, "ImagePositionPatient"), "without ImagePosition"),
         (lambda k, p: k == 4 and setattr(p, "ImagePositionPatient", [0, 0, 6.0]), "is 0 mm from"),
+        (lambda k, p: k == 1 and setattr(p, "ImagePositionPatient", None), "without ImagePosition"),
+        (lambda k, p: setattr(p, "PixelSpacing", None), "000.dcm.*: without PixelSpacing"),
+        (lambda k, p: setattr(p, "PixelSpacing", [0, 0]), r"PixelSpacing is \[0.*not more than 0"),
+        (lambda k, p: setattr(p, "PixelSpacing", [1, 1, 1]), "and not 2 finite numbers"),
+        (lambda k, p: setattr(p, "ImagePositionPatient", [0, 0]), "and not 3 finite numbers"),
+        (lambda k, p: setattr(p, "ImageOrientationPatient", [1, 0, 0, 1]), "not 6 finite numbers"),
+        (lambda k, p: setattr(p, "ImagePositionPatient", [0, 0, float("nan")]), "3 finite"),
+        (lambda k, p: setattr(p, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "is 0 mm from"),
+        (lambda k, p: setattr(p, "Rows", 0), "Rows is 0, and not more than 0"),
         (lambda k, p: k == 4 and setattr(p, "ImagePositionPatient", [0, 0, 12.0]), "none is miss"),
     ],
 )
@@ -437,6 +446,24 @@ def test_what_is_no_series_is_refused_by_name(tmp_path, change, says):
     series(tmp_path / "s", stack(), change=change)
     with pytest.raises(DataError, match=says):
         found(dicom_folder.DicomFolder, tmp_path)
+
+
+def test_a_lone_slice_without_a_plane_has_no_spacing(tmp_path):
+    def flat(k, part):
+        part.ImageOrientationPatient = [1, 0, 0, 1, 0, 0]
+
+    series(tmp_path / "s", stack((1, 6, 7)), change=flat)
+    with pytest.raises(DataError, match="000.dcm has no spacing"):
+        found(dicom_folder.DicomFolder, tmp_path)
+
+
+def test_a_series_without_a_spacing_is_a_corrupt_item_of_its_set(tmp_path):
+    for split in ("train", "val"):
+        series(tmp_path / "d" / split / "s", stack(), spacing=(1.0, 1.0, 1.0))
+    series(tmp_path / "d" / "train" / "bad", stack(),
+           change=lambda k, p: setattr(p, "PixelSpacing", [0, 0]))  # fmt: skip
+    builder = table.prepared(f"dicom_folder:{tmp_path / 'd'}", (5, 6, 7, 1), str(tmp_path / "data"))
+    assert set(manifest.left_out(pathlib.Path(builder.data_dir))) == {"train/bad"}
 
 
 def test_mixed_sizes_and_damaged_slices_are_named(tmp_path):
