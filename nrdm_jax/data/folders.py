@@ -167,7 +167,8 @@ def _beside(key: str) -> str:
 
 def _table(root: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
     captions = {}
-    for i, line in enumerate(_text(path).splitlines(), 1):
+    # Not splitlines, which ends a line at separators that JSON may have within a text, U+2028 one.
+    for i, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
