@@ -59,7 +59,7 @@ def _encoded(path: pathlib.Path) -> Iterator[Image.Image]:
     try:
         # Opened here, so that what the system says comes from here: PyAV's errors of damaged files
         # have the system's numbers, too.
-        with path.open("rb") as file, av.open(file) as container:
+        with path.open("rb") as file, av.open(file, "r") as container:
             if not container.streams.video:
                 raise DataError("has no pictures")
             for frame in container.decode(video=0):

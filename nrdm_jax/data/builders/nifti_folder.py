@@ -55,7 +55,7 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
           DataError: two scans would have one name.
         """
         scans.need("nibabel", NiftiFolder.NAME)
-        files = {}
+        files: dict[str, pathlib.Path] = {}
         for file in filter(NiftiFolder.is_read, folders.walk_files(folder)):
             key = key_of(file.relative_to(folder), folder)
             if key in files:

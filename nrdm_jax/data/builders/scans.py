@@ -2,9 +2,9 @@
 
 The class is the first sub-folder, or `all`. Held out is what lies in PATH/heldout, val, validation
 or test, the first that is there beside PATH/train (only the two are read then), and otherwise about
-15 % of the subjects, and one at least, by a hash of their names. Scans are turned to [z, y, x] (`data.volumes`) and brought to cubic
-voxels of one edge for the whole set, with which nine scans of ten are kept as a whole; the others
-are cut around their middle.
+15 % of the subjects, and one at least, by a hash of their names. Scans are turned to [z, y, x]
+(`data.volumes`) and brought to cubic voxels of one edge for the whole set, with which nine scans of
+ten are kept as a whole; the others are cut around their middle.
 """
 
 import dataclasses
