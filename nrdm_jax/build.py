@@ -302,7 +302,7 @@ def source(config, split: str, data_dir: str, shape: Shape | None = None) -> Sou
         num_classes=config.data.num_classes,
         data_dir=data_dir,
         in_memory_bytes=config.data.in_memory_gib * 2**30 / len(configuration.shapes(config)),
-        segmented=config.data.seen == "segmentation",
+        seen_classes=config.data.seen_classes if config.data.seen == "segmentation" else 0,
         among=tuple(config.data.buckets),
         corrupt=config.data.corrupt,
         stride=config.data.frame_stride,

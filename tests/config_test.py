@@ -288,6 +288,7 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
             },
             "fewer than the frames of each",
         ),
+        ({"data.flip": True, "data.name": "moving_emoji"}, "data.flip is True .* set it to False"),
         ({"optim.rates": (("(", 2.0),)}, "pairs of a regular expression and a factor"),
         ({"optim.name": "schedule_free", "train.ema_widths": (0.1,)}, "mean of its own"),
         ({"optim.name": "schedule_free", "optim.schedule": "cosine"}, "rate that does not fall"),
@@ -337,6 +338,7 @@ def test_batches_of_buckets_have_about_as_many_tokens():
         {"model.modulation": "none", "model.variant": "mv_split", "model.prefix_tokens": True},
         {"model.name": "uvit", "model.modulation": "shared", "model.skip": "project"},
         {"model.learn_variance": True, "diffusion.variance_weight": 0.0},
+        {"data.flip": True, "data.name": "openmoji"},
     ],
 )
 def test_what_goes_together_is_let_through(changes):

@@ -34,6 +34,7 @@ def validate(config) -> None:
     _check_written(config)
     if config.task == "diffusion":
         _check_seen(config)
+        _check_flip(config)
         check_text(config)
         check_model(config)
         check_stack(config)
@@ -230,6 +231,17 @@ def _check_seen(c) -> None:
         "data.seen_frames",
         f"is {d.seen_frames} with data.shape={tuple(d.shape)}",
         "give 1 or more, fewer than the frames of a clip (T, H, W, C)",
+    )
+
+
+def _check_flip(c) -> None:
+    """What is mirrored must still be of its class and caption; an autoencoder reads neither."""
+    require(
+        not (c.data.flip and c.data.name == "moving_emoji"),
+        "data.flip",
+        "is True with data.name=moving_emoji, of which what moves to the right is of another class "
+        "than what moves to the left",
+        "set it to False",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image, ImageSequence
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, is_of_machine
 from nrdm_jax.data.pictures import fitted
 
 ANIMATED = (".gif", ".webp", ".apng")  # Pillow's
@@ -36,12 +36,15 @@ def read_frames(path: pathlib.Path, shape: tuple[int, ...]) -> Iterator[np.ndarr
 
     Raises:
       DataError: the file cannot be decoded, or not to its end.
+      OSError, MemoryError: the machine fails, which says nothing of the file.
     """
     pictures = _encoded(path) if path.suffix.lower() in ENCODED else _animated(path)
     try:
         for picture in pictures:
             yield np.asarray(fitted(picture, shape)).reshape(shape)
     except Exception as error:  # of either library, whatever it comes upon
+        if is_of_machine(error):
+            raise
         raise DataError(f"{path}: cannot be decoded: {error}") from error
 
 
@@ -53,13 +56,18 @@ def _animated(path: pathlib.Path) -> Iterator[Image.Image]:
 def _encoded(path: pathlib.Path) -> Iterator[Image.Image]:
     import av
 
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise DataError("has no pictures")
-        for frame in container.decode(video=0):
-            picture = frame.to_image()
-            # The turn, in degrees against the clock, that a player makes.
-            yield picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    try:
+        # Opened here, so that what the system says comes from here: PyAV's errors of damaged files
+        # have the system's numbers, too.
+        with path.open("rb") as file, av.open(file, "r") as container:
+            if not container.streams.video:
+                raise DataError("has no pictures")
+            for frame in container.decode(video=0):
+                picture = frame.to_image()
+                # The turn, in degrees against the clock, that a player makes.
+                yield picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    except av.FFmpegError as error:
+        raise DataError(str(error)) from error
 
 
 def windows(

@@ -1,5 +1,14 @@
 """Errors that are the data's fault and not the config's."""
 
+import errno
+
+# What the system says of a file that is not there or not what it seems: EINVAL and EOVERFLOW of a
+# place that a damaged header names and no file has.
+_OF_THE_FILE = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
+    errno.EOVERFLOW,
+)  # fmt: skip
+
 
 class DataError(ValueError):
     """Missing, empty or damaged data, or a label out of range; the process ends with exit code
@@ -10,3 +19,11 @@ class DataError(ValueError):
 
 class NoRecordsError(DataError):
     """There is not one record."""
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether reading failed by the machine's fault, as by a disk, a network or too many open
+    files, so that another attempt may succeed. Libraries' errors in decoding have no number."""
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _OF_THE_FILE
+    return isinstance(error, MemoryError)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from nrdm_jax.data.errors import DataError
 
@@ -44,13 +44,14 @@ class Listing:
     splits: train and heldout, in the order of the keys.
     classes: in order.
     captioned: whether there are captions; a file without one then lacks it.
-    fingerprint: of paths, sizes and times of change, 12 digits.
+    stamp: of paths, sizes and times of change, 12 digits: another one says that the files may be
+      others, and not that they are.
     """
 
     splits: dict[str, tuple[File, ...]]
     classes: tuple[str, ...]
     captioned: bool
-    fingerprint: str
+    stamp: str
 
 
 def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
@@ -83,7 +84,11 @@ def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
     if ALL in classes and len(classes) > 1:
         loose = next(f for files in splits.values() for f in files if f.label == ALL)
         raise DataError(f"{loose.path} is in no sub-folder, and others are; move it into its class")
-    return Listing(splits, tuple(classes), bool(captions), stamp_of(stamps))
+    read = found.keys() | {_beside(key) for key in found}
+    stamp = stamp_of(
+        {key: path for key, path in stamps.items() if key in read or path.name in TABLES}
+    )
+    return Listing(splits, tuple(classes), bool(captions), stamp)
 
 
 def walk_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -111,16 +116,25 @@ def _check_names(root: pathlib.Path, stamps: dict[str, pathlib.Path]) -> None:
 
 def _by_split(found: dict[str, pathlib.Path]) -> dict[str, tuple[str, list[str]]]:
     """split -> (what stands before the class in its keys, keys)."""
-    tops = {key.split("/")[0] for key in found if "/" in key}
-    heldout = next((name for name in HELDOUT if name in tops), None)
-    if "train" in tops and heldout:
+    named = split_folders(found)
+    if "heldout" in named:
         return {
             split: (f"{folder}/", [key for key in found if key.startswith(f"{folder}/")])
-            for split, folder in (("train", "train"), ("heldout", heldout))
+            for split, folder in named.items()
         }
-    below = "train/" if all(key.startswith("train/") for key in found) else ""
+    below = "train/" if named else ""
     chosen = {key for key in found if number_of(key) < 1 / 20} or {min(found, key=number_of)}
     return {"train": (below, [*set(found) - chosen]), "heldout": (below, [*chosen])}
+
+
+def split_folders(keys: Collection[str]) -> dict[str, str]:
+    """split -> the folder that holds it: train and heldout, where there are folders for both; train
+    alone, where all is in it; else none, and a folder of such a name is a class."""
+    tops = {key.split("/")[0] for key in keys if "/" in key}
+    heldout = next((name for name in HELDOUT if name in tops), None)
+    if "train" in tops and heldout:
+        return {"train": "train", "heldout": heldout}
+    return {"train": "train"} if all(key.startswith("train/") for key in keys) else {}
 
 
 def number_of(key: str) -> float:
@@ -141,15 +155,20 @@ def _captions(
         if path.name in TABLES:
             captions |= _table(root, path)
     for key in found:
-        beside = stamps.get(key.rsplit(".", 1)[0] + ".txt")
+        beside = stamps.get(_beside(key))
         if beside:
             captions[key] = _text(beside).strip()
     return captions
 
 
+def _beside(key: str) -> str:
+    return key.rsplit(".", 1)[0] + ".txt"
+
+
 def _table(root: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
     captions = {}
-    for i, line in enumerate(_text(path).splitlines(), 1):
+    # Not splitlines, which ends a line at separators that JSON may have within a text, U+2028 one.
+    for i, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -170,6 +189,7 @@ def _text(path: pathlib.Path) -> str:
 
 
 def stamp_of(stamps: dict[str, pathlib.Path]) -> str:
+    """Of files by their keys: what changes with them, without that they are read."""
     digest = hashlib.sha256()
     for key, path in sorted(stamps.items()):
         stat = path.stat() if path.exists() else path.lstat()  # of a link to nothing

@@ -34,7 +34,8 @@ class Loader:
       seed: of the order and the flips.
       flip: mirror the last spatial axis of half of the records.
       threads: that read and decode batches.
-      prefetch: batches made ahead, and of those, two put on the devices.
+      prefetch: batches made ahead, in the host's memory; each is put on the devices when it is
+        asked for, see `iterate`.
       sharding: of the global batch; None yields numpy arrays.
       finish: what is left to be done with a batch once it is on the devices.
       rows: of the batch that this process reads; by default those that its devices hold, without

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nrdm_jax.data.errors import DataError
 
@@ -58,6 +58,19 @@ def read(directory: pathlib.Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{directory / MANIFEST} is damaged: {error}") from error
     return found
+
+
+def checksums(directory: pathlib.Path, files: Sequence[str]) -> list[str]:
+    """SHA-256 of files of a prepared set, by their names, as they were written.
+
+    Raises:
+      DataError: the manifest is absent or damaged, or does not list one.
+    """
+    listed = read(directory)["files"]
+    for name in files:
+        if name not in listed:
+            raise DataError(f"{directory / MANIFEST} does not list {name}; prepare the set anew")
+    return [listed[name]["sha256"] for name in files]
 
 
 def left_out(directory: pathlib.Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, is_of_machine
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -23,6 +23,7 @@ def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ..
 
     Raises:
       DataError: it cannot be decoded, or its numbers have no known range.
+      OSError, MemoryError: the machine fails, which says nothing of the picture.
     """
     try:
         with Image.open(file) as picture:
@@ -32,6 +33,8 @@ def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ..
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever they come upon
+        if is_of_machine(error):
+            raise
         raise DataError(f"{name}: cannot be decoded: {error}") from error
 
 
@@ -41,7 +44,9 @@ def size_of(path: pathlib.Path) -> tuple[int, int] | None:
         with Image.open(path) as picture:
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return picture.size if turned else picture.size[::-1]
-    except Exception:  # as above; `read_picture` will tell
+    except Exception as error:  # as above; `read_picture` will tell
+        if is_of_machine(error):
+            raise
         return None
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import ml_dtypes
 import numpy as np
 
+from nrdm_jax.data import manifest
 from nrdm_jax.data.errors import DataError, NoRecordsError
 from nrdm_jax.data.stored import once
 
@@ -61,6 +62,7 @@ class ArraySource:
       num_classes, class_names, fingerprint: as the attributes.
       further: what else the records have, n of each, by name.
       captions: see `Source.captions`; None: there are none.
+      seen_classes: as of `TfdsSource`, of `further`.
 
     Raises:
       DataError: no records, or a label outside 0 .. num_classes - 1.
@@ -76,6 +78,7 @@ class ArraySource:
         fingerprint: str,
         further: Mapping[str, np.ndarray] | None = None,
         captions: Callable[[np.ndarray], list[str]] | None = None,
+        seen_classes: int = 0,
     ):
         if len(x) == 0:
             raise NoRecordsError("data: 0 examples; nothing to train on")
@@ -86,14 +89,16 @@ class ArraySource:
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
         self.num_classes, self.class_names = num_classes, class_names
         self.fingerprint = fingerprint
-        self._captions = captions
+        self._captions, self._seen_classes = captions, seen_classes
 
     def __len__(self) -> int:
         return len(self.x)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         batch = {"x": self.x[indices], "label": self.label[indices].astype(np.int32)}
-        return batch | {name: values[indices] for name, values in self.further.items()}
+        batch |= {name: values[indices] for name, values in self.further.items()}
+        check_segmentation(batch, indices, self._seen_classes)
+        return batch
 
     def captions(self, indices: np.ndarray) -> list[str]:
         if self._captions is None:
@@ -107,17 +112,22 @@ class TfdsSource:
     Args:
       builder: prepared; one of the features `FEATURES`, and `label`.
       split: of the data set.
-      segmented: the records have their `segmentation` (*S) uint8 as well.
+      seen_classes: of the `segmentation` (*S) uint8 that the records then have as well, 0 ..
+        seen_classes - 1; 0: they have none.
+      by_contents: the fingerprint is of the bytes of the records, and not of the set's name: that
+        of a folder's changes when its files are touched or copied, and what is read does not.
 
     Raises:
-      DataError: the features or the split are absent, or the split is empty.
+      DataError: the features or the split are absent, or the split is empty; or what was prepared
+        has no manifest, see `by_contents`.
     """
 
-    def __init__(self, builder, split: str, *, segmented: bool = False):
+    def __init__(self, builder, split: str, *, seen_classes: int = 0, by_contents: bool = False):
         features = builder.info.features
         name = builder.info.full_name
-        self._further = ("segmentation",) if segmented else ()
-        if segmented and "segmentation" not in features:
+        self._further = ("segmentation",) if seen_classes else ()
+        self._seen_classes = seen_classes
+        if seen_classes and "segmentation" not in features:
             raise DataError(
                 f"data set {name} has no segmentation; choose another data.seen, or data.name"
             )
@@ -142,9 +152,13 @@ class TfdsSource:
         self.num_classes = int(label.num_classes)
         self.class_names = tuple(label.names)
         info = builder.info.splits[split]
-        self.fingerprint = fingerprint_of(
-            name, split, list(info.shard_lengths), info.num_bytes, *self._further
-        )
+        made_of = [name, split, list(info.shard_lengths), info.num_bytes]
+        if by_contents:
+            shards = sorted(info.filenames)
+            made_of = [
+                split, self.shape, manifest.checksums(pathlib.Path(builder.data_dir), shards)
+            ]  # fmt: skip
+        self.fingerprint = fingerprint_of(*made_of, *self._further)
         if None in self.shape:
             raise DataError(f"data set {name}: examples of {self.shape} differ in size")
 
@@ -156,7 +170,9 @@ class TfdsSource:
         label = np.asarray([r["label"] for r in records], np.int32)
         check_labels(label, self.num_classes)
         batch = {"x": np.stack([r[self._feature] for r in records]), "label": label}
-        return batch | {name: np.stack([r[name] for r in records]) for name in self._further}
+        batch |= {name: np.stack([r[name] for r in records]) for name in self._further}
+        check_segmentation(batch, indices, self._seen_classes)
+        return batch
 
     def texts(self, indices: np.ndarray) -> dict[str, list[str]]:
         """What the records say in words, captions and names, by the feature."""
@@ -207,12 +223,27 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
         )
 
 
+def check_segmentation(batch: Mapping[str, np.ndarray], indices: np.ndarray, classes: int) -> None:
+    """Raises:
+    DataError: a place has a class outside 0 .. classes - 1, which a network would see as none.
+    """
+    if not classes or "segmentation" not in batch:
+        return
+    highest = batch["segmentation"].reshape(len(indices), -1).max(axis=1, initial=0)
+    wrong = np.flatnonzero(highest >= classes)
+    if len(wrong):
+        raise DataError(
+            f"record {indices[wrong[0]]} has the class {highest[wrong[0]]} in its segmentation, "
+            f"outside 0..{classes - 1}; set data.seen_classes to one more than the highest class"
+        )
+
+
 def fingerprint_of(*parts) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
-    """The source decoded once: into two arrays under `directory`, memory-mapped from then on.
+def decoded(source: Source, directory: pathlib.Path, *, seen_classes: int = 0) -> ArraySource:
+    """The source decoded once: into arrays under `directory`, memory-mapped from then on.
 
     TFDS decodes about 1,400 small images a second whatever the threads; arrays give 10 times that.
     """
@@ -243,6 +274,7 @@ def decoded(source: Source, directory: pathlib.Path) -> ArraySource:
         class_names=source.class_names,
         fingerprint=source.fingerprint,
         captions=source.captions,
+        seen_classes=seen_classes,
     )
 
 
@@ -289,7 +321,7 @@ def open_source(
     num_classes: int,
     data_dir: str,
     in_memory_bytes: float,
-    segmented: bool = False,
+    seen_classes: int = 0,
     among: tuple[tuple[int, ...], ...] = (),
     corrupt: str = "skip",
     stride: int = 1,
@@ -303,7 +335,7 @@ def open_source(
       shape, num_classes: what the config says a record is.
       data_dir: of prepared sets.
       in_memory_bytes: a set whose decoded size is below is decoded once.
-      segmented: see `TfdsSource`.
+      seen_classes: see `TfdsSource`.
       among: shapes of buckets: those records only of which this shape is the nearest, see
         `builders.table`.
       corrupt: skip | fail, what is done about items that cannot be used.
@@ -314,13 +346,18 @@ def open_source(
       DataError: the data are not there, empty or damaged.
     """
     if name == "synthetic":
-        if segmented:
+        if seen_classes:
             raise ValueError("data.seen=segmentation: data.name=synthetic has none")
         return synthetic(shape, num_classes, split)
     from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
 
     builder = table.prepared(name, shape, data_dir, corrupt=corrupt, stride=stride, among=among)
-    source: Source = TfdsSource(builder, table.split_of(builder, split), segmented=segmented)
+    source: Source = TfdsSource(
+        builder,
+        table.split_of(builder, split),
+        seen_classes=seen_classes,
+        by_contents=name.partition(":")[0] in table.FOLDERS,
+    )
     if source.shape != tuple(shape):
         raise ValueError(
             f"data.shape is {tuple(shape)}, but records of data.name={name} are {source.shape}"
@@ -330,5 +367,5 @@ def open_source(
             f"data.num_classes is {num_classes}, but data.name={name} has {source.num_classes}"
         )
     if len(source) * np.prod(shape) * source.dtype.itemsize <= in_memory_bytes:
-        return decoded(source, pathlib.Path(data_dir) / "decoded")
+        return decoded(source, pathlib.Path(data_dir) / "decoded", seen_classes=seen_classes)
     return source

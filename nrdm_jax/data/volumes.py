@@ -56,6 +56,11 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[
     return turned.transpose(2, 1, 0), tuple(spacing[::-1].tolist())
 
 
+def has_spacing(steps: np.ndarray) -> bool:
+    """Whether indices are places in space: (3, 3), of one voxel along each axis, in mm."""
+    return bool(np.isfinite(steps).all() and abs(np.linalg.det(steps)) >= 1e-9)
+
+
 def fitted(
     volume: np.ndarray, spacing: tuple[float, ...], voxel: float, shape: tuple[int, ...]
 ) -> np.ndarray:

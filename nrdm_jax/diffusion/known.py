@@ -19,7 +19,7 @@ See = Callable[[Batch, Array, Array], Array]
 
 def segmentation(classes: int) -> See:
     """The class at each place, batch["segmentation"] (B, *S) integers, as K = `classes` channels
-    of 0 and 1. Integers that are no class are no channel."""
+    of 0 and 1. Integers that are no class are no channel; `data.sources` refuses them."""
 
     def see(batch: Batch, x0: Array, keys_B: Array) -> Array:
         return jax.nn.one_hot(batch["segmentation"], classes, dtype=jnp.float32)

@@ -1,3 +1,6 @@
+import errno
+import io
+import pathlib
 import struct
 
 import numpy as np
@@ -99,6 +102,33 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         (tmp_path / name).write_bytes((tmp_path / "a.mp4").read_bytes()[:700])
         with pytest.raises(DataError, match=rf"{name}: cannot be decoded"):
             list(clips.read_frames(tmp_path / name, (8, 8, 3)))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "many"), OSError(errno.EIO, "disk")])
+def test_failures_of_the_machine_are_not_the_files(tmp_path, monkeypatch, name, error):
+    if name == "a.mp4":
+        encode(tmp_path / name, np.arange(0, 200, 20))
+    else:
+        save(tmp_path / name, stills([1, 2]))
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            raise error
+
+        def read(self, size=-1):
+            raise error
+
+    def fail(path, *args, **kwargs):
+        if error.errno == errno.EMFILE:
+            raise error
+        return Failing(path)
+
+    monkeypatch.setattr(pathlib.Path, "open", fail)
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(OSError) as caught:
+        list(clips.read_frames(tmp_path / name, (8, 8, 1)))
+    assert caught.value is error
 
 
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):

@@ -94,6 +94,15 @@ def test_captions_come_from_tables_and_from_beside(tmp_path, table):
     }  # fmt: skip
 
 
+def test_separators_within_a_caption_are_no_ends_of_lines(tmp_path):
+    make(tmp_path, "1.png", "2.png")
+    words = {f"{i}.png": f"a{mark}cat" for i, mark in enumerate("\u2028\u2029", 1)}
+    words["3.png"] = "a\x85cat"
+    rows = [json.dumps({"file_name": k, "text": v}, ensure_ascii=False) for k, v in words.items()]
+    (tmp_path / "captions.jsonl").write_bytes("\r\n".join(rows).encode())
+    assert captions(listing(tmp_path)) == words
+
+
 def test_what_has_a_caption_and_is_not_there_is_found_when_it_is_read(tmp_path):
     make(tmp_path, "1.png", "2.png")
     row = {"file_name": "3.png", "text": "a cat"}
@@ -126,10 +135,11 @@ def test_folders_that_cannot_be_used_say_why(tmp_path):
         listing(tmp_path)
 
 
-def test_fingerprint_is_of_what_is_in_the_folder(tmp_path):
+def test_the_stamp_is_of_what_is_read_of_the_folder(tmp_path):
     make(tmp_path, "1.png", "2.png", "1.txt")
-    first = listing(tmp_path).fingerprint
-    assert listing(tmp_path).fingerprint == first
+    first = listing(tmp_path).stamp
+    make(tmp_path, "README", "notes/about.txt", ".hidden.png")
+    assert listing(tmp_path).stamp == first
     changes = [
         lambda: make(tmp_path, "1.png", text="longer"),
         lambda: make(tmp_path, "2.txt"),
@@ -140,5 +150,5 @@ def test_fingerprint_is_of_what_is_in_the_folder(tmp_path):
     seen = {first}
     for change in changes:
         change()
-        seen.add(listing(tmp_path).fingerprint)
+        seen.add(listing(tmp_path).stamp)
     assert len(seen) == len(changes) + 1

@@ -1,3 +1,4 @@
+import errno
 import io
 
 import numpy as np
@@ -106,6 +107,31 @@ def test_large_jpegs_are_as_those_decoded_in_full():
     found = read(picture, (24, 24, 3), "JPEG", quality=95).astype(int)
     whole = np.asarray(pictures.fitted(picture, (24, 24, 3))).astype(int)
     assert np.abs(found - whole).max() <= 3
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, None])
+def test_failures_of_the_machine_are_not_the_pictures(number):
+    error = MemoryError() if number is None else OSError(number, "no")
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        pictures.read_picture(Failing(b"x"), "cat.png", (8, 8, 3))
+    assert caught.value is error
+    with pytest.raises(type(error)):
+        pictures.size_of(Failing(b"x"))
+
+
+def test_a_place_that_no_file_has_is_the_pictures_fault(tmp_path):
+    # A TIFF whose only directory lies beyond what can be sought.
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II+\0\x08\0\0\0" + b"\xff" * 8)
+    for missing in (path, tmp_path / "none.png"):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            pictures.read_picture(missing, str(missing), (8, 8, 3))
+        assert pictures.size_of(missing) is None
 
 
 def test_what_cannot_be_read_is_named():

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,32 @@ def test_a_changed_folder_is_prepared_anew(tmp_path):
     again = prepared(name, tmp_path / "data")
     assert again.data_dir != first.data_dir
     assert sum(s.num_examples for s in again.info.splits.values()) == 41
+
+
+def test_the_same_bytes_are_the_same_records_wherever_and_whenever_written(tmp_path):
+    def fingerprints(name, shape=(8, 8, 3)):
+        opened = (
+            sources.open_source(
+                name, split, shape=shape, num_classes=2, data_dir=str(tmp_path / "data"),
+                in_memory_bytes=0,
+            )
+            for split in sources.SPLITS
+        )  # fmt: skip
+        return [source.fingerprint for source in opened]
+
+    name, one = pictures(tmp_path / "a"), tmp_path / "a" / "cat" / "1.png"
+    first = fingerprints(name)
+    stamp = ImageFolder.config_for((8, 8, 3), tmp_path / "a").name
+    os.utime(one, (1, 1))
+    assert ImageFolder.config_for((8, 8, 3), tmp_path / "a").name != stamp
+    assert fingerprints(name) == first
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copyfile)
+    (tmp_path / "b" / "README.md").write_text("pictures")
+    assert fingerprints(f"image_folder:{tmp_path / 'b'}") == first
+    draw(one, 1000)
+    changed = fingerprints(name)
+    assert changed != first and fingerprints(name, (8, 16, 3)) != changed
+    assert first[0] != first[1]
 
 
 def test_captions_are_records_and_a_missing_one_is_told(tmp_path, capsys):

@@ -1,5 +1,8 @@
+import errno
+import gzip
 import pathlib
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -14,10 +17,10 @@ NIFTI = pathlib.Path(nibabel.__file__).parent / "tests" / "data"
 DICOM = pathlib.Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
 
 
-def opened(name, split, data_dir, shape, num_classes=1, segmented=False):
+def opened(name, split, data_dir, shape, num_classes=1, seen_classes=0):
     return sources.open_source(
         name, split, shape=shape, num_classes=num_classes, data_dir=str(data_dir),
-        in_memory_bytes=2**31, segmented=segmented,
+        in_memory_bytes=2**31, seen_classes=seen_classes,
     )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def test_nifti_of_any_orientation_is_one_set_with_its_masks(tmp_path, masks):
     nifti_set(folder, ("RAS", "LPS", "SAR", "PIL"), masks)
     shape = (8, 12, 10)
     source = opened(
-        f"nifti_folder:{folder}", "train", tmp_path / "data", (*shape, 1), segmented=True
+        f"nifti_folder:{folder}", "train", tmp_path / "data", (*shape, 1), seen_classes=3
     )
     assert len(source) == 4 and source.class_names == ("all",)
     batch = source.gather(np.arange(4))
@@ -81,6 +84,49 @@ def test_nifti_of_any_orientation_is_one_set_with_its_masks(tmp_path, masks):
         np.testing.assert_allclose(x[..., 0], shown, atol=1)
         np.testing.assert_array_equal(segmentation, mask.T)
     assert len(opened(f"nifti_folder:{folder}", "heldout", tmp_path / "data", (*shape, 1))) == 2
+
+
+@pytest.mark.parametrize("memory", [0, 2**31])
+def test_a_class_that_would_not_be_seen_is_refused(tmp_path, memory):
+    folder = tmp_path / "scans"
+    nifti_set(folder)  # of the classes 0 and 2
+
+    def source(classes):
+        return sources.open_source(
+            f"nifti_folder:{folder}", "train", shape=(8, 12, 10, 1), num_classes=1,
+            data_dir=str(tmp_path / "data"), in_memory_bytes=memory, seen_classes=classes,
+        )  # fmt: skip
+
+    says = r"record \d has the class 2 in its segmentation, outside 0..1; set data.seen_classes"
+    for _ in range(2):  # before and after the whole set has been decoded for others
+        with pytest.raises(DataError, match=says):
+            source(2).gather(np.arange(1, 3))
+        assert source(3).gather(np.arange(4))["segmentation"].max() == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "channels"),
+    [("images", "labels", [""]), ("imagesTr", "labelsTr", [""]),
+     ("imagesTr", "labelsTr", ["_0000", "_0001"])],
+)  # fmt: skip
+def test_folders_of_images_and_labels_are_scans_and_their_masks(tmp_path, images, labels, channels):
+    for i in range(3):
+        values, mask = scan(i)
+        for channel in channels:
+            write(tmp_path / images / f"s_{i:04d}{channel}.nii.gz", values)
+        write(tmp_path / labels / f"s_{i:04d}.nii.gz", mask)
+    if labels == "labelsTr":
+        write(tmp_path / "imagesTs" / "s_0009.nii", values)
+    listed = found(nifti_folder.NiftiFolder, tmp_path)
+    assert len(listed) == 3 * len(channels)
+    assert {one.kind for one in listed} == {"all"} and {one.heldout for one in listed} == {None}
+    assert len({one.subject for one in listed}) == 3
+    for one in listed:
+        assert one.mask.parent.name == labels and one.mask.name[:6] == one.files[0].name[:6]
+    if labels == "labelsTr":  # all three splits, now that there are masks
+        write(tmp_path / "labelsTs" / "s_0009.nii", mask)
+        listed = found(nifti_folder.NiftiFolder, tmp_path)
+        assert [one.name for one in listed if one.heldout] == ["s_0009.nii"]
 
 
 def test_spacing_makes_cubes(tmp_path):
@@ -119,6 +165,37 @@ def test_classes_subjects_and_splits_by_place(tmp_path):
     assert len(scans.split(many[:6])["heldout"]) == 3  # at least a subject
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["train/a", "train/b/c"], [("a", "all", None), ("b/c", "b", None)]),
+        (
+            ["train/a", "val/a", "test/a", "test/b", "loose"],
+            [("a", "all", False), ("a", "all", True)],
+        ),
+        (["test/a", "well/b"], [("test/a", "test", None), ("well/b", "well", None)]),
+        (["train/x/a", "validation/x/b"], [("x/a", "x", False), ("x/b", "x", True)]),
+        (["train", "a"], [("train", "all", None), ("a", "all", None)]),
+    ],
+)
+def test_splits_are_by_the_folders_that_the_whole_set_has(paths, expected):
+    assert [found[1:] for found in scans.by_place(dict.fromkeys(paths, 0))] == expected
+
+
+@pytest.mark.parametrize("folders", [("train",), ("train", "val", "test")])
+def test_a_lone_train_folder_and_a_third_split_are_sets(tmp_path, folders):
+    for folder in folders:
+        for i in range(3):
+            write(tmp_path / "scans" / folder / f"s{i}.nii", scan(i)[0])
+    builder = table.prepared(
+        f"nifti_folder:{tmp_path / 'scans'}", (4, 6, 5, 1), str(tmp_path / "d")
+    )
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    assert counts == (
+        {"train": 2, "heldout": 1} if len(folders) == 1 else {"train": 3, "heldout": 3}
+    )
+
+
 @pytest.mark.parametrize("name", ["anatomical.nii", "resampled_anat_moved.nii", "standard.nii.gz"])
 def test_files_of_nibabel_are_read_as_it_reads_them(name):
     size, spacing = nifti_folder.header_of(NIFTI / name)
@@ -143,6 +220,70 @@ def test_damaged_and_unfit_nifti_files_are_named(tmp_path):
         scans.checked([], "nifti_folder")
     with pytest.raises(DataError, match="is no directory"):
         nifti_folder.NiftiFolder.config_for((8, 8, 8, 1), tmp_path / "absent")
+
+
+def damaged(content):
+    """With one byte of what is compressed another one: of those that gzip alone finds by its
+    checksum, of those that are no deflate at all, and of a file cut short."""
+    yield content[:-6] + bytes([content[-6] ^ 1]) + content[-5:]  # of the checksum
+    yield content[:12] + b"\xff" * 8 + content[20:]
+    yield content[:-9]
+    middle = len(content) // 2
+    yield content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+def test_damaged_compressed_files_are_named_and_machines_are_not(tmp_path, monkeypatch):
+    file = tmp_path / "a.nii.gz"
+    write(file, np.random.default_rng(0).integers(0, 255, (20, 20, 20)).astype(np.uint8))
+    whole = file.read_bytes()
+    expected = nifti_folder.load(file)[0]
+    np.testing.assert_array_equal(expected, np.asarray(nibabel.load(file).dataobj).T)
+    for content in damaged(whole):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="a.nii.gz cannot be read"):
+            nifti_folder.load(file)
+        list(nifti_folder.NiftiFolder.find(tmp_path))  # a fault, or only the header is read
+    file.write_bytes(whole)
+
+    def fail(path):
+        raise OSError(errno.EIO, "disk")
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="disk"):
+        nifti_folder.load(file)
+
+
+@pytest.mark.parametrize(("place", "value"), [(70, 9999), (40, -3), (40, 9)])
+def test_damaged_headers_are_faults(tmp_path, place, value):
+    for name in ("a.nii", "b.nii.gz"):
+        write(tmp_path / name, scan(0)[0].astype(np.float32))
+        opener = gzip.open if name.endswith("gz") else open
+        with opener(tmp_path / name, "rb") as stored:
+            content = bytearray(stored.read())
+        struct.pack_into("<h", content, place, value)  # the type, or the number of dimensions
+        with opener(tmp_path / name, "wb") as stored:
+            stored.write(content)
+    faults = [one.fault for one in nifti_folder.NiftiFolder.find(tmp_path)]
+    assert len(faults) == 2 and all("cannot be read" in fault for fault in faults)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_header_of_more_voxels_than_there_is_memory_is_a_fault(tmp_path, suffix):
+    write(tmp_path / "a.nii", scan(0)[0].astype(np.float32))
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<3h", content, 42, *[32767] * 3)
+    file = tmp_path / f"b{suffix}"
+    file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    if suffix.endswith("gz"):  # of which the header alone is read at first
+        assert nifti_folder.header_of(file)[0] == (32767,) * 3
+    with pytest.raises(DataError, match=r"cannot be read: its header says [\d,]+ bytes"):
+        nifti_folder.load(file)
+
+
+def test_a_nifti_file_of_the_second_kind(tmp_path):
+    values = scan(0)[0].astype(np.float32)
+    nibabel.save(nibabel.Nifti2Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(nifti_folder.load(tmp_path / "a.nii.gz")[0], values.T)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +430,15 @@ def test_dicom_is_what_nifti_of_the_same_scan_is(tmp_path):
         (lambda k, p: k == 2 and setattr(p, "PixelSpacing", [1, 1]), "002.dcm has PixelSpacing"),
         (lambda k, p: k == 1 and delattr(p, "ImagePositionPatient"), "without ImagePosition"),
         (lambda k, p: k == 4 and setattr(p, "ImagePositionPatient", [0, 0, 6.0]), "is 0 mm from"),
+        (lambda k, p: k == 1 and setattr(p, "ImagePositionPatient", None), "without ImagePosition"),
+        (lambda k, p: setattr(p, "PixelSpacing", None), "000.dcm.*: without PixelSpacing"),
+        (lambda k, p: setattr(p, "PixelSpacing", [0, 0]), r"PixelSpacing is \[0.*not more than 0"),
+        (lambda k, p: setattr(p, "PixelSpacing", [1, 1, 1]), "and not 2 finite numbers"),
+        (lambda k, p: setattr(p, "ImagePositionPatient", [0, 0]), "and not 3 finite numbers"),
+        (lambda k, p: setattr(p, "ImageOrientationPatient", [1, 0, 0, 1]), "not 6 finite numbers"),
+        (lambda k, p: setattr(p, "ImagePositionPatient", [0, 0, float("nan")]), "3 finite"),
+        (lambda k, p: setattr(p, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "is 0 mm from"),
+        (lambda k, p: setattr(p, "Rows", 0), "Rows is 0, and not more than 0"),
         (lambda k, p: k == 4 and setattr(p, "ImagePositionPatient", [0, 0, 12.0]), "none is miss"),
     ],
 )
@@ -296,6 +446,24 @@ def test_what_is_no_series_is_refused_by_name(tmp_path, change, says):
     series(tmp_path / "s", stack(), change=change)
     with pytest.raises(DataError, match=says):
         found(dicom_folder.DicomFolder, tmp_path)
+
+
+def test_a_lone_slice_without_a_plane_has_no_spacing(tmp_path):
+    def flat(k, part):
+        part.ImageOrientationPatient = [1, 0, 0, 1, 0, 0]
+
+    series(tmp_path / "s", stack((1, 6, 7)), change=flat)
+    with pytest.raises(DataError, match="000.dcm has no spacing"):
+        found(dicom_folder.DicomFolder, tmp_path)
+
+
+def test_a_series_without_a_spacing_is_a_corrupt_item_of_its_set(tmp_path):
+    for split in ("train", "val"):
+        series(tmp_path / "d" / split / "s", stack(), spacing=(1.0, 1.0, 1.0))
+    series(tmp_path / "d" / "train" / "bad", stack(),
+           change=lambda k, p: setattr(p, "PixelSpacing", [0, 0]))  # fmt: skip
+    builder = table.prepared(f"dicom_folder:{tmp_path / 'd'}", (5, 6, 7, 1), str(tmp_path / "data"))
+    assert set(manifest.left_out(pathlib.Path(builder.data_dir))) == {"train/bad"}
 
 
 def test_mixed_sizes_and_damaged_slices_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import struct
 import zipfile
 
 import numpy as np
@@ -15,10 +16,10 @@ SCANS = pathlib.Path(os.environ.get(hippocampus.ENVIRONMENT, hippocampus.BESIDE)
 SHAPES = pathlib.Path(os.environ.get(modelnet.ENVIRONMENT, modelnet.BESIDE))
 
 
-def opened(name, split, data_dir, shape, num_classes, segmented=False):
+def opened(name, split, data_dir, shape, num_classes, seen_classes=0):
     return sources.open_source(
         name, split, shape=shape, num_classes=num_classes, data_dir=str(data_dir),
-        in_memory_bytes=2**31, segmented=segmented,
+        in_memory_bytes=2**31, seen_classes=seen_classes,
     )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_hippocampus_from_an_archive(tmp_path, monkeypatch):
     monkeypatch.setenv(hippocampus.ENVIRONMENT, str(tmp_path / "h.npz"))
     shape = (32, 48, 32, 1)
     train, heldout = (
-        opened("hippocampus", s, tmp_path / "data", shape, 1, segmented=True)
+        opened("hippocampus", s, tmp_path / "data", shape, 1, seen_classes=3)
         for s in sources.SPLITS
     )
     assert len(train) + len(heldout) == 39 and 2 <= len(heldout) <= 10
@@ -46,7 +47,7 @@ def test_hippocampus_from_an_archive(tmp_path, monkeypatch):
     # Of 1 mm: cut, never interpolated; the anterior part is in front.
     assert (np.bincount(mask.ravel(), minlength=3)[1:] == 8 * 15 * 5).all()
     assert np.argwhere(mask == 1)[:, 1].min() > np.argwhere(mask == 2)[:, 1].max()
-    half = opened("hippocampus", "train", tmp_path / "data", (16, 24, 16, 1), 1, segmented=True)
+    half = opened("hippocampus", "train", tmp_path / "data", (16, 24, 16, 1), 1, seen_classes=3)
     assert set(np.unique(half.gather(np.arange(3))["segmentation"])) == {0, 1, 2}
 
 
@@ -96,6 +97,17 @@ def modelnet_archive(path, count=40):
         arrays[kind] = np.packbits(cubes.reshape(count, -1), axis=1)
     np.savez(path, **arrays)
     return arrays
+
+
+def test_a_damaged_archive_of_modelnet_is_named(tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez_compressed(path, **modelnet_archive(path, 12))
+    content = bytearray(path.read_bytes())
+    name, further = struct.unpack_from("<2H", content, 26)
+    content[30 + name + further] = 0xFF  # a kind of block that deflate does not have
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="m.npz cannot be read"):
+        list(modelnet.shapes(path))
 
 
 def test_modelnet_from_an_archive(tmp_path, monkeypatch):

@@ -15,17 +15,28 @@ import numpy as np
 
 from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, is_of_machine
 
 TOLERANCE = 0.1  # of the spacing of slices, by which a gap may differ from it
 # What slices of one series share.
 ONE_EACH = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "SeriesInstanceUID")
+# How many numbers these are.
+COUNTS = {
+    "Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6,
+    "ImagePositionPatient": 3,
+}  # fmt: skip
+POSITIVE = ("Rows", "Columns", "PixelSpacing")
 
 
 class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[call-arg]
     __doc__ = scans.ScanFolder.__doc__
 
     NAME = "dicom_folder"
+
+    @staticmethod
+    def is_read(file: pathlib.Path) -> bool:
+        """See `is_slice`."""
+        return is_slice(file)
 
     @staticmethod
     def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
@@ -36,17 +47,17 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         """
         for package in ("pydicom", "nibabel"):
             scans.need(package, DicomFolder.NAME)
-        series: dict[pathlib.Path, list[pathlib.Path]] = {}
-        for file in folders.walk_files(folder):
-            if is_slice(file):
-                series.setdefault(file.parent, []).append(file)
-        for place, files in series.items():
-            name, kind, heldout = scans.place_of(place.relative_to(folder))
+        series: dict[str, list[pathlib.Path]] = {}
+        for file in filter(is_slice, folders.walk_files(folder)):
+            series.setdefault(file.parent.relative_to(folder).as_posix(), []).append(file)
+        for files, name, kind, heldout in scans.by_place(series):
             found = scans.Scan(name, name, kind, heldout, tuple(files))
             try:
                 headers = slices(found.files, pixels=False)
                 size = (int(headers[0].Columns), int(headers[0].Rows), len(headers))
-                turned, spacing = volumes.canonical(np.empty(size, bool), affine_of(headers))
+                turned, spacing = volumes.canonical(
+                    np.broadcast_to(False, size), affine_of(headers)
+                )
                 yield dataclasses.replace(
                     found,
                     subject=str(headers[0].get("PatientID") or name),
@@ -91,13 +102,15 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
         try:
             part = pydicom.dcmread(file, stop_before_pixels=not pixels)
         except (OSError, EOFError, ValueError, pydicom.errors.InvalidDicomError) as error:
+            if is_of_machine(error):
+                raise
             raise DataError(f"{file} cannot be read: {error}") from error
-        absent = [name for name in (*ONE_EACH, "ImagePositionPatient") if name not in part]
-        if absent or int(part.get("NumberOfFrames") or 1) > 1:
-            raise DataError(
-                f"{file} is no slice of a scan: "
-                + (f"without {', '.join(absent)}" if absent else "of several frames")
-            )
+        try:
+            fault = fault_of(part)
+        except (TypeError, ValueError) as error:  # of values that are no numbers, once looked at
+            fault = str(error)
+        if fault:
+            raise DataError(f"{file} is no slice of a scan: {fault}")
         for name in ONE_EACH:
             if found and not _alike(part[name].value, found[0][1][name].value):
                 raise DataError(
@@ -119,6 +132,28 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
     return [found[i][1] for i in order]
 
 
+def fault_of(part: Any) -> str:
+    """Why it cannot be a slice, or empty.
+
+    Raises:
+      TypeError, ValueError: what has to be a number is none.
+    """
+    # DICOM writes what is not known as a value of no length (PS3.5 7.4).
+    values = {name: part.get(name) for name in (*ONE_EACH, "ImagePositionPatient")}
+    absent = [name for name, value in values.items() if value is None or value in ("", [])]
+    if absent:
+        return f"without {', '.join(absent)}"
+    if int(part.get("NumberOfFrames") or 1) > 1:
+        return "of several frames"
+    for name, count in COUNTS.items():
+        numbers = np.atleast_1d(np.asarray(values[name], float))
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            return f"{name} is {values[name]}, and not {count} finite numbers"
+        if name in POSITIVE and min(numbers) <= 0:
+            return f"{name} is {values[name]}, and not more than 0"
+    return ""
+
+
 def _alike(a: Any, b: Any) -> bool:
     """Equal, or numbers that differ by how they were written."""
     if isinstance(a, str) or isinstance(b, str):
@@ -128,7 +163,11 @@ def _alike(a: Any, b: Any) -> bool:
 
 def affine_of(series: list[Any]) -> np.ndarray:
     """(4, 4), of [column, row, slice] to mm, x to the right and y to the front; DICOM has them to
-    the left and to the back (PS3.3 equation C.7.6.2.1-1)."""
+    the left and to the back (PS3.3 equation C.7.6.2.1-1).
+
+    Raises:
+      DataError: the slices have no place in space.
+    """
     first, last = series[0], series[-1]
     along_row, down = np.asarray(first.ImageOrientationPatient, float).reshape(2, 3)
     between_rows, between_columns = map(float, first.PixelSpacing)
@@ -136,10 +175,24 @@ def affine_of(series: list[Any]) -> np.ndarray:
     if len(series) > 1:
         step = (end - start) / (len(series) - 1)
     else:
-        step = np.cross(along_row, down) * float(first.get("SliceThickness") or 1.0)
+        step = np.cross(along_row, down) * _thickness(first)
     affine = np.eye(4)
     affine[:3] = np.stack([along_row * between_columns, down * between_rows, step, start], axis=1)
+    if not volumes.has_spacing(affine[:3, :3]):
+        raise DataError(
+            f"{first.filename} has no spacing: its axes are {np.round(affine[:3, :3], 3).tolist()}"
+        )
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _thickness(part: Any) -> float:
+    """Of a lone slice, mm; 1 where it does not say."""
+    try:
+        return float(part.get("SliceThickness") or 1.0)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{part.filename} has a SliceThickness that is no number: {error}"
+        ) from error
 
 
 def intensities(part: Any) -> np.ndarray:
@@ -150,12 +203,17 @@ def intensities(part: Any) -> np.ndarray:
     """
     try:
         stored = part.pixel_array.astype(np.float32)
+        slope, intercept = (
+            float(part.get(name) or usual)
+            for name, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+        )
     except Exception as error:  # of as many kinds as there are codecs
+        if is_of_machine(error):
+            raise
         raise DataError(
             f"{part.filename} cannot be decoded: {error}; decompress it, or install pylibjpeg"
         ) from error
     if stored.ndim != 2:
         raise DataError(f"{part.filename} is of {stored.shape}; a slice has one channel")
-    slope, intercept = part.get("RescaleSlope") or 1, part.get("RescaleIntercept") or 0
-    scaled = stored * float(slope) + float(intercept)
+    scaled = stored * slope + intercept
     return -scaled if part.get("PhotometricInterpretation") == "MONOCHROME1" else scaled

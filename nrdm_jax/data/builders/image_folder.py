@@ -18,14 +18,14 @@ from nrdm_jax.data.sources import fingerprint_of
 
 
 class FolderConfig(tfds.core.BuilderConfig):
-    """A shape, and a folder as it is at this moment: a changed one is another config. `part`: of
-    the name, where not all files are taken."""
+    """A shape, and a folder as it is at this moment: a changed one is another config, so that it
+    is prepared anew. `part`: of the name, where not all files are taken."""
 
     def __init__(
         self, shape: tuple[int, ...], listing: folders.Listing, stride: int = 1, part: str = ""
     ):
         sides = "x".join(map(str, shape)) + (f"-every{stride}" if stride > 1 else "")
-        super().__init__(name=f"{sides}-{listing.fingerprint}{part}", version="1.0.0")
+        super().__init__(name=f"{sides}-{listing.stamp}{part}", version="1.0.0")
         self.shape, self.listing, self.stride = shape, listing, stride
 
 
@@ -55,8 +55,8 @@ def told_of(file: folders.File, listing: folders.Listing) -> dict:
 
 
 @functools.lru_cache(maxsize=4)
-def _sizes(path: pathlib.Path, fingerprint: str) -> dict[str, tuple[int, int]]:
-    """(height, width) of the training pictures of a folder with this fingerprint, by their keys.
+def _sizes(path: pathlib.Path, stamp: str) -> dict[str, tuple[int, int]]:
+    """(height, width) of the training pictures of a folder with this stamp, by their keys.
     Those that cannot be read are square: each is named when its bucket is prepared."""
     listing = folders.list_folder(path, pictures.SUFFIXES)
     return {file.key: pictures.size_of(file.path) or (1, 1) for file in listing.splits["train"]}
@@ -89,7 +89,7 @@ class ImageFolder(ItemsBuilder, skip_registration=True):  # type: ignore[call-ar
           NoRecordsError: there is no such picture.
         """
         listing = ImageFolder.config_for(shape, path).listing
-        sizes = _sizes(path, listing.fingerprint)
+        sizes = _sizes(path, listing.stamp)
         train = tuple(
             file for file in listing.splits["train"]
             if shapes[pictures.nearest(sizes[file.key], shapes)] == shape

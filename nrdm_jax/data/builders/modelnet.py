@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -124,5 +125,5 @@ def shapes(archive: pathlib.Path):
                 for number, bits in enumerate(packed):
                     if bits.any():
                         yield kind, number, bits
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{archive} cannot be read: {error}") from error

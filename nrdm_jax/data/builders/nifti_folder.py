@@ -3,12 +3,21 @@
 A mask is NAME_seg.nii.gz beside its scan, or the file of the same name in a folder masks, beside
 the scan or in PATH with the same path below. It is of the same voxels: of the same size and place
 once both are turned to [z, y, x]; whole numbers from 0, the background, to 255. Subjects are those
-of BIDS (sub-NAME in the path), or each scan is one. See `scans` for the rest.
+of BIDS (sub-NAME in the path), or each scan is one.
+
+Folders as of the Medical Segmentation Decathlon and nnU-Net are read, too: scans in images or
+imagesTr, the masks of the same names in labels or labelsTr beside it, or without the _0000 that
+says the channel. PATH/imagesTs is held out, if there is labelsTs, and else not read. See `scans`
+for the rest.
 """
 
+import contextlib
 import dataclasses
+import gzip
+import math
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +25,14 @@ import numpy as np
 
 from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, is_of_machine
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 MASK = re.compile(r"_seg\.nii(\.gz)?$", re.IGNORECASE)
+# Of scans, and of their masks, where both are side by side; the split, where they are in PATH.
+LABELS = {"images": "labels", "imagesTr": "labelsTr", "imagesTs": "labelsTs"}
+SPLITS = {"imagesTr": "train", "imagesTs": "test"}
+CHANNEL = re.compile(r"_\d{4}$")
 SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
@@ -29,26 +42,35 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
     NAME = "nifti_folder"
 
     @staticmethod
+    def is_read(file: pathlib.Path) -> bool:
+        """By its name."""
+        return SUFFIX.search(file.name) is not None
+
+    @staticmethod
     def find(folder: pathlib.Path) -> Iterator[scans.Scan]:
         """By their headers.
 
         Raises:
           ValueError: nibabel is absent.
+          DataError: two scans would have one name.
         """
         scans.need("nibabel", NiftiFolder.NAME)
-        for file in folders.walk_files(folder):
-            path = file.relative_to(folder)
-            is_mask = MASK.search(file.name) or "masks" in path.parts[:-1]
-            if is_mask or not SUFFIX.search(file.name):
-                continue
-            name, kind, heldout = scans.place_of(path)
+        files: dict[str, pathlib.Path] = {}
+        for file in filter(NiftiFolder.is_read, folders.walk_files(folder)):
+            key = key_of(file.relative_to(folder), folder)
+            if key in files:
+                raise DataError(f"{file} and {files[key]} have one name in the set; rename one")
+            if key:
+                files[key] = file
+        for file, name, kind, heldout in scans.by_place(files):
             subject = SUBJECT.search(name)
-            found = scans.Scan(name, subject[0] if subject else name, kind, heldout, (file,))
+            mask = mask_of(file, folder)
+            # Channels of one subject have one mask.
+            single = f"{kind}/{mask.name}" if mask and labels_of(file.parent) else name
+            found = scans.Scan(name, subject[0] if subject else single, kind, heldout, (file,))
             try:
                 size, spacing = header_of(file)
-                yield dataclasses.replace(
-                    found, mask=mask_of(file, folder), size=size, spacing=spacing
-                )
+                yield dataclasses.replace(found, mask=mask, size=size, spacing=spacing)
             except DataError as error:
                 yield dataclasses.replace(found, fault=str(error))
 
@@ -79,8 +101,37 @@ class NiftiFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
         return volume, whole.astype(np.uint8)
 
 
+def key_of(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """What stands for the path of a scan in a folder; empty: the file is a mask, or not read."""
+    place = path.parent
+
+    def has_beside(name: str) -> bool:
+        return (folder / place).with_name(name).is_dir()
+
+    of_masks = any(place.name == labels and has_beside(name) for name, labels in LABELS.items())
+    if MASK.search(path.name) or "masks" in place.parts or of_masks:
+        return ""
+    if place.name == "imagesTs" and has_beside("labelsTr") and not has_beside("labelsTs"):
+        return ""
+    if labels_of(folder / place):
+        top = SPLITS.get(place.name, "") if len(place.parts) == 1 else ""
+        return (place.parent / top / path.name).as_posix()
+    return path.as_posix()
+
+
+def labels_of(images: pathlib.Path) -> pathlib.Path | None:
+    """The folder of the masks beside a folder of scans."""
+    labels = images.with_name(LABELS[images.name]) if images.name in LABELS else None
+    return labels if labels and labels.is_dir() else None
+
+
 def mask_of(file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path | None:
     stem = SUFFIX.sub("", file.name)
+    labels = labels_of(file.parent)
+    if labels:
+        stems = (stem, CHANNEL.sub("", stem))
+        places = [labels / f"{name}{suffix}" for name in stems for suffix in (".nii.gz", ".nii")]
+        return next((place for place in places if place.exists()), None)
     places = [
         file.with_name(f"{stem}_seg{suffix}") for suffix in (".nii.gz", ".nii")
     ] + [
@@ -99,7 +150,8 @@ def header_of(file: pathlib.Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """
     image = opened(file)
     size = tuple(image.shape)
-    empty, spacing = volumes.canonical(np.empty(size, bool), image.affine)
+    # Of no size in memory, whatever a damaged header says.
+    empty, spacing = volumes.canonical(np.broadcast_to(False, size), image.affine)
     return empty.shape, spacing
 
 
@@ -107,35 +159,67 @@ def load(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """(D, H, W) float32, scaled as the header says, and the affine (4, 4) of [x, y, z] to mm.
 
     Raises:
-      DataError: it is no NIfTI file of one volume, or is cut short.
+      DataError: it is no NIfTI file of one volume, or is damaged or cut short.
     """
     import nibabel
 
-    image = opened(file)
-    try:
-        image = nibabel.as_closest_canonical(image)
+    with named(file):
+        image = nibabel.as_closest_canonical(opened(file, whole=True))
         return np.asarray(image.dataobj, np.float32).T, image.affine
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
 
 
-def opened(file: pathlib.Path):
+def opened(file: pathlib.Path, *, whole: bool = False):
     """The image, of three dimensions, its numbers not read.
+
+    Args:
+      whole: a compressed file is read to its end, where its checksum is. nibabel stops before, and
+        takes what a damaged one holds for voxels.
 
     Raises:
       DataError: it is no NIfTI file of one volume, or says nothing of where it is in space.
     """
     import nibabel
 
-    try:
-        image: Any = nibabel.load(file)
+    with named(file):
+        image: Any
+        compressed = file.name.lower().endswith(".gz")
+        if whole and compressed:
+            content = gzip.decompress(file.read_bytes())
+            second = nibabel.Nifti2Header.may_contain_header(content[:540])
+            kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+            image, held = kind.from_bytes(content), len(content)
+        else:
+            image, held = nibabel.load(file), file.stat().st_size
+        said = math.prod(image.shape) * image.get_data_dtype().itemsize
+        # Or else as much memory is asked for as a damaged header says.
+        if said > held and (whole or not compressed):
+            raise ValueError(f"its header says {said:,} bytes of voxels, and there are {held:,}")
         if len(image.shape) == 4 and image.shape[3] == 1:
             image = image.slicer[..., 0]
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
     if len(image.shape) != 3 or min(image.shape) < 1:
         raise DataError(f"{file} is of {image.shape}; a scan is one volume of three dimensions")
     steps = image.affine[:3, :3]
-    if not np.isfinite(steps).all() or abs(np.linalg.det(steps)) < 1e-9:
+    if not volumes.has_spacing(steps):
         raise DataError(f"{file} has no spacing: its affine is {np.round(steps, 3).tolist()}")
     return image
+
+
+@contextlib.contextmanager
+def named(file: pathlib.Path) -> Iterator[None]:
+    """Raises:
+    DataError: for what nibabel and zlib say of a damaged file; what the machine does to a file is
+      raised as it is.
+    """
+    from nibabel import filebasedimages, spatialimages
+
+    try:
+        yield
+    except DataError:
+        raise
+    except (
+        OSError, EOFError, ValueError, zlib.error, filebasedimages.ImageFileError,
+        spatialimages.HeaderDataError, spatialimages.HeaderTypeError,
+    ) as error:  # fmt: skip
+        if is_of_machine(error):
+            raise
+        raise DataError(f"{file} cannot be read: {error}") from error

@@ -1,16 +1,16 @@
 """Folders of scans that a user has, whatever the files: classes, splits, spacing, masks.
 
 The class is the first sub-folder, or `all`. Held out is what lies in PATH/heldout, val, validation
-or test, if that is there beside PATH/train, and otherwise about 15 % of the subjects, and one at
-least, by a hash of their names. Scans are turned to [z, y, x] (`data.volumes`) and brought to cubic
-voxels of one edge for the whole set, with which nine scans of ten are kept as a whole; the others
-are cut around their middle.
+or test, the first that is there beside PATH/train (only the two are read then), and otherwise about
+15 % of the subjects, and one at least, by a hash of their names. Scans are turned to [z, y, x]
+(`data.volumes`) and brought to cubic voxels of one edge for the whole set, with which nine scans of
+ten are kept as a whole; the others are cut around their middle.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +20,8 @@ from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.errors import DataError
 
 HELDOUT = 0.15  # of the subjects
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +51,18 @@ class Scan:
     fault: str = ""
 
 
-def place_of(path: pathlib.Path) -> tuple[str, str, bool | None]:
-    """Name, class and split by the path of a scan within its folder."""
-    parts, heldout = path.parts, None
-    if len(parts) > 1 and (parts[0] == "train" or parts[0] in folders.HELDOUT):
-        heldout, parts = parts[0] != "train", parts[1:]
-    return "/".join(parts), parts[0] if len(parts) > 1 else folders.ALL, heldout
+def by_place(found: Mapping[str, T]) -> Iterator[tuple[T, str, str, bool | None]]:
+    """What is found in a folder by its paths there -> (it, `name`, `kind`, `heldout`), without what
+    lies in neither of the folders of the splits. See `folders.split_folders`."""
+    named = folders.split_folders(found)
+    for key, value in found.items():
+        top, _, below = key.partition("/")
+        if named and not (below and top in named.values()):
+            continue
+        name = below if named else key
+        folder, _, rest = name.partition("/")
+        heldout = top != named["train"] if "heldout" in named else None
+        yield value, name, folder if rest else folders.ALL, heldout
 
 
 def split(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
@@ -81,12 +89,10 @@ def split(scans: Sequence[Scan]) -> dict[str, list[Scan]]:
 
 
 class ScanFolderConfig(tfds.core.BuilderConfig):
-    """Voxels along D, H, W, of a folder as it is now."""
+    """Voxels along D, H, W, of those files of a folder, as they are now."""
 
-    def __init__(self, size: tuple[int, ...], folder: pathlib.Path):
-        stamp = folders.stamp_of(
-            {str(file.relative_to(folder)): file for file in folders.walk_files(folder)}
-        )
+    def __init__(self, size: tuple[int, ...], folder: pathlib.Path, files: Iterable[pathlib.Path]):
+        stamp = folders.stamp_of({file.relative_to(folder).as_posix(): file for file in files})
         super().__init__(name="x".join(map(str, size)) + f"-{stamp}", version="1.0.0")
         self.size, self.folder = size, folder
 
@@ -106,6 +112,11 @@ class ScanFolder(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg
     def __init__(self, **kwargs):
         self._scans: list[Scan] = []
         super().__init__(**kwargs)
+
+    @staticmethod
+    def is_read(file: pathlib.Path) -> bool:
+        """Whether a file is of a scan or a mask, by its name or its first bytes."""
+        raise NotImplementedError
 
     @staticmethod
     def find(folder: pathlib.Path) -> Iterator[Scan]:
@@ -133,7 +144,8 @@ class ScanFolder(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg
             )
         if not folder.is_dir():
             raise DataError(f"{folder} is no directory")
-        return ScanFolderConfig(shape[:3], folder)
+        files = filter(cls.is_read, folders.walk_files(folder))
+        return ScanFolderConfig(shape[:3], folder, files)
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = tuple(self.builder_config.size)
