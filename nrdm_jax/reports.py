@@ -96,9 +96,10 @@ def grids(
             "labels": given["label"].tolist(),
             "captions": drawing.heldout_captions(config, len(seeds), lambda: heldout),
         }
+        # Decoding is the work of all.
+        pixels, c = to_pixels(x), config.sample
         if not distributed.is_writer():
             return directory
-        pixels, c = to_pixels(x), config.sample
         # A mesh of noise, as at the start of a run, takes 9 MB: of what is no picture, sheets do.
         return writers.write_samples(
             directory,
