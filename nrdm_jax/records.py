@@ -1,8 +1,9 @@
 """The records of a run, pixels or an autoencoder's latents, and how what it draws becomes pixels:
 what everything that opens data or shows samples calls."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jax.sharding import Mesh
@@ -16,6 +17,20 @@ from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Array, Shape
 
 STATISTICS = "latents.json"  # in a workdir: those of the run's latents
+
+
+@contextlib.contextmanager
+def writer_first(config, name: str) -> Iterator[None]:
+    """As `distributed.writer_first`, of what opens records. The weights of an autoencoder are read
+    before, by all processes at once: those of a run are restored by a collective.
+
+    Raises:
+      ValueError: as `frozen_autoencoders.open_frozen`.
+    """
+    if autoencoding.in_latents(config):
+        frozen_autoencoders.open_frozen(config)
+    with distributed.writer_first(name):
+        yield
 
 
 def source(config, split: str, data_dir: str) -> Source:

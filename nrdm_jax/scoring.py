@@ -80,9 +80,12 @@ def draw(
         preview_times=shown,
         apply=parts.apply,
     )
-    heldout = functools.cache(
-        lambda: records.source(drawn_as, "heldout", str(lifecycle.data_dir()))
-    )
+
+    @functools.cache
+    def heldout() -> Source:
+        with records.writer_first(drawn_as, "drawn"):
+            return records.source(drawn_as, "heldout", str(lifecycle.data_dir()))
+
     given = task.prompts(
         np.asarray(seeds),
         heldout,
@@ -207,7 +210,7 @@ def score(
     stored = run_weights.find(workdir, ema_width)
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
-    with distributed.writer_first("score"):
+    with records.writer_first(config, "score"):
         train, heldout = (records.source(config, s, data_dir) for s in ("train", "heldout"))
         pictures = train if scored is None else records.pictures(config, "train", data_dir, train)
     ema = stored.read(parts.abstract_state.ema)

@@ -2,7 +2,11 @@
 samples that are pixels again."""
 
 import json
+import os
 import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -131,3 +135,51 @@ def test_a_run_in_latents_ends_in_pictures(config, tmp_path, monkeypatch):
     statistics = records.kept_statistics(config, workdir)
     source = records.source(config, "train", str(tmp_path / "data"))
     assert statistics == source.statistics and drawing.by_class(config)
+
+
+def run_by_two(entry, log, *flags):
+    """One of the package's entries as two processes of a device each; all must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [log.with_suffix(f".{i}") for i in range(2)]
+    started = []
+    for i, path in enumerate(logs):
+        with path.open("w") as file:
+            started.append(subprocess.Popen(
+                [sys.executable, "-m", f"nrdm_jax.{entry}", *flags, "--num_processes=2",
+                 f"--coordinator=127.0.0.1:{port}", f"--process_id={i}"],
+                cwd=pathlib.Path(__file__).parents[1],
+                env=dict(os.environ, JAX_PLATFORMS="cpu",
+                         XLA_FLAGS="--xla_force_host_platform_device_count=1"),
+                stdout=file, stderr=subprocess.STDOUT,
+            ))  # fmt: skip
+    try:
+        codes = [process.wait(timeout=200) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert codes == [0, 0], [path.read_text()[-3000:] for path in logs]
+
+
+@pytest.mark.slow
+def test_two_processes_encode_train_and_sample(config, tmp_path, monkeypatch):
+    """What only the writer does must hold no collective: reading the autoencoder is one."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    config.sample.every = 2
+    values = configuration.to_dict(config)
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from nrdm_jax import config\n\n\ndef get_config():\n"
+        f"    return config.from_dict({values!r})\n"
+    )
+    run_by_two("encode_dataset", tmp_path / "encode", f"--config={file}",
+               f"--workdir={tmp_path / 'encoded'}")  # fmt: skip
+    workdir = tmp_path / "run"
+    encoded = f"--config.autoencoder.encoded={tmp_path / 'encoded'}"
+    run_by_two("train", tmp_path / "train", f"--config={file}", f"--workdir={workdir}", encoded)
+    assert (workdir / "samples" / "step_2" / "grid.png").exists()
+    run_by_two("sample", tmp_path / "sample", f"--workdir={workdir}", "--seeds=0-2")
+    assert len(list((workdir / "samples" / "final").glob("*_seed*.png"))) == 3
+    run_by_two("evaluate", tmp_path / "evaluate", f"--workdir={workdir}", "--samples=4")
+    assert (workdir / "evals" / "scores.json").exists()
