@@ -44,6 +44,7 @@ def run() -> None:
         with records.writer_first(config, "pixels"):
             sources = {s: encoding.pixels(config, s, data_dir, streamed=True)
                        for s in ("train", "heldout")}  # fmt: skip
+            encoding.bind(config, home, sources)
         own = encoding.write_shards(
             config,
             home,

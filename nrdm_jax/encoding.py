@@ -66,6 +66,7 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / latents.STATISTICS).exists():
             print(f"encoding {config.data.name} into {home}", flush=True)
+            bind(config, home, sources)
             write_shards(config, home, sources, poll=poll)
             finish(config, home, sources)
     return home
@@ -75,6 +76,12 @@ def fingerprint(config, sources: dict[str, Source]) -> str:
     """Of the pixels and the weights."""
     weights = frozen_autoencoders.open_frozen(config).fingerprint
     return fingerprint_of(weights, [sources[split].fingerprint for split in SPLITS])
+
+
+def bind(config, directory: pathlib.Path, sources: dict[str, Source]) -> None:
+    """Keeps a directory for the latents of these pixels by these weights: to be called by the
+    writer first, before any shard. Raises as `latent_shards.bind`."""
+    latent_shards.bind(directory, fingerprint(config, sources), config.data.name)
 
 
 def write_shards(

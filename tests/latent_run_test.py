@@ -101,6 +101,7 @@ def test_latents_of_other_weights_are_refused(config, tmp_path):
     data = str(tmp_path / "data")
     sources = {s: encoding.pixels(config, s, data, streamed=True) for s in ("train", "heldout")}
     home = tmp_path / "encoded" / latents.VERSION
+    encoding.bind(config, home, sources)
     assert encoding.write_shards(config, home, sources) == 2
     encoding.finish(config, home, sources)
     config.autoencoder.encoded = str(tmp_path / "encoded")

@@ -1,8 +1,9 @@
 """Writes a data set of latents (`latents`), in shards of so many records.
 
 Which records a shard has depends on their number alone, so that any number of processes writes the
-same files, and a shard that is there stays. Beside a shard lie the sums of its numbers, and beside
-all of them, last of all, statistics.json: a set is whole where that is.
+same files, and a shard that is there stays; whose latents they are is noted before the first of
+them (`bind`). Beside a shard lie the sums of its numbers, and beside all of them, last of all,
+statistics.json: a set is whole where that is.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from nrdm_jax.data.latents import NAME, STATISTICS, Statistics, to_bits, write_j
 from nrdm_jax.data.sources import Source
 
 SHARD = 512  # records
+BOUND = "pixels.json"  # whose latents they are
 # (x (n, *S, C) of the records) -> mean and standard deviation (n, *S', L) of their latents
 EncodeFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (indices) -> of each text by its name, one a record
@@ -155,6 +157,46 @@ class Writer:
         )
         statistics.write(self._directory / STATISTICS)
         return statistics
+
+
+def bind(directory: pathlib.Path, fingerprint: str, data: str) -> None:
+    """Notes in a directory without shards of what they are to be; compares where that is noted.
+
+    Args:
+      directory: VERSION's, made where it is absent.
+      fingerprint: of the pixels and the autoencoder's weights.
+      data: name of the pixels' set.
+
+    Raises:
+      ValueError: there are shards, of something else.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    note = directory / BOUND
+    if not note.exists() and not any(directory.glob(f"{NAME}-*.array_record-*")):
+        write_json(note, {"fingerprint": fingerprint, "data": data})
+    found = bound(directory)
+    if found is None or found["fingerprint"] != fingerprint:
+        of = "something it does not note" if found is None else f"{found['fingerprint']}"
+        raise ValueError(
+            f"{directory} is of latents of {of}, and pixels and weights of data.name={data} and "
+            f"autoencoder.weights are {fingerprint}; give another directory, or remove that one"
+        )
+
+
+def bound(directory: pathlib.Path) -> dict[str, str] | None:
+    """What `bind` has noted: "fingerprint" and "data"; None, where nothing was.
+
+    Raises:
+      DataError: the note is damaged.
+    """
+    note = directory / BOUND
+    if not note.exists():
+        return None
+    try:
+        values = json.loads(note.read_text())
+        return {name: str(values[name]) for name in ("fingerprint", "data")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{note} does not say whose latents are there: {error}") from error
 
 
 def shards(source: Source) -> int:

@@ -131,6 +131,21 @@ def test_what_was_cut_short_goes_on_and_whole_shards_stay(sources, tmp_path):
     assert found == contents(whole)
 
 
+def test_a_directory_is_of_the_latents_of_one_set(sources, tmp_path):
+    home = tmp_path / latents.VERSION
+    latent_shards.bind(home, "f", "pictures")
+    assert latent_shards.bound(home) == {"fingerprint": "f", "data": "pictures"}
+    latent_shards.bind(home, "f", "pictures")
+    with pytest.raises(ValueError, match="latents of f, and .*=other .* are g; give another"):
+        latent_shards.bind(home, "g", "other")
+    write(tmp_path / "unbound", sources, finish=False)
+    with pytest.raises(ValueError, match="something it does not note"):
+        latent_shards.bind(tmp_path / "unbound", "f", "pictures")
+    (home / latent_shards.BOUND).write_text("[]")
+    with pytest.raises(DataError, match="does not say whose latents"):
+        latent_shards.bind(home, "f", "pictures")
+
+
 def test_latents_that_are_not_finite_are_no_data(sources, tmp_path):
     with pytest.raises(DataError, match="records 0 to 7 are not all finite"):
         write(tmp_path, sources, of=lambda x: (encode(x)[0] * np.nan, encode(x)[1]))
