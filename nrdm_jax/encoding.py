@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nrdm_jax import build, frozen_autoencoders
 from nrdm_jax.data import latent_shards, latents
+from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.latent_shards import Writer
 from nrdm_jax.data.latents import Statistics
 from nrdm_jax.data.sources import CAPTIONS, SPLITS, Source, TfdsSource, fingerprint_of
@@ -44,17 +45,11 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
     prepared sets, which is made on first use.
 
     Raises:
-      ValueError: `autoencoder.encoded` is of other weights.
+      ValueError: `autoencoder.encoded` is of other weights or pixels.
     """
     if config.autoencoder.encoded:
         home = pathlib.Path(config.autoencoder.encoded) / latents.VERSION
-        found = Statistics.read(home / latents.STATISTICS).weights
-        wanted = frozen_autoencoders.open_frozen(config).fingerprint
-        if found != wanted:
-            raise ValueError(
-                f"autoencoder.encoded={config.autoencoder.encoded} has latents of the weights "
-                f"{found}, and autoencoder.weights are {wanted}; encode again, or give those"
-            )
+        _check_given(config, home, data_dir)
         return home
     sources = {split: pixels(config, split, data_dir, streamed=True) for split in SPLITS}
     name = fingerprint(config, sources)
@@ -70,6 +65,50 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
             write_shards(config, home, sources, poll=poll)
             finish(config, home, sources)
     return home
+
+
+def _check_given(config, home: pathlib.Path, data_dir: str) -> None:
+    """Raises ValueError, unless a set that was given is of the weights and pixels of `config`;
+    where these are not prepared, the name of their set must do."""
+    given = f"autoencoder.encoded={config.autoencoder.encoded}"
+    found = Statistics.read(home / latents.STATISTICS)
+    weights = frozen_autoencoders.open_frozen(config).fingerprint
+    if found.weights != weights:
+        raise ValueError(
+            f"{given} has latents of the weights {found.weights}, and autoencoder.weights are "
+            f"{weights}; encode again, or give those"
+        )
+    name = config.data.name
+    if _has_pixels(config, data_dir):
+        sources = {split: pixels(config, split, data_dir, streamed=True) for split in SPLITS}
+        wanted = fingerprint(config, sources)
+        if found.fingerprint != wanted:
+            raise ValueError(
+                f"{given} has latents of other pixels than data.name={name} has: of "
+                f"{found.fingerprint}, and not of {wanted}; encode these, or leave it out"
+            )
+        return
+    noted = latent_shards.bound(home)
+    if noted is None or noted["data"] != name:
+        of = "does not note its set" if noted is None else f"is of data.name={noted['data']}"
+        raise ValueError(
+            f"{given} {of}, and data.name={name}, which is not prepared in {data_dir} for a "
+            "comparison; give its latents, or prepare it"
+        )
+
+
+def _has_pixels(config, data_dir: str) -> bool:
+    """Whether their set is prepared, without preparing it."""
+    if config.data.name == "synthetic":
+        return True
+    from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
+
+    shape = frozen_autoencoders.open_frozen(config).pixel_shape(tuple(config.data.shape))
+    try:
+        builder = table.opened(config.data.name, shape, data_dir, stride=config.data.frame_stride)
+    except DataError:  # files that it would be made of are not there either
+        return False
+    return builder.is_prepared()
 
 
 def fingerprint(config, sources: dict[str, Source]) -> str:

@@ -97,7 +97,7 @@ def test_captions_go_with_the_latents(config, tmp_path):
     assert len(list((tmp_path / "latents").iterdir())) == 1
 
 
-def test_latents_of_other_weights_are_refused(config, tmp_path):
+def test_latents_of_other_weights_or_pixels_are_refused(config, tmp_path, monkeypatch):
     data = str(tmp_path / "data")
     sources = {s: encoding.pixels(config, s, data, streamed=True) for s in ("train", "heldout")}
     home = tmp_path / "encoded" / latents.VERSION
@@ -107,6 +107,19 @@ def test_latents_of_other_weights_are_refused(config, tmp_path):
     config.autoencoder.encoded = str(tmp_path / "encoded")
     assert len(records.source(config, "heldout", data)) == 64
     assert not (tmp_path / "data" / "latents").exists()
+    config.data.num_classes = 3
+    with pytest.raises(ValueError, match="has latents of other pixels than data.name=synthetic"):
+        records.source(config, "heldout", data)
+    config.data.num_classes = 4
+    # Pixels that are not there are compared by the name of their set.
+    monkeypatch.setattr(encoding, "_has_pixels", lambda config, data_dir: False)
+    assert len(records.source(config, "heldout", data)) == 64
+    config.data.name = "tfds:pictures"
+    with pytest.raises(ValueError, match="is of data.name=synthetic, and data.name=tfds:pictures"):
+        records.source(config, "heldout", data)
+    monkeypatch.undo()
+    assert not encoding._has_pixels(config, data)
+    config.data.name = "synthetic"
     statistics = latents.Statistics.read(home / latents.STATISTICS)
     values = {**vars(statistics), "weights": "other"}
     (home / latents.STATISTICS).write_text(json.dumps(values))
