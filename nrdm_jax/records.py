@@ -75,11 +75,20 @@ def to_pixels(
     config, mesh: Mesh, statistics: Statistics | None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """(n, *S, C) samples in the network's range -> uint8 pixels (n, *S', C'), decoded where they
-    are latents, those of `statistics`, a batch at a time over the mesh."""
+    are latents, those of `statistics`, a batch at a time over the mesh.
+
+    Raises:
+      ValueError: the latents are of other weights than `autoencoder.weights` are now.
+    """
     if not autoencoding.in_latents(config):
         return generate.to_pixels
     assert statistics is not None
     frozen = frozen_autoencoders.open_frozen(config)
+    if frozen.fingerprint != statistics.weights:
+        raise ValueError(
+            f"autoencoder.weights={config.autoencoder.weights} are now {frozen.fingerprint}, and "
+            f"the run's latents are of {statistics.weights}; give the weights that encoded them"
+        )
 
     def decode(params, seeds: Array, given) -> Array:
         return frozen.decode(params, given["z"])

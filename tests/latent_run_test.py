@@ -1,6 +1,7 @@
 """A diffusion in the latents of an autoencoder that a run here has trained: from the pixels to
 samples that are pixels again."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -79,6 +80,9 @@ def test_records_are_the_latents_of_the_pixels(config, autoencoder, tmp_path, mo
     assert shown.shape == (4, *PIXELS) and shown.dtype == np.uint8
     assert np.abs(shown - wanted).max() <= 1
     np.testing.assert_array_equal(to_pixels(batch["x"][None])[0], shown)  # previews
+    other = dataclasses.replace(found.statistics, weights="other")
+    with pytest.raises(ValueError, match=f"are now {frozen.fingerprint}, and .* are of other"):
+        records.to_pixels(config, parts.mesh, other)
     assert records.pictures(config, "train", str(tmp_path), found).shape == PIXELS
 
 
