@@ -178,7 +178,7 @@ def encoder(config) -> latent_shards.EncodeFn:
 
     @jax.jit
     def of_batch(params, x):
-        return frozen.encode(params, to_model_range(x, 1.0, 0.0))
+        return frozen.encode(params, to_model_range(x, frozen.scale, frozen.shift))
 
     def encode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = []

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -84,6 +85,29 @@ def test_records_are_the_latents_of_the_pixels(config, autoencoder, tmp_path, mo
     with pytest.raises(ValueError, match=f"are now {frozen.fingerprint}, and .* are of other"):
         records.to_pixels(config, parts.mesh, other)
     assert records.pictures(config, "train", str(tmp_path), found).shape == PIXELS
+
+
+def altered(autoencoder, workdir, group, **fields):
+    """The same weights, opened as of a run with these fields."""
+    shutil.copytree(autoencoder[0], workdir)
+    values = json.loads((workdir / "config.json").read_text())
+    values[group] |= fields
+    (workdir / "config.json").write_text(json.dumps(values))
+    c = configuration.default()
+    c.autoencoder.name, c.autoencoder.weights = "kl", str(workdir)
+    c.autoencoder.batch_size = 4
+    return c, frozen_autoencoders.open_frozen(c)
+
+
+def test_float_records_are_encoded_as_the_autoencoder_was_trained(autoencoder, config, tmp_path):
+    frozen = frozen_autoencoders.open_frozen(config)
+    c, scaled = altered(autoencoder, tmp_path / "scaled", "data", scale=0.25, shift=3.0)
+    x = np.random.default_rng(0).normal(3, 4, (5, *PIXELS)).astype(np.float32)
+    for found, wanted in zip(
+        encoding.encoder(c)(x), frozen.encode(frozen.params, (x - 3) / 4), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert scaled.fingerprint != frozen.fingerprint
 
 
 def test_captions_go_with_the_latents(config, tmp_path):
