@@ -127,6 +127,8 @@ def _kl(
     def decode(params: Params, z: Array) -> Array:
         return autoencoding.decode(net, {autoencoding.AUTOENCODER: params}, z)
 
+    made_as = {f.name: getattr(net, f.name) for f in dataclasses.fields(net)
+               if f.name not in ("parent", "name")}  # fmt: skip
     return Frozen(
         params,
         encode,
@@ -134,7 +136,7 @@ def _kl(
         net.factor,
         net.channels,
         net.latent_channels,
-        fingerprint_of(weights, scale, shift),
+        fingerprint_of(weights, made_as, scale, shift),
         scale,
         shift,
     )

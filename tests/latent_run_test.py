@@ -110,6 +110,13 @@ def test_float_records_are_encoded_as_the_autoencoder_was_trained(autoencoder, c
     assert scaled.fingerprint != frozen.fingerprint
 
 
+def test_the_same_weights_in_another_network_are_others(autoencoder, config, tmp_path):
+    frozen = frozen_autoencoders.open_frozen(config)
+    _, same = altered(autoencoder, tmp_path / "same", "train", batch_size=8)
+    _, grouped = altered(autoencoder, tmp_path / "grouped", "autoencoder", groups=2)
+    assert same.fingerprint == frozen.fingerprint != grouped.fingerprint
+
+
 def test_captions_go_with_the_latents(config, tmp_path):
     config.text.encoder, config.text.length = "bytes", 24
     found = records.source(config, "train", str(tmp_path))
