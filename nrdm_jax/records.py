@@ -3,7 +3,7 @@ what everything that opens data or shows samples calls."""
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +15,8 @@ from nrdm_jax.processes import distributed
 from nrdm_jax.sampling import generate
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Array, Shape
+from nrdm_jax.tasks import Task
+from nrdm_jax.training.objectives import to_model_range
 
 STATISTICS = "latents.json"  # in a workdir: those of the run's latents
 
@@ -103,6 +105,16 @@ def to_pixels(
         return generate.to_pixels(found.reshape(*ahead, *found.shape[1:]))
 
     return pixels
+
+
+def originals(config, task: Task, given: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """What samples that were given this are to be compared with, as uint8 pixels (n, *S, C), where
+    they are of a task that has such."""
+    found = given.get(task.original)
+    if found is None:
+        return None
+    x = to_model_range(found, config.data.scale, config.data.shift)
+    return generate.to_pixels(np.asarray(x))
 
 
 def statistics_of(records: Source) -> Statistics | None:

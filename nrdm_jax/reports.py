@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nrdm_jax import build, drawing, measures, programs
+from nrdm_jax import build, drawing, measures, programs, records
 from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
@@ -109,7 +109,7 @@ def grids(
             form=c.write,
             voxel=c.voxel_mm,
             each=pixels.ndim == 4,
-            original=given.get(parts.task.original),
+            original=records.originals(config, parts.task, given),
         )
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)

@@ -119,7 +119,7 @@ def draw(
         assert shown is not None
         file = writers.write_trajectory(out, previews, seen)
         manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    c, original = config.sample, given.get(parts.task.original)
+    c, original = config.sample, records.originals(config, parts.task, given)
     first = writers.write_samples(
         out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm, original=original
     )

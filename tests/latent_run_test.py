@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -108,6 +109,17 @@ def test_float_records_are_encoded_as_the_autoencoder_was_trained(autoencoder, c
     ):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     assert scaled.fingerprint != frozen.fingerprint
+
+
+def test_originals_are_shown_as_the_network_sees_them(config):
+    task = types.SimpleNamespace(original="x")
+    config.data.scale, config.data.shift = 0.5, 3.0
+    x = np.asarray([1.0, 3.0, 5.0, 9.0], np.float32).reshape(4, 1, 1, 1)
+    found = records.originals(config, task, {"x": x})
+    assert found.dtype == np.uint8 and found.ravel().tolist() == [0, 128, 255, 255]
+    every = np.arange(256, dtype=np.uint8)  # pixels stay
+    np.testing.assert_array_equal(records.originals(config, task, {"x": every}), every)
+    assert records.originals(config, types.SimpleNamespace(original=""), {"x": x}) is None
 
 
 def test_the_same_weights_in_another_network_are_others(autoencoder, config, tmp_path):
