@@ -8,6 +8,7 @@ statistics.json: a set is whole where that is.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,11 @@ from nrdm_jax.data import latents
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.latents import NAME, STATISTICS, Statistics, to_bits, write_json
 from nrdm_jax.data.sources import Source
+from nrdm_jax.signatures import Shape
 
-SHARD = 512  # records
+# Of a shard: so many records, and fewer where they have more numbers than this, since a shard is
+# gathered whole: 256 MiB of pixels, 1 GiB of floats.
+SHARD, NUMBERS = 512, 2**28
 BOUND = "pixels.json"  # whose latents they are
 # (x (n, *S, C) of the records) -> mean and standard deviation (n, *S', L) of their latents
 EncodeFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -87,7 +91,8 @@ class Writer:
         sums = _sums_file(file)
         if file.exists() and sums.exists():
             return
-        chosen = np.arange(number * SHARD, min((number + 1) * SHARD, len(source)))
+        size = per_shard(source.shape)
+        chosen = np.arange(number * size, min((number + 1) * size, len(source)))
         batch = source.gather(chosen)
         mean, std = encode(batch.pop("x"))
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
@@ -100,11 +105,11 @@ class Writer:
         }
         partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-        size = 0
+        written = 0
         for i in range(len(chosen)):
             example = self.features.encode_example({name: v[i] for name, v in fields.items()})
             record = self.features.serialize_example(example)
-            size += len(record)
+            written += len(record)
             writer.write(record)
         writer.close()
         axes = tuple(range(mean.ndim - 1))
@@ -113,7 +118,7 @@ class Writer:
             sums,
             {
                 "examples": len(chosen),
-                "bytes": size,
+                "bytes": written,
                 "numbers": int(np.prod(mean.shape[:-1])),
                 "sum": first.sum(axes).tolist(),
                 "squares": (first**2 + spread**2).sum(axes).tolist(),
@@ -201,7 +206,13 @@ def bound(directory: pathlib.Path) -> dict[str, str] | None:
 
 def shards(source: Source) -> int:
     """Into which its records are written."""
-    return -(-len(source) // SHARD)
+    return -(-len(source) // per_shard(source.shape))
+
+
+def per_shard(shape: Shape) -> int:
+    """Records of this shape in a shard: whatever the memory of who writes it, so that all write the
+    same."""
+    return max(1, min(SHARD, NUMBERS // math.prod(shape)))
 
 
 def _file(directory: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
