@@ -17,7 +17,10 @@ from nrdm_jax.data.latent_shards import Writer
 from nrdm_jax.data.latents import Statistics
 from nrdm_jax.data.sources import CAPTIONS, SPLITS, Source, TfdsSource, fingerprint_of
 from nrdm_jax.frozen_autoencoders import Frozen
+from nrdm_jax.processes import distributed
 from nrdm_jax.training.objectives import to_model_range
+
+WHILE_OTHERS_WAIT = 2000  # records: a second each is within the hour that they wait
 
 
 def pixels(config, split: str, data_dir: str, *, streamed: bool = False) -> Source:
@@ -44,8 +47,14 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
     """The directory of the latents that `config` diffuses: `autoencoder.encoded`, or one of the
     prepared sets, which is made on first use.
 
+    Args:
+      config: of a run in latents.
+      data_dir: of prepared sets.
+      poll: called before each shard, by a process that is alone; may raise to stop.
+
     Raises:
-      ValueError: `autoencoder.encoded` is of other weights or pixels.
+      ValueError: `autoencoder.encoded` is of other weights or pixels; or there are more records
+        than one of several processes should encode while the others wait.
     """
     if config.autoencoder.encoded:
         home = pathlib.Path(config.autoencoder.encoded) / latents.VERSION
@@ -56,13 +65,22 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
     home = pathlib.Path(data_dir) / latents.NAME / name / latents.VERSION
     if (home / latents.STATISTICS).exists():
         return home
+    count = sum(map(len, sources.values()))
+    if distributed.active() and count > WHILE_OTHERS_WAIT:
+        raise ValueError(
+            f"data.name={config.data.name} has {count:,} records, whose latents are not in {home}, "
+            f"and one of several processes encodes at most {WHILE_OTHERS_WAIT:,} while the others "
+            "wait; run `nrdm encode` first, on all of them, and set autoencoder.encoded"
+        )
     home.mkdir(parents=True, exist_ok=True)
     with open(home.parent / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / latents.STATISTICS).exists():
             print(f"encoding {config.data.name} into {home}", flush=True)
             bind(config, home, sources)
-            write_shards(config, home, sources, poll=poll)
+            # Polls of several processes are counted, and those that wait make none.
+            polls = {} if distributed.active() else {"poll": poll}
+            write_shards(config, home, sources, **polls)
             finish(config, home, sources)
     return home
 

@@ -35,8 +35,9 @@ def writer_first(config, name: str) -> Iterator[None]:
         yield
 
 
-def source(config, split: str, data_dir: str) -> Source:
-    """The records that the network of `config` sees; latents are encoded on first use.
+def source(config, split: str, data_dir: str, poll: Callable[[], None] = lambda: None) -> Source:
+    """The records that the network of `config` sees; latents are encoded on first use, with `poll`
+    as `encoding.encoded` has it.
 
     Raises:
       ValueError: the set has no records of this shape, or with so many classes.
@@ -44,7 +45,7 @@ def source(config, split: str, data_dir: str) -> Source:
     """
     if not autoencoding.in_latents(config):
         return build.source(config, split, data_dir)
-    home = encoding.encoded(config, config.data.dir or data_dir)
+    home = encoding.encoded(config, config.data.dir or data_dir, poll)
     stored: Source = Encoded(home, split)
     for field, wanted, found in (
         ("data.shape", tuple(config.data.shape), stored.shape),
@@ -59,10 +60,13 @@ def source(config, split: str, data_dir: str) -> Source:
     return LatentSource(stored, statistics)
 
 
-def training_sources(config, data_dir: str) -> dict[Shape, Source]:
-    """The records to train on, of each shape. Raises as `source` and `build.training_sources`."""
+def training_sources(
+    config, data_dir: str, poll: Callable[[], None] = lambda: None
+) -> dict[Shape, Source]:
+    """The records to train on, of each shape; see `source`. Raises as it and
+    `build.training_sources`."""
     if autoencoding.in_latents(config):
-        return {tuple(config.data.shape): source(config, "train", data_dir)}
+        return {tuple(config.data.shape): source(config, "train", data_dir, poll)}
     return build.training_sources(config, data_dir)
 
 

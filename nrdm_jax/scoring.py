@@ -84,7 +84,8 @@ def draw(
     @functools.cache
     def heldout() -> Source:
         with records.writer_first(drawn_as, "drawn"):
-            return records.source(drawn_as, "heldout", str(lifecycle.data_dir()))
+            data_dir = str(lifecycle.data_dir())
+            return records.source(drawn_as, "heldout", data_dir, signals.check)
 
     given = task.prompts(
         np.asarray(seeds),
@@ -211,7 +212,9 @@ def score(
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
     with records.writer_first(config, "score"):
-        train, heldout = (records.source(config, s, data_dir) for s in ("train", "heldout"))
+        train, heldout = (
+            records.source(config, s, data_dir, signals.check) for s in ("train", "heldout")
+        )
         pictures = train if scored is None else records.pictures(config, "train", data_dir, train)
     ema = stored.read(parts.abstract_state.ema)
     to_pixels = records.to_pixels(config, parts.mesh, records.statistics_of(train))

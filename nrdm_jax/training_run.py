@@ -58,12 +58,12 @@ class Job:
     quality: SampleQuality | None
 
 
-def _opened(config) -> Job:
+def _opened(config, signals: lifecycle.Signals) -> Job:
     """Raises as `train`."""
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
     with records.writer_first(config, "data"):
-        of_shapes = records.training_sources(config, data_dir)
+        of_shapes = records.training_sources(config, data_dir, signals.check)
         heldout = records.source(config, "heldout", data_dir)
         train = of_shapes[tuple(config.data.shape)]
         scored = bool(config.evaluate.metrics_every)
@@ -92,7 +92,7 @@ def train(
     """
     ledger = Ledger()
     with ledger.account("init"):
-        job = _opened(config)
+        job = _opened(config, signals)
         if config.checkpoint.init_from:
             run_weights.find(config.checkpoint.init_from)
         home = Workdir(

@@ -20,7 +20,8 @@ from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data import latent_shards, latents
 from nrdm_jax.data.sources import synthetic
-from nrdm_jax.processes import lifecycle
+from nrdm_jax.processes import distributed, exit_codes, lifecycle
+from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.training.state import save_items
 
 PIXELS, LATENTS = (8, 8, 3), (4, 4, 2)
@@ -127,6 +128,29 @@ def test_the_same_weights_in_another_network_are_others(autoencoder, config, tmp
     _, same = altered(autoencoder, tmp_path / "same", "train", batch_size=8)
     _, grouped = altered(autoencoder, tmp_path / "grouped", "autoencoder", groups=2)
     assert same.fingerprint == frozen.fingerprint != grouped.fingerprint
+
+
+def test_encoding_on_first_use_can_be_stopped_and_holds_up_few(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_shards, "SHARD", 256)
+    polls = []
+
+    def stop():
+        polls.append(len(polls))
+        if len(polls) == 2:
+            raise Stop(exit_codes.PREEMPTED, "SIGTERM")
+
+    with pytest.raises(Stop):
+        records.source(config, "heldout", str(tmp_path), stop)
+    shards = [path.name for path in tmp_path.rglob("latents-*")]
+    assert shards == ["latents-train.array_record-00000-of-00002"]
+    # Of several processes the others would wait, and their polls are counted.
+    monkeypatch.setattr(distributed, "_active", True)
+    monkeypatch.setattr(encoding, "WHILE_OTHERS_WAIT", 575)
+    with pytest.raises(ValueError, match="has 576 records, .* run `nrdm encode` first"):
+        records.source(config, "heldout", str(tmp_path), stop)
+    monkeypatch.setattr(encoding, "WHILE_OTHERS_WAIT", 576)
+    assert len(records.source(config, "heldout", str(tmp_path), stop)) == 64
+    assert len(polls) == 2
 
 
 def test_captions_go_with_the_latents(config, tmp_path):

@@ -44,7 +44,8 @@ def at_shape(config, shape: Shape):
 
 def check_shape(config, shape: Shape, field: str) -> None:
     """Raises:
-    ValueError: the network of the config, or its autoencoder, has no form for examples of this shape; names `field`.
+    ValueError: the network of the config, or the autoencoder, has no form for examples of this
+      shape; names `field`.
     """
     reference = config.data.shape
     require(
