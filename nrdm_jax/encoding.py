@@ -79,8 +79,8 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
             print(f"encoding {config.data.name} into {home}", flush=True)
             bind(config, home, sources)
             # Polls of several processes are counted, and those that wait make none.
-            polls = {} if distributed.active() else {"poll": poll}
-            write_shards(config, home, sources, **polls)
+            alone = not distributed.active()
+            write_shards(config, home, sources, poll=poll if alone else lambda: None)
             finish(config, home, sources)
     return home
 
