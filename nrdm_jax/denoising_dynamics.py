@@ -94,7 +94,7 @@ def denoising(parts: build.Run, params: Any, examples: int, signals: lifecycle.S
     after = tuple(sorted({round(i) for i in np.linspace(0, blocks, min(READOUTS, blocks + 1))}))
     apply = networks.readouts(config, parts.mesh, parts.path, after)
     sums = measures.level_sums(config, apply, parts.path, parts.mesh)
-    heldout = records.source(config, "heldout", str(lifecycle.data_dir()))
+    heldout = records.source(config, "heldout", str(lifecycle.data_dir()), signals.check)
     total, count = np.zeros(()), 0
     for batch in measures.heldout_batches(config, heldout, parts.mesh, examples)():
         size = len(batch["label"])

@@ -34,16 +34,17 @@ def run() -> None:
     command_line.start_processes()
     import jax
 
-    from nrdm_jax import encoding
+    from nrdm_jax import encoding, records
     from nrdm_jax.data import latents
     from nrdm_jax.processes import distributed
 
     home = pathlib.Path(flags.FLAGS.workdir) / latents.VERSION
     data_dir = config.data.dir or str(lifecycle.data_dir())
     with lifecycle.Signals().installed() as signals:
-        with distributed.writer_first("pixels"):
+        with records.writer_first(config, "pixels"):
             sources = {s: encoding.pixels(config, s, data_dir, streamed=True)
                        for s in ("train", "heldout")}  # fmt: skip
+            encoding.bind(config, home, sources)
         own = encoding.write_shards(
             config,
             home,

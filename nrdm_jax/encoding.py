@@ -12,11 +12,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nrdm_jax import build, frozen_autoencoders
 from nrdm_jax.data import latent_shards, latents
+from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.latent_shards import Writer
 from nrdm_jax.data.latents import Statistics
 from nrdm_jax.data.sources import CAPTIONS, SPLITS, Source, TfdsSource, fingerprint_of
 from nrdm_jax.frozen_autoencoders import Frozen
+from nrdm_jax.processes import distributed
 from nrdm_jax.training.objectives import to_model_range
+
+WHILE_OTHERS_WAIT = 2000  # records: a second each is within the hour that they wait
 
 
 def pixels(config, split: str, data_dir: str, *, streamed: bool = False) -> Source:
@@ -43,38 +47,98 @@ def encoded(config, data_dir: str, poll: Callable[[], None] = lambda: None) -> p
     """The directory of the latents that `config` diffuses: `autoencoder.encoded`, or one of the
     prepared sets, which is made on first use.
 
+    Args:
+      config: of a run in latents.
+      data_dir: of prepared sets.
+      poll: called before each shard, by a process that is alone; may raise to stop.
+
     Raises:
-      ValueError: `autoencoder.encoded` is of other weights.
+      ValueError: `autoencoder.encoded` is of other weights or pixels; or there are more records
+        than one of several processes should encode while the others wait.
     """
     if config.autoencoder.encoded:
         home = pathlib.Path(config.autoencoder.encoded) / latents.VERSION
-        found = Statistics.read(home / latents.STATISTICS).weights
-        wanted = frozen_autoencoders.open_frozen(config).fingerprint
-        if found != wanted:
-            raise ValueError(
-                f"autoencoder.encoded={config.autoencoder.encoded} has latents of the weights "
-                f"{found}, and autoencoder.weights are {wanted}; encode again, or give those"
-            )
+        _check_given(config, home, data_dir)
         return home
     sources = {split: pixels(config, split, data_dir, streamed=True) for split in SPLITS}
     name = fingerprint(config, sources)
     home = pathlib.Path(data_dir) / latents.NAME / name / latents.VERSION
     if (home / latents.STATISTICS).exists():
         return home
+    count = sum(map(len, sources.values()))
+    if distributed.active() and count > WHILE_OTHERS_WAIT:
+        raise ValueError(
+            f"data.name={config.data.name} has {count:,} records, whose latents are not in {home}, "
+            f"and one of several processes encodes at most {WHILE_OTHERS_WAIT:,} while the others "
+            "wait; run `nrdm encode` first, on all of them, and set autoencoder.encoded"
+        )
     home.mkdir(parents=True, exist_ok=True)
     with open(home.parent / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / latents.STATISTICS).exists():
             print(f"encoding {config.data.name} into {home}", flush=True)
-            write_shards(config, home, sources, poll=poll)
+            bind(config, home, sources)
+            # Polls of several processes are counted, and those that wait make none.
+            alone = not distributed.active()
+            write_shards(config, home, sources, poll=poll if alone else lambda: None)
             finish(config, home, sources)
     return home
+
+
+def _check_given(config, home: pathlib.Path, data_dir: str) -> None:
+    """Raises ValueError, unless a set that was given is of the weights and pixels of `config`;
+    where these are not prepared, the name of their set must do."""
+    given = f"autoencoder.encoded={config.autoencoder.encoded}"
+    found = Statistics.read(home / latents.STATISTICS)
+    weights = frozen_autoencoders.open_frozen(config).fingerprint
+    if found.weights != weights:
+        raise ValueError(
+            f"{given} has latents of the weights {found.weights}, and autoencoder.weights are "
+            f"{weights}; encode again, or give those"
+        )
+    name = config.data.name
+    if _has_pixels(config, data_dir):
+        sources = {split: pixels(config, split, data_dir, streamed=True) for split in SPLITS}
+        wanted = fingerprint(config, sources)
+        if found.fingerprint != wanted:
+            raise ValueError(
+                f"{given} has latents of other pixels than data.name={name} has: of "
+                f"{found.fingerprint}, and not of {wanted}; encode these, or leave it out"
+            )
+        return
+    noted = latent_shards.bound(home)
+    if noted is None or noted["data"] != name:
+        of = "does not note its set" if noted is None else f"is of data.name={noted['data']}"
+        raise ValueError(
+            f"{given} {of}, and data.name={name}, which is not prepared in {data_dir} for a "
+            "comparison; give its latents, or prepare it"
+        )
+
+
+def _has_pixels(config, data_dir: str) -> bool:
+    """Whether their set is prepared, without preparing it."""
+    if config.data.name == "synthetic":
+        return True
+    from nrdm_jax.data.builders import table  # imports tensorflow_datasets, which takes a second
+
+    shape = frozen_autoencoders.open_frozen(config).pixel_shape(tuple(config.data.shape))
+    try:
+        builder = table.opened(config.data.name, shape, data_dir, stride=config.data.frame_stride)
+    except DataError:  # files that it would be made of are not there either
+        return False
+    return builder.is_prepared()
 
 
 def fingerprint(config, sources: dict[str, Source]) -> str:
     """Of the pixels and the weights."""
     weights = frozen_autoencoders.open_frozen(config).fingerprint
     return fingerprint_of(weights, [sources[split].fingerprint for split in SPLITS])
+
+
+def bind(config, directory: pathlib.Path, sources: dict[str, Source]) -> None:
+    """Keeps a directory for the latents of these pixels by these weights: to be called by the
+    writer first, before any shard. Raises as `latent_shards.bind`."""
+    latent_shards.bind(directory, fingerprint(config, sources), config.data.name)
 
 
 def write_shards(
@@ -132,7 +196,7 @@ def encoder(config) -> latent_shards.EncodeFn:
 
     @jax.jit
     def of_batch(params, x):
-        return frozen.encode(params, to_model_range(x, 1.0, 0.0))
+        return frozen.encode(params, to_model_range(x, frozen.scale, frozen.shift))
 
     def encode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = []

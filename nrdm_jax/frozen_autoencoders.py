@@ -36,7 +36,8 @@ class Frozen:
       decode: (params, z) -> x.
       factor: by which every axis shrinks.
       channels, latent_channels: of x and z.
-      fingerprint: of the weights.
+      fingerprint: of the weights, and what else decides the latents.
+      scale, shift: of records that are floats, see `objectives.to_model_range`: as it was trained.
     """
 
     params: Params
@@ -46,6 +47,8 @@ class Frozen:
     channels: int
     latent_channels: int
     fingerprint: str
+    scale: float = 1.0
+    shift: float = 0.0
 
     def pixel_shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
         """Of what has latents of such a shape.
@@ -99,7 +102,7 @@ def _of_run(workdir: str) -> Frozen:
     )
     found = run_weights.find(workdir).read(wanted)[autoencoding.AUTOENCODER]
     params = jax.tree.map(np.asarray, found)  # of no mesh, so that any can use them
-    return _kl(net, params, _fingerprint(params))
+    return _kl(net, params, _fingerprint(params), config.data.scale, config.data.shift)
 
 
 def _of_file(path: pathlib.Path, groups: int) -> Frozen:
@@ -112,7 +115,11 @@ def _of_file(path: pathlib.Path, groups: int) -> Frozen:
     return _kl(net, params, weight_files.fingerprint(path))
 
 
-def _kl(net: KLAutoencoder, params: Params, fingerprint: str) -> Frozen:
+def _kl(
+    net: KLAutoencoder, params: Params, weights: str, scale: float = 1.0, shift: float = 0.0
+) -> Frozen:
+    """`weights`: fingerprint of the weights alone."""
+
     def encode(params: Params, x: Array) -> tuple[Array, Array]:
         found = autoencoding.encode(net, {autoencoding.AUTOENCODER: params}, x)
         return found.mean, found.std
@@ -120,8 +127,18 @@ def _kl(net: KLAutoencoder, params: Params, fingerprint: str) -> Frozen:
     def decode(params: Params, z: Array) -> Array:
         return autoencoding.decode(net, {autoencoding.AUTOENCODER: params}, z)
 
+    made_as = {f.name: getattr(net, f.name) for f in dataclasses.fields(net)
+               if f.name not in ("parent", "name")}  # fmt: skip
     return Frozen(
-        params, encode, decode, net.factor, net.channels, net.latent_channels, fingerprint
+        params,
+        encode,
+        decode,
+        net.factor,
+        net.channels,
+        net.latent_channels,
+        fingerprint_of(weights, made_as, scale, shift),
+        scale,
+        shift,
     )
 
 

@@ -1,8 +1,9 @@
 """The records of a run, pixels or an autoencoder's latents, and how what it draws becomes pixels:
 what everything that opens data or shows samples calls."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -14,12 +15,29 @@ from nrdm_jax.processes import distributed
 from nrdm_jax.sampling import generate
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Array, Shape
+from nrdm_jax.tasks import Task
+from nrdm_jax.training.objectives import to_model_range
 
 STATISTICS = "latents.json"  # in a workdir: those of the run's latents
 
 
-def source(config, split: str, data_dir: str) -> Source:
-    """The records that the network of `config` sees; latents are encoded on first use.
+@contextlib.contextmanager
+def writer_first(config, name: str) -> Iterator[None]:
+    """As `distributed.writer_first`, of what opens records. The weights of an autoencoder are read
+    before, by all processes at once: those of a run are restored by a collective.
+
+    Raises:
+      ValueError: as `frozen_autoencoders.open_frozen`.
+    """
+    if autoencoding.in_latents(config):
+        frozen_autoencoders.open_frozen(config)
+    with distributed.writer_first(name):
+        yield
+
+
+def source(config, split: str, data_dir: str, poll: Callable[[], None] = lambda: None) -> Source:
+    """The records that the network of `config` sees; latents are encoded on first use, with `poll`
+    as `encoding.encoded` has it.
 
     Raises:
       ValueError: the set has no records of this shape, or with so many classes.
@@ -27,7 +45,7 @@ def source(config, split: str, data_dir: str) -> Source:
     """
     if not autoencoding.in_latents(config):
         return build.source(config, split, data_dir)
-    home = encoding.encoded(config, config.data.dir or data_dir)
+    home = encoding.encoded(config, config.data.dir or data_dir, poll)
     stored: Source = Encoded(home, split)
     for field, wanted, found in (
         ("data.shape", tuple(config.data.shape), stored.shape),
@@ -42,10 +60,13 @@ def source(config, split: str, data_dir: str) -> Source:
     return LatentSource(stored, statistics)
 
 
-def training_sources(config, data_dir: str) -> dict[Shape, Source]:
-    """The records to train on, of each shape. Raises as `source` and `build.training_sources`."""
+def training_sources(
+    config, data_dir: str, poll: Callable[[], None] = lambda: None
+) -> dict[Shape, Source]:
+    """The records to train on, of each shape; see `source`. Raises as it and
+    `build.training_sources`."""
     if autoencoding.in_latents(config):
-        return {tuple(config.data.shape): source(config, "train", data_dir)}
+        return {tuple(config.data.shape): source(config, "train", data_dir, poll)}
     return build.training_sources(config, data_dir)
 
 
@@ -60,11 +81,20 @@ def to_pixels(
     config, mesh: Mesh, statistics: Statistics | None
 ) -> Callable[[np.ndarray], np.ndarray]:
     """(n, *S, C) samples in the network's range -> uint8 pixels (n, *S', C'), decoded where they
-    are latents, those of `statistics`, a batch at a time over the mesh."""
+    are latents, those of `statistics`, a batch at a time over the mesh.
+
+    Raises:
+      ValueError: the latents are of other weights than `autoencoder.weights` are now.
+    """
     if not autoencoding.in_latents(config):
         return generate.to_pixels
     assert statistics is not None
     frozen = frozen_autoencoders.open_frozen(config)
+    if frozen.fingerprint != statistics.weights:
+        raise ValueError(
+            f"autoencoder.weights={config.autoencoder.weights} are now {frozen.fingerprint}, and "
+            f"the run's latents are of {statistics.weights}; give the weights that encoded them"
+        )
 
     def decode(params, seeds: Array, given) -> Array:
         return frozen.decode(params, given["z"])
@@ -79,6 +109,16 @@ def to_pixels(
         return generate.to_pixels(found.reshape(*ahead, *found.shape[1:]))
 
     return pixels
+
+
+def originals(config, task: Task, given: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """What samples that were given this are to be compared with, as uint8 pixels (n, *S, C), where
+    they are of a task that has such."""
+    found = given.get(task.original)
+    if found is None:
+        return None
+    x = to_model_range(found, config.data.scale, config.data.shift)
+    return generate.to_pixels(np.asarray(x))
 
 
 def statistics_of(records: Source) -> Statistics | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nrdm_jax import build, drawing, measures, programs
+from nrdm_jax import build, drawing, measures, programs, records
 from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
@@ -96,9 +96,10 @@ def grids(
             "labels": given["label"].tolist(),
             "captions": drawing.heldout_captions(config, len(seeds), lambda: heldout),
         }
+        # Decoding is the work of all.
+        pixels, c = to_pixels(x), config.sample
         if not distributed.is_writer():
             return directory
-        pixels, c = to_pixels(x), config.sample
         # A mesh of noise, as at the start of a run, takes 9 MB: of what is no picture, sheets do.
         return writers.write_samples(
             directory,
@@ -108,7 +109,7 @@ def grids(
             form=c.write,
             voxel=c.voxel_mm,
             each=pixels.ndim == 4,
-            original=given.get(parts.task.original),
+            original=records.originals(config, parts.task, given),
         )
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)

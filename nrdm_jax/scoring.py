@@ -80,9 +80,13 @@ def draw(
         preview_times=shown,
         apply=parts.apply,
     )
-    heldout = functools.cache(
-        lambda: records.source(drawn_as, "heldout", str(lifecycle.data_dir()))
-    )
+
+    @functools.cache
+    def heldout() -> Source:
+        with records.writer_first(drawn_as, "drawn"):
+            data_dir = str(lifecycle.data_dir())
+            return records.source(drawn_as, "heldout", data_dir, signals.check)
+
     given = task.prompts(
         np.asarray(seeds),
         heldout,
@@ -116,7 +120,7 @@ def draw(
         assert shown is not None
         file = writers.write_trajectory(out, previews, seen)
         manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    c, original = config.sample, given.get(parts.task.original)
+    c, original = config.sample, records.originals(config, parts.task, given)
     first = writers.write_samples(
         out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm, original=original
     )
@@ -207,8 +211,10 @@ def score(
     stored = run_weights.find(workdir, ema_width)
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
-    with distributed.writer_first("score"):
-        train, heldout = (records.source(config, s, data_dir) for s in ("train", "heldout"))
+    with records.writer_first(config, "score"):
+        train, heldout = (
+            records.source(config, s, data_dir, signals.check) for s in ("train", "heldout")
+        )
         pictures = train if scored is None else records.pictures(config, "train", data_dir, train)
     ema = stored.read(parts.abstract_state.ema)
     to_pixels = records.to_pixels(config, parts.mesh, records.statistics_of(train))

@@ -25,7 +25,7 @@ from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
-from nrdm_jax.processes import distributed, exit_codes, lifecycle
+from nrdm_jax.processes import exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir, read_whole_config
 from nrdm_jax.sample_quality import SampleQuality
@@ -58,12 +58,12 @@ class Job:
     quality: SampleQuality | None
 
 
-def _opened(config) -> Job:
+def _opened(config, signals: lifecycle.Signals) -> Job:
     """Raises as `train`."""
     parts = build.run(config)
     data_dir = str(lifecycle.data_dir())
-    with distributed.writer_first("data"):
-        of_shapes = records.training_sources(config, data_dir)
+    with records.writer_first(config, "data"):
+        of_shapes = records.training_sources(config, data_dir, signals.check)
         heldout = records.source(config, "heldout", data_dir)
         train = of_shapes[tuple(config.data.shape)]
         scored = bool(config.evaluate.metrics_every)
@@ -92,7 +92,7 @@ def train(
     """
     ledger = Ledger()
     with ledger.account("init"):
-        job = _opened(config)
+        job = _opened(config, signals)
         if config.checkpoint.init_from:
             run_weights.find(config.checkpoint.init_from)
         home = Workdir(

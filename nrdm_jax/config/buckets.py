@@ -44,7 +44,8 @@ def at_shape(config, shape: Shape):
 
 def check_shape(config, shape: Shape, field: str) -> None:
     """Raises:
-    ValueError: the network of the config has no form for examples of this shape; names `field`.
+    ValueError: the network of the config, or the autoencoder, has no form for examples of this
+      shape; names `field`.
     """
     reference = config.data.shape
     require(
@@ -56,6 +57,17 @@ def check_shape(config, shape: Shape, field: str) -> None:
         f"has {shape!r}",
         f"give shapes of as many axes and channels as data.shape={reference}",
     )
+    if config.task == "autoencoder":
+        factor = 2 ** (len(config.autoencoder.channel_factors) - 1)
+        require(
+            all(size % factor == 0 for size in shape[:-1]),
+            field,
+            f"has {shape}, and every axis of what autoencoder.channel_factors="
+            f"{config.autoencoder.channel_factors} reconstruct is halved {factor.bit_length() - 1} "
+            "times",
+            f"give sizes that {factor} divides",
+        )
+        return
     one = at_shape(config, shape)
     try:
         check_grid(one)

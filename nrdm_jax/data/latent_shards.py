@@ -1,12 +1,14 @@
 """Writes a data set of latents (`latents`), in shards of so many records.
 
 Which records a shard has depends on their number alone, so that any number of processes writes the
-same files, and a shard that is there stays. Beside a shard lie the sums of its numbers, and beside
-all of them, last of all, statistics.json: a set is whole where that is.
+same files, and a shard that is there stays; whose latents they are is noted before the first of
+them (`bind`). Beside a shard lie the sums of its numbers, and beside all of them, last of all,
+statistics.json: a set is whole where that is.
 """
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +20,12 @@ from nrdm_jax.data import latents
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.latents import NAME, STATISTICS, Statistics, to_bits, write_json
 from nrdm_jax.data.sources import Source
+from nrdm_jax.signatures import Shape
 
-SHARD = 512  # records
+# Of a shard: so many records, and fewer where they have more numbers than this, since a shard is
+# gathered whole: 256 MiB of pixels, 1 GiB of floats.
+SHARD, NUMBERS = 512, 2**28
+BOUND = "pixels.json"  # whose latents they are
 # (x (n, *S, C) of the records) -> mean and standard deviation (n, *S', L) of their latents
 EncodeFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 # (indices) -> of each text by its name, one a record
@@ -85,7 +91,8 @@ class Writer:
         sums = _sums_file(file)
         if file.exists() and sums.exists():
             return
-        chosen = np.arange(number * SHARD, min((number + 1) * SHARD, len(source)))
+        size = per_shard(source.shape)
+        chosen = np.arange(number * size, min((number + 1) * size, len(source)))
         batch = source.gather(chosen)
         mean, std = encode(batch.pop("x"))
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
@@ -98,11 +105,11 @@ class Writer:
         }
         partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
-        size = 0
+        written = 0
         for i in range(len(chosen)):
             example = self.features.encode_example({name: v[i] for name, v in fields.items()})
             record = self.features.serialize_example(example)
-            size += len(record)
+            written += len(record)
             writer.write(record)
         writer.close()
         axes = tuple(range(mean.ndim - 1))
@@ -111,7 +118,7 @@ class Writer:
             sums,
             {
                 "examples": len(chosen),
-                "bytes": size,
+                "bytes": written,
                 "numbers": int(np.prod(mean.shape[:-1])),
                 "sum": first.sum(axes).tolist(),
                 "squares": (first**2 + spread**2).sum(axes).tolist(),
@@ -157,9 +164,55 @@ class Writer:
         return statistics
 
 
+def bind(directory: pathlib.Path, fingerprint: str, data: str) -> None:
+    """Notes in a directory without shards of what they are to be; compares where that is noted.
+
+    Args:
+      directory: VERSION's, made where it is absent.
+      fingerprint: of the pixels and the autoencoder's weights.
+      data: name of the pixels' set.
+
+    Raises:
+      ValueError: there are shards, of something else.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    note = directory / BOUND
+    if not note.exists() and not any(directory.glob(f"{NAME}-*.array_record-*")):
+        write_json(note, {"fingerprint": fingerprint, "data": data})
+    found = bound(directory)
+    if found is None or found["fingerprint"] != fingerprint:
+        of = "something it does not note" if found is None else f"{found['fingerprint']}"
+        raise ValueError(
+            f"{directory} is of latents of {of}, and pixels and weights of data.name={data} and "
+            f"autoencoder.weights are {fingerprint}; give another directory, or remove that one"
+        )
+
+
+def bound(directory: pathlib.Path) -> dict[str, str] | None:
+    """What `bind` has noted: "fingerprint" and "data"; None, where nothing was.
+
+    Raises:
+      DataError: the note is damaged.
+    """
+    note = directory / BOUND
+    if not note.exists():
+        return None
+    try:
+        values = json.loads(note.read_text())
+        return {name: str(values[name]) for name in ("fingerprint", "data")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{note} does not say whose latents are there: {error}") from error
+
+
 def shards(source: Source) -> int:
     """Into which its records are written."""
-    return -(-len(source) // SHARD)
+    return -(-len(source) // per_shard(source.shape))
+
+
+def per_shard(shape: Shape) -> int:
+    """Records of this shape in a shard: whatever the memory of who writes it, so that all write the
+    same."""
+    return max(1, min(SHARD, NUMBERS // math.prod(shape)))
 
 
 def _file(directory: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:

@@ -24,7 +24,8 @@ class TrainState(struct.PyTreeNode):
     opt: the optimizer's state.
     importance: by which times are drawn, see `importance.History`; as a rule nothing.
     averages: by the names of their widths, see `power_ema`; as a rule there are none.
-    images: () uint32 examples seen, where batches differ in size; as a rule nothing.
+    images: () uint32 examples seen, at most 2^32 - 1, where batches differ in size; as a rule
+      nothing.
     """
 
     step: Array

@@ -96,7 +96,9 @@ def make_train_step(
         images: Any = ()
         images_seen = (state.step + 1).astype(jnp.float32) * batch_size
         if not isinstance(state.images, tuple):
-            images = state.images + batch_size
+            # Held at the largest: after a wrap the average would forget all but the last batches.
+            left = jnp.uint32(2**32 - 1) - state.images
+            images = state.images + jnp.minimum(jnp.uint32(batch_size), left)
             images_seen = images.astype(jnp.float32)
         decay = ema.decay(images_seen, batch_size, ema_halflife_images)
         mean = averaged(opt, params) if averaged else ema.update(state.ema, params, decay)

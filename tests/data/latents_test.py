@@ -86,6 +86,26 @@ def test_a_set_has_every_record_once_with_all_that_it_had(sources, tmp_path):
     np.testing.assert_allclose(statistics.latents(statistics.normed(z)), z, rtol=1e-4, atol=1e-4)
 
 
+def test_shards_of_large_records_have_fewer(sources, tmp_path, monkeypatch):
+    assert latent_shards.per_shard((8, 8, 3)) == 8
+    monkeypatch.setattr(latent_shards, "SHARD", 512)
+    assert latent_shards.per_shard((64, 64, 3)) == 512
+    assert latent_shards.per_shard((64, 512, 512, 3)) == 5
+    assert latent_shards.per_shard((1024, 1024, 1024, 1)) == 1
+    monkeypatch.setattr(latent_shards, "NUMBERS", 4 * 4 * 10)
+    asked = []
+
+    def counted(x):
+        asked.append(len(x))
+        return encode(x)
+
+    write(tmp_path / latents.VERSION, sources, of=counted)
+    assert asked == [10, 10, 10, 5, 5]
+    stored = latents.Encoded(tmp_path / latents.VERSION, "train")
+    found = stored.gather(np.arange(35))
+    np.testing.assert_array_equal(found["x"], latents.to_bits(encode(sources["train"].x)[0]))
+
+
 def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -129,6 +149,21 @@ def test_what_was_cut_short_goes_on_and_whole_shards_stay(sources, tmp_path):
     found = contents(cut)
     del found[f"{name}.1.partial"]
     assert found == contents(whole)
+
+
+def test_a_directory_is_of_the_latents_of_one_set(sources, tmp_path):
+    home = tmp_path / latents.VERSION
+    latent_shards.bind(home, "f", "pictures")
+    assert latent_shards.bound(home) == {"fingerprint": "f", "data": "pictures"}
+    latent_shards.bind(home, "f", "pictures")
+    with pytest.raises(ValueError, match="latents of f, and .*=other .* are g; give another"):
+        latent_shards.bind(home, "g", "other")
+    write(tmp_path / "unbound", sources, finish=False)
+    with pytest.raises(ValueError, match="something it does not note"):
+        latent_shards.bind(tmp_path / "unbound", "f", "pictures")
+    (home / latent_shards.BOUND).write_text("[]")
+    with pytest.raises(DataError, match="does not say whose latents"):
+        latent_shards.bind(home, "f", "pictures")
 
 
 def test_latents_that_are_not_finite_are_no_data(sources, tmp_path):

@@ -108,6 +108,8 @@ def test_a_file_of_them_is_an_autoencoder_for_a_diffusion(weights, tmp_path):
     for found, ours in ((mean, wanted.mean), (std, wanted.std)):
         np.testing.assert_allclose(found, ours, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(frozen.decode(frozen.params, mean), y, rtol=1e-5, atol=1e-5)
+    c.autoencoder.groups = 2  # which no tensor tells
+    assert frozen_autoencoders.open_frozen(c).fingerprint != frozen.fingerprint
 
 
 def test_wrong_weights_are_refused_by_name(weights):

@@ -22,6 +22,15 @@ def small():
     return c
 
 
+def test_shapes_that_cannot_be_halved_as_often_are_no_shapes_of_samples(small):
+    small.autoencoder.channel_factors = (1, 1, 1)
+    config.check_shape(small, (12, 20, 3), "--shape")  # whatever model.patch is
+    with pytest.raises(ValueError, match=r"--shape has \(12, 10, 3\), .* 2 times; .* 4 divides"):
+        config.check_shape(small, (12, 10, 3), "--shape")
+    with pytest.raises(ValueError, match="as many axes and channels"):
+        config.check_shape(small, (12, 12, 1), "--shape")
+
+
 class Plain:
     """A posterior without noise."""
 

@@ -147,6 +147,18 @@ def test_the_average_s_half_life_is_of_the_images_that_batches_had():
     assert int(again.images) == seen and state_of(save_items(linear_state(sgd))).images == ()
 
 
+def test_more_images_than_can_be_counted_leave_the_average_as_long():
+    sgd, most = optax.sgd(0.1), 2**32 - 1
+    state = linear_state(sgd).replace(images=jnp.uint32(most - 5))
+    step = step_of(sgd, halflife=100.0)
+    for _ in range(2):
+        before = state.ema["w"]
+        state, _ = step(state, {k: v[:8] for k, v in BATCH.items()})
+        assert int(state.images) == most
+        expected = before + (1 - 0.5 ** (8 / 100)) * (state.params["w"] - before)
+        np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+
+
 def writer_of(workdir, first_step, ledger, before, images=0, batch_size=4):
     return metrics.MetricsWriter(
         workdir,
