@@ -6,30 +6,18 @@ the clone: ../shared/data/weizmann_actions.zip, or NRDM_WEIZMANN. `:smoke` is 20
 Command: bash launch/local.sh configs/weizmann_video.py
 """
 
-from nrdm_jax import config as configuration
+from nrdm_jax.config import of_file
 
 ARGUMENTS = ("smoke",)
 
 
 def get_config(arg: str = ""):
-    c = configuration.default()
+    c = of_file(__file__, "moving_emoji", arg)
     c.data.name, c.data.shape, c.data.num_classes = "weizmann", (16, 32, 32, 3), 4
-    c.model.depth, c.model.width, c.model.heads, c.model.patch = 6, 192, 6, (2, 4, 4)
-    c.model.attention = "factorised"
-    c.diffusion.logit_mean, c.diffusion.logit_std = 0.7, 1.6
-    c.optim.learning_rate, c.optim.b2 = 3e-3, 0.99
-    c.optim.warmup_steps, c.optim.schedule = 40, "cosine"
-    c.train.steps, c.train.batch_size = 400, 16
-    c.train.ema_halflife_images = 160.0
-    c.checkpoint.every, c.evaluate.every = 100, 100
-    c.evaluate.batch_size = 16
-    c.sample.examples = c.sample.batch_size = 16
-    c.log.every, c.log.sensitivity_every = 20, 20
-    if arg == "smoke":
-        c.model.depth, c.model.width = 2, 48
-        c.train.steps, c.train.batch_size, c.optim.warmup_steps = 20, 8, 1
-        c.evaluate.examples = 32
-        c.sample.examples, c.sample.batch_size, c.sample.steps = 4, 4, 4
-    elif arg:
-        raise ValueError(f"weizmann_video has no argument {arg!r}; give none, or smoke")
+    c.optim.learning_rate = 3e-3
+    if not arg:
+        c.model.depth = 6
+        c.optim.warmup_steps = 40
+        c.train.steps, c.train.batch_size = 400, 16
+        c.log.every = 20
     return c
