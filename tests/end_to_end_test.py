@@ -287,8 +287,9 @@ def test_the_other_stacks_and_data_train_draw_and_score(name, tmp_path):
 @pytest.mark.parametrize("name", ["moving_emoji", "volume_smoke"])
 def test_clips_and_solids_are_learnt_beyond_the_best_linear_denoiser(name, tmp_path):
     code, out, err = run(
-        "job", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'w'}", "--at_most=1"
-    )
+        "job", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'w'}", "--at_most=1",
+        "--config.train.steps=200",
+    )  # fmt: skip
     assert code == 0, err
     assert result(out)["ratio"] < 1
     drawn = tmp_path / "w" / "samples" / "final"
