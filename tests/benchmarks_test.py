@@ -22,7 +22,7 @@ def run(*command):
     # Without the simulated devices of the tests.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment,
-                          capture_output=True, text=True, timeout=600, check=False)  # fmt: skip
+                          capture_output=True, text=True, timeout=1200, check=False)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
