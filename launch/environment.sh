@@ -27,7 +27,8 @@ fetch_debian() {
     echo "fetching Debian's $package into $folder"
     rm -rf "$folder.partial"
     mkdir -p "$folder.partial"
-    (cd "$folder.partial" && apt-get --quiet=2 download "$package" && dpkg -x ./*.deb . && rm ./*.deb) || exit 1
+    # As whoever runs this: apt's own user may not write there, and warns of it.
+    (cd "$folder.partial" && apt-get --quiet=2 -o APT::Sandbox::User="$(id -un)" download "$package" && dpkg -x ./*.deb . && rm ./*.deb) || exit 1
     mv "$folder.partial" "$folder"
   fi
 }

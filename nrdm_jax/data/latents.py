@@ -93,11 +93,11 @@ class Encoded:
             raise DataError(f"the latents in {directory} have no split {split!r}")
         features = builder.info.features
         self._records, self._builder, self._split = builder.as_data_source(split), builder, split
-        self._further = [
-            name
+        self._further = {
+            name: feature.np_dtype  # of one number TFDS gives Python's
             for name, feature in features.items()
             if name not in ("mean", "label") and not isinstance(feature, tfds.features.Text)
-        ]
+        }
         self.shape, self.dtype = tuple(features["mean"].shape), np.dtype(np.uint16)
         self.num_classes = int(features["label"].num_classes)
         self.class_names = tuple(features["label"].names) if features["label"].names else ()
@@ -111,7 +111,10 @@ class Encoded:
         label = np.asarray([r["label"] for r in records], np.int32)
         check_labels(label, self.num_classes)
         batch = {"x": np.stack([r["mean"] for r in records]), "label": label}
-        return batch | {name: np.stack([r[name] for r in records]) for name in self._further}
+        return batch | {
+            name: np.asarray([r[name] for r in records], dtype)
+            for name, dtype in self._further.items()
+        }
 
     def captions(self, indices: np.ndarray) -> list[str]:
         return captions_of(self._builder, self._split, indices)

@@ -1,33 +1,141 @@
 """What processes read of each kind of source: rows of the same batches, each record once."""
 
+import hashlib
 import itertools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from nrdm_jax.data import sources
+from nrdm_jax.data import captions, latent_shards, sources
 from nrdm_jax.data.buckets import BucketLoader
+from nrdm_jax.data.latents import STATISTICS, Encoded, LatentSource
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.sharding.mesh import batch_sharding, make_mesh
 
 COUNT, BATCH = 24, 8
 
 
-def array_source(count=COUNT, shape=(4, 6, 3)):
+def array_source(count=COUNT, shape=(4, 6, 3), **further):
     draw = np.random.default_rng(count)
     x = draw.integers(0, 256, (count, *shape)).astype(np.uint8)
     text = draw.standard_normal((count, 2, 3), np.float32)
     return sources.ArraySource(
-        x, np.arange(count) % 3, num_classes=3, fingerprint=str(shape), further={"text": text}
+        x,
+        np.arange(count) % 3,
+        num_classes=3,
+        fingerprint=str(shape),
+        further={"extra": text, **further},
+        captions=lambda indices: [f"number {i % 7}" for i in indices],
     )
 
 
-def latents(tmp_path):
+def mapped(tmp_path):
     """Decoded to files: bfloat16 arrays, memory-mapped."""
     x = np.random.default_rng(0).standard_normal((COUNT, 2, 2, 8)).astype(jax.numpy.bfloat16)
-    source = sources.ArraySource(x, np.arange(COUNT) % 3, num_classes=3, fingerprint="latents")
+    source = sources.ArraySource(x, np.arange(COUNT) % 3, num_classes=3, fingerprint="mapped")
     return sources.decoded(source, tmp_path)
+
+
+def latents(tmp_path):
+    """Two shards of an encoded set, whose latents are drawn anew each time: what tells them apart
+    is their number."""
+    if not (tmp_path / STATISTICS).exists():
+        splits = {
+            "train": array_source(number=np.arange(COUNT, dtype=np.int32)),
+            "heldout": array_source(4, number=np.arange(4, dtype=np.int32)),
+        }
+        writer = latent_shards.Writer(tmp_path, (2, 3, 3), splits["train"])
+        for split, source in splits.items():
+            for number in range(latent_shards.shards(source)):
+                writer.write(source, split, number, encode, lambda _: {})
+        writer.finish(splits, fingerprint="f", weights="w")
+    stored = Encoded(tmp_path, "train")
+    return LatentSource(stored, stored.statistics)
+
+
+def encode(x):
+    mean = x[:, ::2, ::2].astype(np.float32) / 64
+    return mean, np.ones_like(mean)
+
+
+def captioned(table):
+    records = array_source()
+    different, rows = captions.different(records)
+    return captions.CaptionedSource(
+        records, rows, table(len(different)), fingerprint="table", with_class=False
+    )
+
+
+def tokens(count):
+    return captions.Tokens(np.arange(count * 5, dtype=np.int32).reshape(count, 5))
+
+
+def states(count):
+    ends = np.cumsum(np.arange(count) % 4)
+    draw = np.random.default_rng(3)
+    return captions.States(draw.standard_normal((ends[-1], 6), np.float32), ends, 4)
+
+
+def with_segmentation(_):
+    """Volumes that their segmentation tells: the two are mirrored together."""
+    mask = np.random.default_rng(4).integers(0, 3, (COUNT, 3, 4, 5)).astype(np.uint8)
+    return sources.ArraySource(
+        np.stack([mask * 100, 7 * mask], axis=-1),
+        np.arange(COUNT) % 3,
+        num_classes=3,
+        fingerprint="segmentation",
+        further={"segmentation": mask},
+        seen_classes=3,
+    )
+
+
+def prepared(name, shape, tmp_path):
+    return sources.open_source(
+        f"{name}:{tmp_path / 'items'}",
+        "train",
+        shape=shape,
+        num_classes=3,
+        data_dir=str(tmp_path / "prepared"),
+        in_memory_bytes=0,
+    )
+
+
+def items(tmp_path, count, write):
+    """Files in three folders of classes, and one that is held out."""
+    for i in range(count):
+        for path in [f"train/{i % 3}/{i}", *(["val/0/0"] if i == 0 else [])]:
+            file = tmp_path / "items" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not any(file.parent.glob(f"{file.name}.*")):
+                write(file, i)
+
+
+def image_folder(tmp_path):
+    from PIL import Image
+
+    x = array_source().x
+    items(tmp_path, COUNT, lambda file, i: Image.fromarray(x[i]).save(f"{file}.png"))
+    return prepared("image_folder", (4, 6, 3), tmp_path)
+
+
+def video_folder(tmp_path):
+    """Clips of two frames."""
+    from PIL import Image
+
+    def write(file, i):
+        first, second = (Image.fromarray(np.full((8, 8, 3), grey + 8 * i, np.uint8))
+                         for grey in (10, 50))  # fmt: skip
+        first.save(f"{file}.gif", save_all=True, append_images=[second], duration=100)
+
+    items(tmp_path, COUNT, write)
+    return prepared("video_folder", (2, 8, 8, 3), tmp_path)
 
 
 def tfds_source(tmp_path):
@@ -61,9 +169,15 @@ def tfds_source(tmp_path):
 
 SOURCES = {
     "array": lambda _: array_source(),
-    "latents": latents,
+    "mapped": mapped,
     "synthetic": lambda _: sources.synthetic((4, 6, 3), 3, "heldout"),
     "tfds": tfds_source,
+    "latents": latents,
+    "tokens": lambda _: captioned(tokens),
+    "states": lambda _: captioned(states),
+    "segmentation": with_segmentation,
+    "image_folder": image_folder,
+    "video_folder": video_folder,
 }
 
 
@@ -73,8 +187,9 @@ def opened(kind, tmp_path, *, sharding=None, part=None, threads=1):
 
     def loader(source, size=BATCH):
         rows = None if part is None else np.split(np.arange(size), part[1])[part[0]]
+        read = source.drawn(5) if isinstance(source, LatentSource) else None
         return Loader(source, batch_size=size, seed=5, flip=True, threads=threads,
-                      sharding=sharding, rows=rows)  # fmt: skip
+                      sharding=sharding, rows=rows, read=read)  # fmt: skip
 
     if kind == "buckets":
         shapes = {(4, 6, 3): 8, (8, 4, 3): 16, (2, 2, 3): 8}
@@ -84,7 +199,7 @@ def opened(kind, tmp_path, *, sharding=None, part=None, threads=1):
     return loader(source), len(source)
 
 
-KINDS = ("array", "latents", "synthetic", "tfds", "buckets")
+KINDS = (*SOURCES, "buckets")
 
 
 def batches(loader, count, records_seen=0):
@@ -105,9 +220,15 @@ def assert_equal(ours, theirs):
 
 
 def content(batch):
-    """Of each example, with its flip undone: the lesser of it and its mirror image."""
-    pairs = ((x.tobytes(), x[..., ::-1, :].tobytes()) for x in batch["x"])
-    return [(str(batch["x"].shape[1:]), min(pair)) for pair in pairs]
+    """What tells each example: its number, or all of it with its flip undone, the lesser of it and
+    its mirror image."""
+    if "number" in batch:
+        return batch["number"].tolist()
+    x, seen = batch["x"], batch.get("segmentation", batch["x"][..., 0])
+    return [
+        min((x.tobytes(), seen.tobytes()), (x[..., ::-1, :].tobytes(), seen[..., ::-1].tobytes()))
+        for x, seen in zip(x, seen, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,3 +283,76 @@ def test_a_batch_is_on_its_devices_as_the_mesh_divides_it(tmp_path):
         assert all(isinstance(value, jax.Array) for value in batch.values())
         assert batch["x"].sharding == batch_sharding(mesh)
         assert batch["x"].addressable_shards[3].data.shape[0] == batch["x"].shape[0] // 8
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+APART = ("buckets", "image_folder", "latents", "segmentation", "states")
+STEPS = 6  # over the end of an epoch
+
+
+def digests(rows):
+    """{name: of each row}, of arrays by their name."""
+    return {
+        name: [hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest() for row in values]
+        for name, values in rows.items()
+    }
+
+
+def read_apart(tmp_path, port, process):
+    """One of two processes with two devices each: a line of JSON, of each kind and step the rows
+    that are here and their digests."""
+    from nrdm_jax.processes import distributed
+
+    distributed.start(f"127.0.0.1:{port}", 2, process)
+    sharding = batch_sharding(make_mesh({"data": 2, "fsdp": 2}))
+    found = {}
+    for kind in APART:
+        loader, _ = opened(kind, tmp_path / kind, sharding=sharding, threads=2)
+        found[kind] = []
+        for batch in itertools.islice(loader.iterate(0), STEPS):
+            here = sorted(batch["x"].addressable_shards, key=lambda shard: shard.index[0].start)
+            numbers = [i for shard in here for i in range(*shard.index[0].indices(BATCH * 2))]
+            rows = {
+                name: np.concatenate([
+                    np.asarray(shard.data) for shard in
+                    sorted(value.addressable_shards, key=lambda shard: shard.index[0].start)
+                ])
+                for name, value in batch.items()
+            }  # fmt: skip
+            found[kind].append([numbers[: len(rows["x"])], digests(rows)])
+    (tmp_path / f"{process}.json").write_text(json.dumps(found))
+    distributed.leave(0)
+
+
+def test_processes_that_were_started_apart_read_the_rows_of_one(tmp_path):
+    expected = {}
+    for kind in APART:  # and so prepares what is read from files
+        (tmp_path / kind).mkdir()
+        expected[kind] = batches(opened(kind, tmp_path / kind)[0], STEPS)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path), str(port), str(i)],
+            cwd=ROOT,
+            env=dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT),
+                     XLA_FLAGS="--xla_force_host_platform_device_count=2"),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    found = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
+    for kind in APART:
+        for step, batch in enumerate(expected[kind]):
+            whole, seen = digests(batch), []
+            for part in found:
+                numbers, rows = part[kind][step]
+                assert rows == {name: [values[i] for i in numbers]
+                                for name, values in whole.items()}  # fmt: skip
+                seen += numbers
+            assert sorted(seen) == list(range(len(batch["x"])))
+
+
+if __name__ == "__main__":
+    read_apart(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
