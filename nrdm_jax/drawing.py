@@ -84,6 +84,7 @@ def generator(
       ValueError: as `predictions.check`.
     """
     c = config.sample
+    see = networks.see(config)
     solve, times_at = trajectory(config, path, steps)
     sample = make_sample_fn(
         apply,
@@ -100,7 +101,7 @@ def generator(
             and config.diffusion.variance_weight > 0
         ),
         preview_times=preview_times,
-        finish=_completed if config.data.seen in ("frames", "box") else lambda x, given: x,
+        finish=_completed if see is not None and see.itself else lambda x, given: x,
     )
     return Generator(sample, mesh, batch_size(config, mesh))
 
@@ -155,7 +156,7 @@ def prompts(
         batch = finish({name: jnp.asarray(values) for name, values in found.items()})
         x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
         keys = noise.keys_of_seeds(jnp.asarray(seeds[part], jnp.uint32))
-        given = objectives.given_of(batch, see and see(batch, x0, keys))
+        given = objectives.given_of(batch, known.look(see, batch, x0, keys)[0])
         parts.append({name: np.asarray(value) for name, value in given.items()})
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 

@@ -14,6 +14,7 @@ from nrdm_jax.data import loader
 from nrdm_jax.data.captions import plain
 from nrdm_jax.data.sources import Source
 from nrdm_jax.diffusion import (
+    known,
     likelihood,
     losses,
     noise,
@@ -53,7 +54,8 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
             return apply(params, x_t, t, given)
 
         x0 = objectives.to_model_range(batch["x"], config.data.scale, config.data.shift)
-        given = objectives.given_of(batch, see and see(batch, x0, noise.keys_of_seeds(seeds)))
+        seen, unknown = known.look(see, batch, x0, noise.keys_of_seeds(seeds))
+        given = objectives.given_of(batch, seen)
         return losses.level_sums(
             denoise,
             path,
@@ -63,6 +65,7 @@ def level_sums(config, apply: objectives.ApplyFn, path: Path, mesh: Mesh):
             given,
             batch["mask"],
             seeds,
+            unknown,
         )
 
     return jax.jit(sums, out_shardings=replicated(mesh))
@@ -129,13 +132,12 @@ def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
       probes: of the divergence, 0: exact.
       steps: see `likelihood.bits_per_dim`.
     """
-    if config.data.seen in ("frames", "box"):
+    if (see := networks.see(config)) is not None and see.itself:
         raise ValueError(
             f"--likelihood with data.seen={config.data.seen}: a part of an example is known, and "
             "has no bits"
         )
     shape, prediction = tuple(config.data.shape), config.diffusion.prediction
-    see = networks.see(config)
     plain = config.copy_and_resolve_references()
     # Derivatives forwards do not pass through a memory mode or a kernel that has its own backwards.
     plain.model.memory, plain.model.attention_kernel = "none", "xla"
@@ -149,7 +151,8 @@ def bits_sums(config, path: Path, mesh: Mesh, *, probes: int, steps: int):
             return predictions.to_x0_eps(path, prediction, output, x_t, t)
 
         x0 = objectives.to_model_range(x, config.data.scale, config.data.shift)
-        given = objectives.given_of(batch, see and see(batch, x0, noise.keys_of_seeds(seeds)))
+        seen, _ = known.look(see, batch, x0, noise.keys_of_seeds(seeds))
+        given = objectives.given_of(batch, seen)
         pixel = 2 / 255 if x.dtype == jnp.uint8 else config.data.scale
         if x.dtype == jnp.uint8:
             x0 = x0 + pixel * (noise.uniform_of_seeds(seeds, shape) - 0.5)

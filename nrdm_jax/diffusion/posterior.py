@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nrdm_jax.diffusion.known import mean_over
 from nrdm_jax.diffusion.samplers.exponential import nodes
 from nrdm_jax.diffusion.schedules import STEPS, Path, broadcast
 from nrdm_jax.signatures import Array
@@ -58,7 +59,15 @@ def log_variance(of: Step, v: Array) -> Array:
     return low + 0.5 * (v + 1.0) * gap
 
 
-def bound(path: Path, x0: Array, x0_hat: Array, v: Array, t_B: Array, pixels: bool) -> Array:
+def bound(
+    path: Path,
+    x0: Array,
+    x0_hat: Array,
+    v: Array,
+    t_B: Array,
+    pixels: bool,
+    where: Array | None = None,
+) -> Array:
     """The term of the variational bound of a thousand steps that t belongs to, (B,) in bits a
     number: KL(q(x_s | x_t, x0) || p(x_s | x_t)), s = t - 1/1000, and -log2 p(x0 | x_t) where s is
     before t_min (Nichol & Dhariwal, eq. 4 to 7, as in DiT).
@@ -72,6 +81,7 @@ def bound(path: Path, x0: Array, x0_hat: Array, v: Array, t_B: Array, pixels: bo
         from it: v. The caller stops the gradient of the estimate.
       t_B: times in [t_min, t_max].
       pixels: x0 are uint8 pixels, see `log_likelihood`.
+      where: the places that count, see `known.mean_over`.
     """
     s_B = t_B - 1.0 / STEPS
     last = s_B < path.t_min - 1e-3 / STEPS  # whole thousandths are not exact
@@ -86,7 +96,7 @@ def bound(path: Path, x0: Array, x0_hat: Array, v: Array, t_B: Array, pixels: bo
     kl = 0.5 * (more + jnp.expm1(-more) + squares)
     decoder = -log_likelihood(x0, x0_hat, log_var, pixels)
     nats = jnp.where(broadcast(last, v), decoder, kl)
-    return jnp.mean(nats, axis=tuple(range(1, v.ndim))) / np.float32(np.log(2.0))
+    return mean_over(nats, where) / np.float32(np.log(2.0))
 
 
 def log_likelihood(x0: Array, mean: Array, log_var: Array, pixels: bool) -> Array:

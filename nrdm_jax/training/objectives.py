@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nrdm_jax.diffusion.importance import History, Importance
-from nrdm_jax.diffusion.known import See
+from nrdm_jax.diffusion.known import See, look
 from nrdm_jax.diffusion.losses import random_terms
 from nrdm_jax.diffusion.schedules import Path, broadcast, log_snr
 from nrdm_jax.signatures import Array, Batch, Given, Metrics, ObjectiveFn, Params
@@ -60,7 +60,7 @@ def diffusion_objective(
         objective's argument `history`, and its metric `importance` is what was observed: means over
         the examples that make the next history.
       nothing: what is given -> what takes its place with probability `dropout`.
-      see: what is known of an example, see `diffusion.known`.
+      see: what is known of an example, see `diffusion.known`; what is not is what counts.
       scale, shift: see `to_model_range`.
       variance_weight: the network learns a variance: factor of its bound, which is added. 1 is
         L_simple + 0.001 L_vlb of a thousand steps (Nichol & Dhariwal, arXiv 2102.09672, eq. 16),
@@ -85,7 +85,8 @@ def diffusion_objective(
         dropped = jax.vmap(lambda k: jax.random.bernoulli(k, dropout))(both[:, 0])
         x0 = to_model_range(batch["x"], scale, shift)
         seeing = jax.vmap(jax.random.fold_in, in_axes=(0, None))(both[:, 0], 1)
-        given = given_of(batch, see and see(batch, x0, seeing))
+        seen, unknown = look(see, batch, x0, seeing)
+        given = given_of(batch, seen)
         given = jax.tree.map(
             lambda none, value: jnp.where(broadcast(dropped, value), none, value),
             nothing(given),
@@ -113,6 +114,7 @@ def diffusion_objective(
             x0,
             given,
             both[:, 1],
+            where=unknown,
             learned_variance=variance_weight > 0,
             pixels=batch["x"].dtype == jnp.uint8,
         )

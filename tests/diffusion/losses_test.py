@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nrdm_jax.diffusion import losses, schedules, times
+from nrdm_jax.diffusion import known, losses, schedules, times
 
 PATH = schedules.rectified_flow()
 
@@ -54,3 +54,23 @@ def test_levels_count_exactly_the_unmasked_and_ignore_the_batching():
         np.testing.assert_allclose(a, b, rtol=1e-6)
     # x0 error of a zero velocity is that of x_t itself: t^2 |eps - x0|^2
     np.testing.assert_allclose(whole[1], whole[0] * jnp.asarray([0.04, 0.49]), rtol=1e-4)
+
+
+def test_only_what_is_not_known_counts():
+    """An output that is the truth but where the example is known, and there anything, loses
+    nothing; one that is wrong by 2 elsewhere loses 4, however few those places are."""
+    x0, eps = (jax.random.normal(jax.random.key(i), (5, 4, 6, 6, 2)) for i in range(2))
+    t = jnp.linspace(0.2, 0.8, 5)
+    x_t = schedules.add_noise(PATH, x0, eps, t)
+    keys = jax.random.split(jax.random.key(2), 5)
+    for see in (known.first_frames(3), known.around_a_box()):
+        seen, unknown = known.look(see, {}, x0, keys)
+        assert seen is not None and unknown is not None
+        for wrong, loss in ((0.0, 0.0), (2.0, 4.0)):
+            output = eps - x0 + jnp.where(unknown > 0, wrong, 1e3)
+            found, error = losses.loss_and_error(PATH, "velocity", output, x_t, x0, eps, t, unknown)
+            np.testing.assert_allclose(found, loss, rtol=1e-5, atol=1e-9)
+            np.testing.assert_allclose(error, loss * t**2, rtol=1e-5, atol=1e-9)
+    classes = {"segmentation": jnp.zeros(x0.shape[:-1], jnp.uint8)}
+    assert known.look(known.segmentation(2), classes, x0, keys)[1] is None
+    assert known.look(None, {}, x0, keys) == (None, None)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from nrdm_jax.checkpointing.manager import Checkpoints
-from nrdm_jax.diffusion import schedules, times
+from nrdm_jax.diffusion import known, schedules, times
 from nrdm_jax.diffusion.importance import Importance
 from nrdm_jax.sharding.mesh import batch_sharding, make_mesh, replicated
 from nrdm_jax.training.objectives import diffusion_objective
@@ -63,6 +63,14 @@ def test_at_its_start_the_uncertainty_changes_neither_loss_nor_gradient():
         for f in (learned, objective())
     ]
     assert slopes[0] == slopes[1] != 0
+
+
+def test_what_is_known_of_an_example_is_not_learnt():
+    """The first three of four rows are known and far off; the last, 0.5, is what counts."""
+    batch = {"x": X.at[:, :3].set(9.0), "label": BATCH["label"]}
+    plain, _ = objective()({"w": 0.0}, BATCH, KEYS)
+    loss, _ = objective(see=known.first_frames(3))({"w": 0.0}, batch, KEYS)
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
 
 
 BY_IMPORTANCE = Importance(PATH.t_min, PATH.t_max, bins=3, remembered=4)
