@@ -115,6 +115,10 @@ PROMPTS = 64  # held-out records whose texts are read, and places seen, at a tim
 
 def by_class(config) -> bool:
     """Whether samples are given a class and nothing else."""
+    return configuration.with_class(config) and _label_alone(config)
+
+
+def _label_alone(config) -> bool:
     return set(networks.given(config, 1)) == {"label"}
 
 
@@ -145,7 +149,9 @@ def prompts(
         labels = seeds % config.data.num_classes if labels is None else labels
         return {"label": np.asarray(labels, np.int32)}
     if labels is not None:
-        raise ValueError("samples of this run are given more than a class; leave out --labels")
+        raise ValueError("samples of this run are not given a class alone; leave out --labels")
+    if _label_alone(config):
+        return {"label": np.full(len(seeds), config.data.num_classes, np.int32)}
     records = heldout()
     numbers = _spread(len(seeds), len(records))
     see, finish = networks.see(config), texts.finish(config)

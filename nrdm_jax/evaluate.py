@@ -47,8 +47,8 @@ def run() -> None:
         )
     if not f.metrics and (f.net or f.weights or f.by_class or f.npz):
         raise ValueError("--net, --weights, --by_class and --npz go with --metrics; give it, too")
-    if f.by_class and config.text.encoder != "none" and not config.text.with_class:
-        raise ValueError("--by_class: samples of this run have captions and no class; leave it out")
+    if f.by_class and not configuration.with_class(config):
+        raise ValueError("--by_class: samples of this run are given no class; leave it out")
     if f.metrics and f.samples < 2:
         raise ValueError(f"--samples={f.samples} with --metrics; give at least 2")
     command_line.start_processes()

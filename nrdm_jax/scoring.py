@@ -137,7 +137,7 @@ def _comparable(config, workdir: str):
     alike = {
         "diffusion": ("path", "shift", "sigma_min", "sigma_max", "sigma_data", "t_min", "t_max",
                       "prediction"),
-        "data": ("shape", "num_classes", "scale", "shift"),
+        "data": ("shape", "num_classes", "with_class", "scale", "shift"),
         "autoencoder": ("name", "weights", "encoded"),
         "text": ("encoder", "length", "weights", "width", "with_class"),
     }  # fmt: skip

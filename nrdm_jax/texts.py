@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from nrdm_jax import config as configuration
 from nrdm_jax import networks
 from nrdm_jax.data import captions
 from nrdm_jax.data.sources import Source
@@ -34,18 +35,20 @@ def is_read(config) -> bool:
 
 
 def source(config, records: Source, data_dir: str) -> Source:
-    """The records with what is given of their captions; as they are, where these are not read.
+    """The records with what is given of their captions, where these are read; and without their
+    classes, where no network is told of them.
 
     Args:
-      records: that have captions.
+      records: that have captions, where they are read.
       data_dir: under which states are kept.
 
     Raises:
       ValueError: as `encoder`.
       DataError: the records have no captions.
     """
+    given: Source = records if configuration.with_class(config) else captions.Unlabelled(records)
     if not is_read(config):
-        return records
+        return given
     t = config.text
     different, rows = captions.different(records)
     tokens, cut = _tokens(config, different)
@@ -72,9 +75,7 @@ def source(config, records: Source, data_dir: str) -> Source:
             table = states
         else:
             _network(config)  # refused now, and not with the first batch
-    return captions.CaptionedSource(
-        records, rows, table, fingerprint=f"{name} {t.length}", with_class=t.with_class
-    )
+    return captions.CaptionedSource(given, rows, table, fingerprint=f"{name} {t.length}")
 
 
 def encoder(config) -> Encoder:

@@ -20,6 +20,7 @@ from nrdm_jax.config.tree import (
     of_file,
     patch_of,
     to_dict,
+    with_class,
 )
 
 __all__ = [
@@ -42,4 +43,5 @@ __all__ = [
     "sizes_differ",
     "to_dict",
     "validate",
+    "with_class",
 ]

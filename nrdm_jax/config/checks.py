@@ -127,6 +127,12 @@ def _check_numbers(c) -> None:
         "set it to 1, or train with label dropout",
     )
     require(
+        c.data.with_class or c.text.encoder != "none" or c.sample.guidance == 1,
+        "sample.guidance",
+        f"is {c.sample.guidance}, and data.with_class=False: there is nothing to be guided to",
+        "set it to 1",
+    )
+    require(
         c.train.batch_size % c.train.micro_batches == 0,
         "train.micro_batches",
         f"is {c.train.micro_batches}, which does not divide train.batch_size={c.train.batch_size}",

@@ -66,6 +66,10 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: c.data.name.partition(":")[0] in ("weizmann", "video_folder"),
         "data.name",
     ),
+    "data.with_class": (
+        lambda c: c.task == "diffusion" and c.text.encoder == "none",
+        "text.encoder",
+    ),
     "data.seen_classes": (lambda c: c.data.seen == "segmentation", "data.seen"),
     "data.seen_frames": (lambda c: c.data.seen == "frames", "data.seen"),
     "text.length": (_reads("bytes", "minilm", "t5", "clip"), "text.encoder"),

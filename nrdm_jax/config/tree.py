@@ -112,6 +112,8 @@ def default() -> ml_collections.ConfigDict:
     # changes the order of the data.
     c.data.bucket_multiple = 8
     c.data.num_classes = 10
+    # The network is told the class of a record; False: nothing. Of captions see text.with_class.
+    c.data.with_class = True
     c.data.dir = placeholder(str)  # prepared sets; else TFDS_DATA_DIR, else .cache/data
     c.data.corrupt = "skip"  # skip | fail: pictures and videos that cannot be read
     c.data.frame_stride = 1  # of weizmann and video_folder: frames from one of a clip to the next
@@ -350,6 +352,11 @@ def of_file(file: str, name: str, argument: str = "") -> ml_collections.ConfigDi
     """The config of the file `name`.py beside `file`, for a config that changes a few of its
     fields."""
     return runpy.run_path(str(pathlib.Path(file).with_name(f"{name}.py")))["get_config"](argument)
+
+
+def with_class(config) -> bool:
+    """Whether the network is told the class of a record, and not that of none."""
+    return config.data.with_class if config.text.encoder == "none" else config.text.with_class
 
 
 def patch_of(config) -> tuple[int, ...]:

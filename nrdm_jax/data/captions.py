@@ -61,6 +61,26 @@ class States:
         return {"text": text, "text_mask": mask}
 
 
+class Unlabelled:
+    """The records of a source with the label of no class, `num_classes`."""
+
+    def __init__(self, records: Source):
+        self.records = records
+        self.shape, self.dtype = records.shape, records.dtype
+        self.num_classes, self.class_names = records.num_classes, records.class_names
+        self.fingerprint = fingerprint_of(records.fingerprint, "no class")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = self.records.gather(indices)
+        return batch | {"label": np.full_like(batch["label"], self.num_classes)}
+
+    def captions(self, indices: np.ndarray) -> list[str]:
+        return self.records.captions(indices)
+
+
 class CaptionedSource:
     """The records of a source, and what a table says of their captions.
 
@@ -69,7 +89,6 @@ class CaptionedSource:
       rows: (records,): the row of each one's caption.
       table: see `Table`.
       fingerprint: of what makes the table's rows of captions.
-      with_class: the label is given as well; without, it is that of no class, `num_classes`.
     """
 
     def __init__(
@@ -79,33 +98,28 @@ class CaptionedSource:
         table: Table,
         *,
         fingerprint: str,
-        with_class: bool,
     ):
         self.records, self._rows, self._table = records, rows, table
-        self._with_class = with_class
         self.shape, self.dtype = records.shape, records.dtype
         self.num_classes, self.class_names = records.num_classes, records.class_names
-        self.fingerprint = fingerprint_of(records.fingerprint, fingerprint, with_class)
+        self.fingerprint = fingerprint_of(records.fingerprint, fingerprint)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        batch = self.records.gather(indices)
-        if not self._with_class:
-            batch["label"] = np.full_like(batch["label"], self.num_classes)
-        return batch | self._table.gather(self._rows[indices])
+        return self.records.gather(indices) | self._table.gather(self._rows[indices])
 
     def captions(self, indices: np.ndarray) -> list[str]:
         return self.records.captions(indices)
 
 
 def plain(source: Source) -> Source:
-    """The records without what is given with their captions, labels as they are; of latents
-    too."""
+    """The records as the data set has them, with their labels, and without what is given of their
+    captions; of latents too."""
     if isinstance(source, LatentSource):
         return LatentSource(plain(source.stored), source.statistics)
-    return source.records if isinstance(source, CaptionedSource) else source
+    return plain(source.records) if isinstance(source, CaptionedSource | Unlabelled) else source
 
 
 def different(source: Source) -> tuple[list[str], np.ndarray]:

@@ -43,7 +43,10 @@ def captioned(tmp_path=None, with_class=False, encode=states_of, source=None):
     if tmp_path is not None:
         table = captions.encoded(tokens_of(different), encode, tmp_path / "texts", ("k", different))
     return captions.CaptionedSource(
-        source, rows, table, fingerprint=f"e {LENGTH}", with_class=with_class
+        source if with_class else captions.Unlabelled(source),
+        rows,
+        table,
+        fingerprint=f"e {LENGTH}",
     )
 
 

@@ -69,7 +69,7 @@ def captioned(table):
     records = array_source()
     different, rows = captions.different(records)
     return captions.CaptionedSource(
-        records, rows, table(len(different)), fingerprint="table", with_class=False
+        captions.Unlabelled(records), rows, table(len(different)), fingerprint="table"
     )
 
 
