@@ -169,6 +169,7 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ({"optim.sensitivity_penalty": 0.1, "optim.sensitivity_examples": 65}, "give fewer"),
         ({"optim.sensitivity_penalty": 0.1, "model.name": "continuous"}, "solver of model.name"),
         ({"model.label_dropout": 0.0, "sample.guidance": 2.0}, "sample.guidance is 2.0"),
+        ({"data.with_class": False, "sample.guidance": 2.0}, "nothing to be guided to"),
         (
             {"diffusion.times": "importance", "diffusion.uncertainty": True},
             "makes those of all times alike",

@@ -211,3 +211,21 @@ def test_a_run_is_looked_at_without_its_encoder(text_config):
     assert networks.text_width(c) == 24
     c.text.weights = None
     assert networks.text_width(c) == 384  # the package's
+
+
+def test_without_a_class_all_records_and_samples_are_of_none(tiny_config, tmp_path):
+    c = tiny_config
+    classes = build.source(c, "train", str(tmp_path)).gather(np.arange(5))
+    c.data.with_class = False
+    records, null = build.source(c, "train", str(tmp_path)), c.data.num_classes
+    found = records.gather(np.arange(5))
+    assert set(found["label"]) == {null}
+    np.testing.assert_array_equal(found["x"], classes["x"])
+    np.testing.assert_array_equal(
+        captions.plain(records).gather(np.arange(5))["label"], classes["label"]
+    )
+    given = drawing.prompts(c, np.arange(3), lambda: pytest.fail("opened"))
+    assert set(given) == {"label"} and given["label"].tolist() == [null] * 3
+    assert not drawing.by_class(c)
+    with pytest.raises(ValueError, match="leave out --labels"):
+        drawing.prompts(c, np.arange(1), lambda: None, labels=np.asarray([1]))
