@@ -37,7 +37,9 @@ class Statistics:
 
     def normed(self, z: np.ndarray) -> np.ndarray:
         """Latents (..., L) as a diffusion's network sees them."""
-        return (z - np.asarray(self.shift, np.float32)) * np.asarray(self.scale, np.float32)
+        x = z - np.asarray(self.shift, np.float32)
+        x *= np.asarray(self.scale, np.float32)
+        return x
 
     def latents(self, x: np.ndarray) -> np.ndarray:
         """The inverse of `normed`."""
@@ -154,9 +156,12 @@ class LatentSource:
             batch = self.stored.gather(indices)
             mean, std = of_bits(batch["x"]), of_bits(batch.pop("std"))
             if np.any(std):
-                draws = (np.random.default_rng([seed, int(record), 2]) for record in records)
-                noise = [draw.standard_normal(self.shape, np.float32) for draw in draws]
-                mean = mean + std * np.stack(noise)
+                noise = np.empty_like(mean)
+                for one, record in zip(noise, records, strict=True):
+                    draw = np.random.default_rng([seed, int(record), 2])
+                    draw.standard_normal(dtype=np.float32, out=one)
+                noise *= std
+                mean += noise
             return batch | {"x": self.statistics.normed(mean)}
 
         return gather
