@@ -45,7 +45,18 @@ def source(config, split: str, data_dir: str, poll: Callable[[], None] = lambda:
     """
     if not autoencoding.in_latents(config):
         return build.source(config, split, data_dir)
-    home = encoding.encoded(config, config.data.dir or data_dir, poll)
+    data_dir = config.data.dir or data_dir
+    return latents(config, encoding.encoded(config, data_dir, poll), split, data_dir)
+
+
+def latents(config, home: pathlib.Path, split: str, data_dir: str) -> LatentSource:
+    """Those of a split of the set in `home`, in memory where `data.in_memory_gib` lets them, and
+    what is given of their captions, which is kept under `data_dir`.
+
+    Raises:
+      ValueError: the set has no latents of this shape, or with so many classes.
+      DataError: it is damaged.
+    """
     stored: Source = Encoded(home, split)
     for field, wanted, found in (
         ("data.shape", tuple(config.data.shape), stored.shape),
@@ -55,9 +66,8 @@ def source(config, split: str, data_dir: str, poll: Callable[[], None] = lambda:
             raise ValueError(f"{field} is {wanted}, and the latents in {home} have {found}")
     statistics = Statistics.read(home / "statistics.json")
     if len(stored) * 4 * np.prod(stored.shape) <= config.data.in_memory_gib * 2**30:
-        stored = decoded(stored, pathlib.Path(config.data.dir or data_dir) / "decoded")
-    stored = texts.source(config, stored, config.data.dir or data_dir)
-    return LatentSource(stored, statistics)
+        stored = decoded(stored, pathlib.Path(data_dir) / "decoded")
+    return LatentSource(texts.source(config, stored, data_dir), statistics)
 
 
 def training_sources(
