@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nrdm_jax import autoencoding, build, encoding, frozen_autoencoders, texts
+from nrdm_jax.data import listings
 from nrdm_jax.data.latents import Encoded, LatentSource, Statistics
 from nrdm_jax.data.sources import Source, decoded
 from nrdm_jax.processes import distributed
@@ -23,15 +24,16 @@ STATISTICS = "latents.json"  # in a workdir: those of the run's latents
 
 @contextlib.contextmanager
 def writer_first(config, name: str) -> Iterator[None]:
-    """As `distributed.writer_first`, of what opens records. The weights of an autoencoder are read
-    before, by all processes at once: those of a run are restored by a collective.
+    """As `distributed.writer_first`, of what opens records: a folder of files is listed by the
+    writer alone, once. The weights of an autoencoder are read before, by all processes at once:
+    those of a run are restored by a collective.
 
     Raises:
       ValueError: as `frozen_autoencoders.open_frozen`.
     """
     if autoencoding.in_latents(config):
         frozen_autoencoders.open_frozen(config)
-    with distributed.writer_first(name):
+    with distributed.writer_first(name) as found, listings.remembered(found):
         yield
 
 

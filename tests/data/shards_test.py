@@ -130,6 +130,8 @@ def test_two_processes_of_one_job_hold_rows_of_the_batches_of_one(home, tmp_path
     told = [process.communicate(timeout=400)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     found = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2)]
+    # Folders are listed by the first, and the other is told of them: pictures, two buckets, clips.
+    assert found[0]["told"] == found[1]["told"] and len(found[0]["told"]) == 4
     for kind, of_kind in wanted.items():
         for i, sizes in enumerate(SPLIT):
             shared = sizes["data"] == 1  # each process has a part of every example

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from PIL import Image
 
-from nrdm_jax.data import captions, latent_shards, latents, sources
+from nrdm_jax.data import captions, latent_shards, latents, listings, sources
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.builders import hippocampus
 from nrdm_jax.data.loader import Loader
@@ -259,11 +259,12 @@ def read(home, kind, mesh, more=2):
 def main(home, port, process, processes, out):
     distributed.start(f"127.0.0.1:{port}", int(processes), int(process))
     assert jax.device_count() == 8 and jax.process_count() == int(processes)
-    found = {
-        kind: [read(pathlib.Path(home), kind, make_mesh(sizes)) for sizes in SPLIT]
-        for kind in KINDS
-    }
-    pathlib.Path(out).write_text(json.dumps(found))
+    home = pathlib.Path(home)
+    with distributed.writer_first("sources") as told, listings.remembered(told):
+        for kind in KINDS:
+            source(kind, home)
+    found = {kind: [read(home, kind, make_mesh(sizes)) for sizes in SPLIT] for kind in KINDS}
+    pathlib.Path(out).write_text(json.dumps(found | {"told": told}))
     distributed.leave(0)
 
 
