@@ -2,6 +2,12 @@
 and gone on with after a stop."""
 
 import itertools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +135,24 @@ def test_class_and_text_are_left_out_together_and_as_often_as_asked(text_config,
     kept = np.asarray(given["tokens"])[~dropped]
     np.testing.assert_array_equal(kept, np.asarray(batch["tokens"])[~dropped])
     assert abs(dropped.mean() - 0.3) < 4 * (0.3 * 0.7 / 512) ** 0.5
+
+
+@pytest.mark.slow
+def test_two_processes_whose_devices_differ_in_bits_give_samples_the_same(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = pathlib.Path(__file__).with_name("prompted.py")
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2]), "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen([sys.executable, script, port, str(i), "2", tmp_path / f"{i}.json"],
+                         env=environment)
+        for i in range(2)
+    ]  # fmt: skip
+    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    one, other = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
+    assert one.pop("own") != other.pop("own")
+    assert one == other and set(one) == {"label", "text", "text_mask", "text_pooled"}
 
 
 def test_guidance_is_away_from_no_text(text_config, fill_zeros):
