@@ -16,6 +16,7 @@ from nrdm_jax import (
     programs,
     records,
     reports,
+    restoring,
     run_weights,
     trees,
 )
@@ -120,7 +121,8 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     parts, batches, workdir = job.parts, job.batches, home.path
     config, last_step = parts.config, parts.config.train.steps
     with ledger.account("restore"):
-        state, begun = _start(parts, checkpoints, batches.fingerprint)
+        kept = workdir / run_weights.CHECKPOINTS
+        state, begun = _start(parts, checkpoints, kept, batches.fingerprint)
         first_step = int(state.step)
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
@@ -264,11 +266,13 @@ def _meta(config, data: str, step: int, so_far: dict[str, float]) -> dict:
     }
 
 
-def _start(parts: build.Run, checkpoints: Checkpoints, data: str) -> tuple[TrainState, dict]:
-    """The state to go on with, and what its checkpoint says of the run so far (`_meta`); `data` is
-    the fingerprint of the records."""
+def _start(
+    parts: build.Run, checkpoints: Checkpoints, where: pathlib.Path, data: str
+) -> tuple[TrainState, dict]:
+    """The state to go on with, and what its checkpoint says of the run so far (`_meta`); `where`
+    the checkpoints are, and `data` is the fingerprint of the records."""
     config = parts.config
-    latest = checkpoints.latest_step()
+    latest = restoring.newest_good(checkpoints, str(where))
     if latest is not None:
         meta = checkpoints.meta(latest)
         if meta["data"] != data:

@@ -1,14 +1,16 @@
 """Checkpoints of a run, over orbax's v0 manager: the one place that knows orbax.
 
 A step directory holds items, each restorable by itself: of a run `params`, `ema`, `opt` and `loop`
-(step and key), `importance` and `averages` where it has them, and `meta`, a JSON item. Steps are
-written asynchronously and committed by a rename, so that a kill at any moment leaves the previous
-step whole.
+(step and key), `importance` and `averages` where it has them, and `meta`, a JSON item with the
+fingerprints of all leaves (`notes`), by which what is restored is checked. Steps are written
+asynchronously and committed by a rename, so that a kill at any moment leaves the previous step
+whole.
 """
 
 import contextlib
-import json
+import itertools
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nrdm_jax import trees
+from nrdm_jax.checkpointing import fingerprints, notes, verification
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 ABSENT = "absent"
@@ -75,6 +79,7 @@ class Checkpoints:
           OSError: they, or those of the save before, cannot be written, as on a disk that is full.
         """
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
         with self._writing():
             self._manager.save(
                 step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
@@ -85,38 +90,54 @@ class Checkpoints:
 
         Raises:
           ValueError: a leaf is absent, or of another shape or type, with a table of all of them.
+          DamagedCheckpoint: it cannot be read, or is not what was saved.
         """
-        self._check(step, [row for item in wanted for row in self._rows(step, item, wanted[item])])
+        _, known = self._note(step)
+        with self._reading(step):
+            rows = [row for item in wanted for row in self._rows(step, item, wanted[item])]
+        self._check(step, rows)
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        return {name: restored[name] for name in wanted}
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        found = {name: restored[name] for name in wanted}
+        self._compare(step, known, found)
+        return found
 
     def restore_part(self, step: int, item: str, wanted: Any) -> Any:
         """The leaves of `wanted` (as above) of an item that may have more; those are not read.
 
         Raises:
-          ValueError: as `restore`.
+          ValueError, DamagedCheckpoint: as `restore`.
         """
-        rows = self._rows(step, item, wanted)
+        _, known = self._note(step)
+        with self._reading(step):
+            rows = self._rows(step, item, wanted)
         self._check(step, [(path, a, b) for path, a, b in rows if b != ABSENT])
         arguments = ocp.args.PyTreeRestore(
             wanted,
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(
+        with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            found = checkpointer.restore(
                 (self._directory / str(step) / item).resolve(), args=arguments
             )
+        self._compare(step, known, {item: found})
+        return found
 
     def parts_of(self, step: int, item: str) -> list[str]:
         """The first names in the tree of an item; none where there is no such item."""
-        stored = self._manager.item_metadata(step).get(item)
-        paths = [path for path, _ in trees.leaves_with_path(getattr(stored, "tree", stored))]
+        with self._reading(step):
+            paths = [path for path, _ in trees.leaves_with_path(self._stored(step, item))]
         return sorted({path.split("/")[0] for path in paths})
 
+    def _stored(self, step: int, item: str) -> Any:
+        """The tree of an item, of what says shapes and types; None where there is no such item."""
+        stored = self._manager.item_metadata(step).get(item)
+        return getattr(stored, "tree", stored)
+
     def _rows(self, step: int, item: str, wanted: Any) -> list[tuple[str, str, str]]:
-        return _differences(item, self._manager.item_metadata(step).get(item), wanted)
+        return _differences(item, self._stored(step, item), wanted)
 
     def _check(self, step: int, rows: list[tuple[str, str, str]]) -> None:
         if rows:
@@ -128,8 +149,76 @@ class Checkpoints:
             )
 
     def meta(self, step: int) -> dict:
-        """The JSON item of a step."""
-        return json.loads((self._directory / str(step) / "meta" / "metadata").read_text())
+        """The JSON item of a step.
+
+        Raises:
+          DamagedCheckpoint: it is not what was saved.
+        """
+        return self._note(step)[0]
+
+    def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
+        name = f"{self._directory}/{step}"
+        try:
+            text = (self._directory / str(step) / "meta" / "metadata").read_bytes()
+        except OSError as error:
+            raise DamagedCheckpoint(f"{name}: what it says of itself is missing: {error}") from None
+        return notes.checked(text, name)
+
+    def faults(self, step: int, process: int = 0, processes: int = 1) -> list[str]:
+        """See `verification.faults`."""
+        try:
+            _, known = self._note(step)
+            items = [item for item in ITEMS if (self._directory / str(step) / item).exists()]
+            with self._reading(step):
+                stored = {item: self._stored(step, item) for item in items}
+        except DamagedCheckpoint as error:
+            return [str(error)]
+        directory = (self._directory / str(step)).resolve()
+        return verification.faults(directory, stored, known, process, processes)
+
+    def set_aside(self, step: int) -> epath.Path:
+        """Moves a step out of the way, and says where to: nothing is deleted. Of several processes
+        one does it."""
+        home = self._directory.parent / f"{self._directory.name}_bad"
+        home.mkdir(parents=True, exist_ok=True)
+        names = (f"{step}.{n}" if n else str(step) for n in itertools.count())
+        place = next(home / name for name in names if not (home / name).exists())
+        (self._directory / str(step)).rename(place)
+        return place
+
+    def reload(self) -> None:
+        """Looks again at what is there."""
+        self._manager.reload()
+
+    def _compare(
+        self, step: int, known: Mapping[str, int] | None, restored: Mapping[str, Any]
+    ) -> None:
+        if known is None:
+            print(
+                f"warning: {self._directory}/{step} was saved without fingerprints: whether it is "
+                "damaged cannot be seen",
+                file=sys.stderr,
+            )
+            return
+        found = fingerprints.of_tree(dict(restored))
+        wrong = sorted(path for path, number in found.items() if known.get(path) != number)
+        if wrong:
+            raise DamagedCheckpoint(
+                f"{self._directory}/{step}: {len(wrong)} of {len(found)} leaves have changed since "
+                f"they were saved, such as {wrong[0]}; nrdm checkpoint verify names them all"
+            )
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever a library makes of damaged bytes."""
+        try:
+            yield
+        except DamagedCheckpoint:
+            raise
+        except Exception as error:
+            raise DamagedCheckpoint(
+                f"{self._directory}/{step} cannot be read: {verification.first_line(error)}"
+            ) from error
 
     def wait(self) -> None:
         """Returns when everything saved is committed; raises as `save` what went wrong
