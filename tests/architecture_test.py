@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
-           "encode_dataset", "data_sets")  # fmt: skip
+           "encode_dataset", "data_sets", "checkpoint")  # fmt: skip
 # Where models meet diffusion and data.
 FROM_CONFIG = ("networks", "texts", "drawing", "build", "measures", "tasks", "autoencoding")
 ASSEMBLY = (
@@ -35,6 +35,7 @@ ASSEMBLY = (
     "dry_run",
     "ahead",
     "data_reports",
+    "checkpoint_report",
 )
 LOWER = (
     "config",

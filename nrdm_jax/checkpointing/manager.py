@@ -164,13 +164,28 @@ class Checkpoints:
             raise DamagedCheckpoint(f"{name}: what it says of itself is missing: {error}") from None
         return notes.checked(text, name)
 
+    def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """{path: (type, shape, bytes)} of what a step has.
+
+        Raises:
+          DamagedCheckpoint: it cannot be read.
+        """
+        with self._reading(step):
+            return {
+                f"{item}/{path}": (str(leaf.dtype), leaf.shape, fingerprints.bytes_of(leaf))
+                for item in self._items(step)
+                for path, leaf in trees.leaves_with_path(self._stored(step, item))
+            }
+
+    def _items(self, step: int) -> list[str]:
+        return [item for item in ITEMS if (self._directory / str(step) / item).exists()]
+
     def faults(self, step: int, process: int = 0, processes: int = 1) -> list[str]:
         """See `verification.faults`."""
         try:
             _, known = self._note(step)
-            items = [item for item in ITEMS if (self._directory / str(step) / item).exists()]
             with self._reading(step):
-                stored = {item: self._stored(step, item) for item in items}
+                stored = {item: self._stored(step, item) for item in self._items(step)}
         except DamagedCheckpoint as error:
             return [str(error)]
         directory = (self._directory / str(step)).resolve()
