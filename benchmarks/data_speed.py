@@ -2,10 +2,11 @@
 
   python -m benchmarks.data_speed
 
-Records a second of prepared openmoji and cifar10 (32 x 32 x 3, uint8) and of latents (8 x 8 x 32
-means and deviations, bfloat16, drawn anew each time), decoded once into files that are mapped,
-through the whole pipeline of a run: the order, reading, drawing, mirrored copies, threads,
-prefetching, the transfer to the device. Beside each the images a
+Records a second of prepared openmoji and cifar10 (32 x 32 x 3, uint8) and of a set of latents (8 x
+8 x 32, the bfloat16 means and standard deviations of drawn posteriors, written as `nrdm encode`
+writes them), decoded once into files that are mapped, through the whole pipeline of a run: the
+order, reading, draws from the posteriors, mirrored copies, threads, prefetching, the transfer to
+the device. Beside each the images a
 second of the train step of --config, by default the smallest there is (2 blocks of width 32), at
 the same shape, in alternated turns of the same process; the medians are compared. `ratio` is the
 least of the sets', `cached_images_per_s` the least of the pictures'. Exits 1 where one is missed.
@@ -46,41 +47,36 @@ def config_for(shape: tuple[int, ...], name: str):
 
 
 def source(config, directory: str):
-    """The training records of a set, decoded into files."""
-    from nrdm_jax import build
-    from nrdm_jax.data.latents import Encoded, LatentSource
-    from nrdm_jax.data.sources import decoded
+    """The training records of a set, as a run opens them: decoded into files."""
+    from nrdm_jax import build, records
 
     if config.data.name != "latents":
         return build.source(config, "train", str(lifecycle.data_dir()))
-    home = pathlib.Path(directory) / "latents"
+    home = pathlib.Path(directory) / "set"
     write_latents(home, config.data.num_classes)
-    stored = Encoded(home, "train")
-    return LatentSource(decoded(stored, pathlib.Path(directory) / "decoded"), stored.statistics)
+    return records.latents(config, home, "train", directory)
 
 
 def write_latents(home: pathlib.Path, num_classes: int) -> None:
-    """A set as `nrdm encode` writes them: random means with a spread, of no autoencoder."""
+    """A set of `LATENTS` records, each a posterior of its own."""
     import numpy as np
 
     from nrdm_jax.data import latent_shards
     from nrdm_jax.data.sources import ArraySource
 
-    def pixels(count: int) -> ArraySource:
-        label = np.arange(count) % num_classes
-        x: np.ndarray = np.zeros((count, 1), np.uint8)
-        return ArraySource(x, label, num_classes=num_classes, fingerprint=f"latents {count}")
+    draw = np.random.default_rng(0)
 
     def encode(x):
         mean = draw.standard_normal((len(x), *LATENT_SHAPE), np.float32)
-        return mean, np.full_like(mean, 0.1)
+        return mean, draw.uniform(0.1, 0.5, mean.shape).astype(np.float32)
 
-    draw, splits = np.random.default_rng(0), {"train": pixels(LATENTS), "heldout": pixels(1)}
-    writer = latent_shards.Writer(home, LATENT_SHAPE, splits["train"])
-    for split, records in splits.items():
-        for number in range(latent_shards.shards(records)):
-            writer.write(records, split, number, encode, lambda _: {})
-    writer.finish(splits, fingerprint="latents", weights="none")
+    nothing = np.zeros((LATENTS, 1, 1, 1), np.uint8)  # of which they are the latents
+    label = np.arange(LATENTS) % num_classes
+    pixels = ArraySource(nothing, label, num_classes=num_classes, fingerprint="none")
+    writer = latent_shards.Writer(home, LATENT_SHAPE, pixels)
+    for number in range(latent_shards.shards(pixels)):
+        writer.write(pixels, "train", number, encode, lambda _: {})
+    writer.finish({"train": pixels}, fingerprint="drawn", weights="none")
 
 
 def measure(config, records) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from nrdm_jax import config as configuration
 from nrdm_jax.models import memory
 from nrdm_jax.sharding import collectives, partition, roofline, topologies
 from nrdm_jax.sharding.topologies import GIB, Topology
+from nrdm_jax.signatures import Shape
 from nrdm_jax.training import charts
 
 # Of a device's memory, what runtimes and their buffers leave to a program.
@@ -19,11 +20,15 @@ USABLE = 0.92
 # Reads and writes of an array of the trunk's size that a unit makes in a pass, about: its norm,
 # three projections or the wide layer of an MLP, the gate.
 TRUNKS_A_UNIT = 12
+OF_BUCKETS = ("shape", "batch", "peak_gib", "fits", "flops", "compile_seconds", "step_seconds")
 
 
 def view(config, topology: Topology, what: str = "train", table: bool = False) -> dict:
-    """Lowers and compiles the train step, or the sampler, of `data.shape` for a topology; prints
-    what it needs, and with `table` each parameter.
+    """Lowers and compiles the train step of each shape of the data, or the sampler of `data.shape`,
+    for a topology; prints what it needs, and with `table` each parameter.
+
+    Returns what there is to say of the program that needs the most memory, and of several shapes
+    a few figures of each, `buckets`.
 
     Raises:
       ValueError: the config does not fit the topology.
@@ -33,15 +38,34 @@ def view(config, topology: Topology, what: str = "train", table: bool = False) -
     # A compile that was read from a cache would not tell its time.
     jax.config.update("jax_enable_compilation_cache", False)
     parts = build.run(config, topologies.devices_of(topology))
-    shapes = dict(parts.mesh.shape)
-    print(f"mesh: {shapes}, {parts.mesh.size} devices of {_words(topology)}", flush=True)
+    print(
+        f"mesh: {dict(parts.mesh.shape)}, {parts.mesh.size} devices of {_words(topology)}",
+        flush=True,
+    )
     if table:
         dry_run.print_parameters(parts)
+    reference = tuple(config.data.shape)
+    shapes = configuration.shapes(config) if what == "train" else (reference,)
+    found = []
+    for shape in shapes:
+        if len(shapes) > 1:
+            print(f"bucket of {shape}, batch {configuration.batch_size(config, shape)}", flush=True)
+        found.append(_compiled(parts, topology, what, shape))
+    largest = max(found, key=lambda row: row["peak_gib"])
+    if len(found) == 1:
+        return largest
+    print(f"most memory of {len(found)} buckets: that of {tuple(largest['shape'])}", flush=True)
+    return largest | {
+        "buckets": [{name: row[name] for name in OF_BUCKETS if name in row} for row in found]
+    }
+
+
+def _compiled(parts: build.Run, topology: Topology, what: str, shape: Shape) -> dict:
+    """Of the program of a shape; printed."""
     before = time.monotonic()
     if what == "train":
-        lowered = programs.lowered_step(
-            parts, build.record_dtype(config), topology.lowering_platform
-        )
+        dtype, platform = build.record_dtype(parts.config), topology.lowering_platform
+        lowered = programs.lowered_step(parts, dtype, platform, shape=shape)
     else:
         lowered = programs.lowered_sampler(parts, topology.lowering_platform)
     lowered_at = time.monotonic()
@@ -49,8 +73,8 @@ def view(config, topology: Topology, what: str = "train", table: bool = False) -
     seconds = {"lower": lowered_at - before, "compile": time.monotonic() - lowered_at}
 
     text = program.as_text()
-    sent = collectives.collectives(text, shapes)
-    result = _summary(parts, what) | _memory(parts, program, topology, what)
+    sent = collectives.collectives(text, dict(parts.mesh.shape))
+    result = _summary(parts, what, shape) | _memory(parts, program, topology, what)
     result["lower_seconds"] = round(seconds["lower"], 1)
     result["compile_seconds"] = round(seconds["compile"], 1)
     result["instructions"] = collectives.instructions(text)
@@ -63,7 +87,7 @@ def view(config, topology: Topology, what: str = "train", table: bool = False) -
         for row in sent
     ]  # fmt: skip
     if topology.chip:
-        result |= _times(parts, topology, sent, result, what)
+        result |= _times(parts, topology, sent, result, what, shape)
     _print(result, topology)
     return result
 
@@ -127,15 +151,24 @@ def _words(topology: Topology) -> str:
     return ":".join(part for part in (topology.platform, topology.generation, shape) if part)
 
 
-def _summary(parts: build.Run, what: str) -> dict:
+def _summary(parts: build.Run, what: str, shape: Shape) -> dict:
     return {
         "what": what,
+        "shape": list(shape),
+        "batch": _batch(parts, what, shape),
         "devices": parts.mesh.size,
         "parameters": trees.count(parts.abstract_state.params),
-        "flops": programs.flops_per_step(parts)
+        "flops": programs.flops_per_step(parts, shape)
         if what == "train"
         else programs.flops_per_batch(parts),
     }
+
+
+def _batch(parts: build.Run, what: str, shape: Shape) -> int:
+    """Examples that the program is of."""
+    if what == "train":
+        return configuration.batch_size(parts.config, shape)
+    return drawing.batch_size(parts.config, parts.mesh)
 
 
 def _memory(parts: build.Run, program, topology: Topology, what: str) -> dict:
@@ -163,10 +196,12 @@ def _memory(parts: build.Run, program, topology: Topology, what: str) -> dict:
     }
 
 
-def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -> dict:
+def _times(
+    parts: build.Run, topology: Topology, sent, found: dict, what: str, shape: Shape
+) -> dict:
     """The roofline estimate. Not measured."""
     assert topology.chip
-    c, mesh = parts.config, parts.mesh.shape
+    c, mesh = configuration.at_shape(parts.config, shape), parts.mesh.shape
     forwards = memory.FORWARDS[c.model.memory] if what == "train" else 1
     backward = 2 if what == "train" else 0
     recomputed = (forwards + backward) / (1 + backward)
@@ -175,10 +210,7 @@ def _times(parts: build.Run, topology: Topology, sent, found: dict, what: str) -
         recomputed *= (busy + mesh["stage"] - 1) / busy
     net = networks.network(c)
     width = jnp.dtype(c.model.branch_dtype).itemsize
-    batch = configuration.batch_size(c, c.data.shape)
-    if what != "train":
-        batch = drawing.batch_size(c, parts.mesh)
-    examples = batch / (mesh["data"] * mesh["fsdp"] * mesh["context"])
+    examples = found["batch"] / (mesh["data"] * mesh["fsdp"] * mesh["context"])
     passes = (forwards + backward) if what == "train" else c.sample.steps
     weights = found["parameters"] * width / (mesh["tensor"] * mesh["stage"])
     trunks = TRUNKS_A_UNIT * net.scanned_units / mesh["stage"] * examples * net.trunk_size * width

@@ -1,5 +1,6 @@
 """Compiles the train step, or the sampler, for machines that need not be there, with the compilers
-that run on them, and prints what it needs: memory, collectives, and an estimate of its time.
+that run on them, and prints what it needs: memory, collectives, and an estimate of its time. Of
+data.buckets the step of each is compiled, and the result is of the one that needs the most memory.
 
 python -m nrdm_jax.compile_ahead --config=configs/nrdm_f_1000.py:v5p --topology=tpu:v5p:4x4x4
 python -m nrdm_jax.compile_ahead --config=configs/openmoji32.py --topology=cpu:8

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nrdm_jax import autoencoding, build, encoding, frozen_autoencoders, texts
+from nrdm_jax.data import listings
 from nrdm_jax.data.latents import Encoded, LatentSource, Statistics
 from nrdm_jax.data.sources import Source, decoded
 from nrdm_jax.processes import distributed
@@ -23,15 +24,16 @@ STATISTICS = "latents.json"  # in a workdir: those of the run's latents
 
 @contextlib.contextmanager
 def writer_first(config, name: str) -> Iterator[None]:
-    """As `distributed.writer_first`, of what opens records. The weights of an autoencoder are read
-    before, by all processes at once: those of a run are restored by a collective.
+    """As `distributed.writer_first`, of what opens records: a folder of files is listed by the
+    writer alone, once. The weights of an autoencoder are read before, by all processes at once:
+    those of a run are restored by a collective.
 
     Raises:
       ValueError: as `frozen_autoencoders.open_frozen`.
     """
     if autoencoding.in_latents(config):
         frozen_autoencoders.open_frozen(config)
-    with distributed.writer_first(name):
+    with distributed.writer_first(name) as found, listings.remembered(found):
         yield
 
 
@@ -45,7 +47,18 @@ def source(config, split: str, data_dir: str, poll: Callable[[], None] = lambda:
     """
     if not autoencoding.in_latents(config):
         return build.source(config, split, data_dir)
-    home = encoding.encoded(config, config.data.dir or data_dir, poll)
+    data_dir = config.data.dir or data_dir
+    return latents(config, encoding.encoded(config, data_dir, poll), split, data_dir)
+
+
+def latents(config, home: pathlib.Path, split: str, data_dir: str) -> LatentSource:
+    """Those of a split of the set in `home`, in memory where `data.in_memory_gib` lets them, and
+    what is given of their captions, which is kept under `data_dir`.
+
+    Raises:
+      ValueError: the set has no latents of this shape, or with so many classes.
+      DataError: it is damaged.
+    """
     stored: Source = Encoded(home, split)
     for field, wanted, found in (
         ("data.shape", tuple(config.data.shape), stored.shape),
@@ -55,9 +68,8 @@ def source(config, split: str, data_dir: str, poll: Callable[[], None] = lambda:
             raise ValueError(f"{field} is {wanted}, and the latents in {home} have {found}")
     statistics = Statistics.read(home / "statistics.json")
     if len(stored) * 4 * np.prod(stored.shape) <= config.data.in_memory_gib * 2**30:
-        stored = decoded(stored, pathlib.Path(config.data.dir or data_dir) / "decoded")
-    stored = texts.source(config, stored, config.data.dir or data_dir)
-    return LatentSource(stored, statistics)
+        stored = decoded(stored, pathlib.Path(data_dir) / "decoded")
+    return LatentSource(texts.source(config, stored, data_dir), statistics)
 
 
 def training_sources(

@@ -7,8 +7,10 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from nrdm_jax import ahead
 from nrdm_jax.sharding import topologies
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -41,6 +43,26 @@ def test_for_eight_devices_that_are_simulated(tmp_path):
     state = 4 * 4 * result["parameters"] / 2**30
     held = sum(result["memory_gib"][name] for name in ("params", "ema", "optimizer"))
     assert state / 4 < held + 0.002 < state / 3 + 0.002
+
+
+@pytest.mark.slow
+def test_the_step_of_each_bucket_is_compiled(tiny_config, capsys):
+    tiny_config.data.buckets = ((8, 8, 3), (8, 32, 3))
+    tiny_config.data.bucket_tokens, tiny_config.data.bucket_multiple = 64, 8
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        result = ahead.view(tiny_config, topologies.parse("cpu:8"))
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+    square, wide = result["buckets"]
+    assert [row["shape"] for row in (square, wide)] == [[8, 8, 3], [8, 32, 3]]
+    # As many tokens in each: 4 and 16 patches an example, over which attention grows.
+    assert [row["batch"] for row in (square, wide)] == [16, 8]
+    assert 2 * square["flops"] < wide["flops"] * 2 < 4 * square["flops"]
+    most = max(result["buckets"], key=lambda row: row["peak_gib"])
+    assert result | most == result
+    said = capsys.readouterr().out
+    assert "bucket of (8, 32, 3), batch 8" in said and "most memory of 2 buckets: that of (" in said
 
 
 def test_the_sampler_too():

@@ -10,7 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import depth_report, depth_runs
+from benchmarks import data_speed, depth_report, depth_runs
+from nrdm_jax import config as configuration
+from nrdm_jax.data.latents import LatentSource
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = sorted(
@@ -29,6 +31,20 @@ def run(*command):
 def test_help_names_the_command(name):
     done = run(f"benchmarks.{name}", "--help")
     assert done.returncode == 0 and f"python -m benchmarks.{name}" in done.stdout
+
+
+def test_latents_whose_speed_is_measured_are_those_of_a_run(monkeypatch, tmp_path):
+    """A set on disk, and draws from it."""
+    monkeypatch.setattr(data_speed, "LATENTS", 600)
+    monkeypatch.setattr(data_speed, "LATENT_SHAPE", (2, 2, 4))
+    config = configuration.default()
+    config.data.name, config.data.shape, config.data.num_classes = "latents", (2, 2, 4), 3
+    found = data_speed.source(config, str(tmp_path))
+    assert isinstance(found, LatentSource) and len(found) == 600 and found.shape == (2, 2, 4)
+    assert len([*(tmp_path / "set").glob("latents-*")]) == 2
+    one, again = (found.drawn(0)(np.arange(600), np.arange(600) + at)["x"] for at in (0, 600))
+    np.testing.assert_allclose([one.mean(), one.var()], [0, 1], atol=0.05)
+    assert 0 < np.abs(one - again).mean() < 0.5  # the spread is a part of it
 
 
 def test_a_jump_is_told_from_noise_and_from_the_start():

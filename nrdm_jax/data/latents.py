@@ -4,7 +4,9 @@ have; and the source that draws from them. `latent_shards` writes such a set.
 """
 
 import dataclasses
+import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -35,11 +37,11 @@ class Statistics:
     fingerprint: str
     weights: str
 
-    def normed(self, z: np.ndarray) -> np.ndarray:
-        """Latents (..., L) as a diffusion's network sees them."""
-        x = z - np.asarray(self.shift, np.float32)
-        x *= np.asarray(self.scale, np.float32)
-        return x
+    def normed(self, z: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Latents (..., L) as a diffusion's network sees them, in `out` where it is given, which
+        may be `z`."""
+        moved = np.subtract(z, np.asarray(self.shift, np.float32), out=out)
+        return np.multiply(moved, np.asarray(self.scale, np.float32), out=moved)
 
     def latents(self, x: np.ndarray) -> np.ndarray:
         """The inverse of `normed`."""
@@ -154,14 +156,36 @@ class LatentSource:
 
         def gather(indices: np.ndarray, records: np.ndarray) -> dict[str, np.ndarray]:
             batch = self.stored.gather(indices)
-            mean, std = of_bits(batch["x"]), of_bits(batch.pop("std"))
+            x, std = of_bits(batch["x"]), of_bits(batch.pop("std"))
+            # Each step in the memory of the one before: to ask for new costs more than the sums.
             if np.any(std):
-                noise = np.empty_like(mean)
-                for one, record in zip(noise, records, strict=True):
-                    draw = np.random.default_rng([seed, int(record), 2])
-                    draw.standard_normal(dtype=np.float32, out=one)
+                noise = noise_of(records, self.shape, seed)
                 noise *= std
-                mean += noise
-            return batch | {"x": self.statistics.normed(mean)}
+                x += noise
+            return batch | {"x": self.statistics.normed(x, out=x)}
 
         return gather
+
+
+def noise_of(records: np.ndarray, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Normal numbers (n, *shape) float32, those of each record its own: Philox (Salmon et al.
+    2011), keyed by the seed and counting from a place that the record has."""
+    bits = np.random.Philox(key=[seed, 2])
+    state, size = bits.state, math.prod(shape)
+    words = np.empty((len(records), -(-size // 4)), np.uint64)
+    # Another place of one generator: to make one for each record takes longer than its bits.
+    for record, one in zip(records, words, strict=True):
+        state["state"]["counter"][1] = record
+        bits.state = state
+        one[:] = bits.random_raw(len(one))
+    return _quantiles()[words.view(np.uint16)[:, :size]].reshape(-1, *shape)
+
+
+@functools.cache
+def _quantiles() -> np.ndarray:
+    """(65536,) float32, which are equally probable: the standard normal distribution in 16 bits, up
+    to 4.3 either way, of variance 1 - 1e-5. Finer than latents in bfloat16 are, and to look them up
+    takes a quarter of the time that numpy's normal numbers take, the most of reading a record."""
+    from scipy.special import ndtri
+
+    return ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)

@@ -52,21 +52,22 @@ def _first_word(*words: np.ndarray) -> np.ndarray:
     """What `numpy.random.SeedSequence(words).generate_state(1)` gives, for arrays (n,) of four
     words: O'Neill's seed_seq_fe, a pool in which each word is hashed and mixed into all others.
     numpy, which keeps these values from version to version, does one list at a time, in 7 us."""
-    key = 0x43B0D7E5
-
-    def hashed(word: np.ndarray) -> np.ndarray:
-        nonlocal key
-        word = word ^ np.uint32(key)
-        key = key * 0x931E8875 % 2**32
-        word = word * np.uint32(key)
-        return word ^ word >> np.uint32(16)
-
-    pool: list[np.ndarray] = [hashed(word) for word in words]
-    for source in range(4):
-        for target in range(4):
-            if source != target:
-                mixed: np.ndarray = np.uint32(0xCA01F9DD) * pool[target]
-                mixed = mixed - np.uint32(0x4973F715) * hashed(pool[source])
-                pool[target] = mixed ^ mixed >> np.uint32(16)
+    pool = _hashed(np.stack(words), _KEYS[:5])
+    for source, others in enumerate(_OTHERS):
+        hashes = _hashed(pool[source], _KEYS[4 + 3 * source :][:4])
+        mixed: np.ndarray = np.uint32(0xCA01F9DD) * pool[others] - np.uint32(0x4973F715) * hashes
+        pool[others] = mixed ^ mixed >> np.uint32(16)
     last = (pool[0] ^ np.uint32(0x8B51F9DD)) * np.uint32(0x8B51F9DD * 0x58F38DED % 2**32)
     return last ^ last >> np.uint32(16)
+
+
+def _hashed(words: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """(m, n) or (n,) words, by m keys and the one after -> (m, n)."""
+    words = (words ^ keys[:-1]) * keys[1:]
+    return words ^ words >> np.uint32(16)
+
+
+# Of its 16 hashes in turn, and one more: (17, 1). Those of four words, or of one for the three
+# others, are made at once, since batches are small and each operation of numpy takes a microsecond.
+_KEYS = np.asarray([[0x43B0D7E5 * pow(0x931E8875, i, 2**32) % 2**32] for i in range(17)], np.uint32)
+_OTHERS = [[target for target in range(4) if target != source] for source in range(4)]

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from nrdm_jax.processes import exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
+HOUR_MS = 3_600_000
+
 _active = False
 _polls = itertools.count(1)
 _questions = itertools.count(1)
@@ -112,10 +114,15 @@ def meet(name: str) -> None:
     Through the coordinator, and no collective of devices: some give up after half a minute.
     """
     if _active:
-        from jax._src.distributed import global_state
+        _client().wait_at_barrier(name, timeout_in_ms=HOUR_MS)
 
-        assert global_state.client is not None
-        global_state.client.wait_at_barrier(name, timeout_in_ms=3_600_000)
+
+def _client():
+    """Of the coordinator."""
+    from jax._src.distributed import global_state
+
+    assert global_state.client is not None
+    return global_state.client
 
 
 def told(value, limit: float = 1800.0) -> list:
@@ -160,13 +167,18 @@ def of_writer(value):
 
 
 @contextlib.contextmanager
-def writer_first(name: str) -> Iterator[None]:
-    """What is within is done by the writer, and then by the others: it finds what others need."""
-    if not is_writer():
-        meet(name)
-    yield
+def writer_first(name: str) -> Iterator[dict]:
+    """What is within is done by the writer, and then by the others: it finds what others need, and
+    tells them what it has put into the dictionary that it is given: JSON values."""
     if is_writer():
+        found: dict = {}
+        yield found
+        if _active:
+            _client().key_value_set(f"found/{name}", json.dumps(found))
         meet(name)
+    else:
+        meet(name)
+        yield json.loads(_client().blocking_key_value_get(f"found/{name}", HOUR_MS))
 
 
 def preempted() -> bool:

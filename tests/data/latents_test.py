@@ -6,6 +6,7 @@ import os
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.stats
 
 from nrdm_jax.data import latent_shards, latents
 from nrdm_jax.data.errors import DataError
@@ -202,6 +203,22 @@ def test_draws_are_of_unit_variance_and_a_function_of_seed_and_record(source, so
     np.testing.assert_allclose(source.gather(np.asarray([5]))["x"], wanted, rtol=0.02, atol=0.02)
     # A channel without spread has none.
     np.testing.assert_array_equal(one[..., 1], again[..., 1])
+
+
+def test_the_noise_of_a_record_is_its_own():
+    records = np.asarray([5, 0, 2**40, 5])
+    found = latents.noise_of(records, (30, 30, 3), 0)
+    np.testing.assert_array_equal(found[0], found[3])
+    np.testing.assert_array_equal(found[2:3], latents.noise_of(records[2:3], (30, 30, 3), 0))
+    different = [*found[:3], latents.noise_of(records[:1], (30, 30, 3), 1)[0]]
+    correlation = np.corrcoef([one.ravel() for one in different])
+    assert np.abs(correlation - np.eye(4)).max() < 0.1  # 2,700 numbers: five standard errors
+    # A record of a number of numbers that no word holds, and of as many more, begins alike.
+    small = latents.noise_of(records, (5,), 0)
+    np.testing.assert_array_equal(small, latents.noise_of(records, (9,), 0)[:, :5])
+    many = latents.noise_of(np.arange(40), (10_000,), 0).ravel()
+    assert scipy.stats.kstest(many, "norm").pvalue > 0.01
+    np.testing.assert_allclose((many**4).mean(), 3, atol=0.08)  # five standard errors
 
 
 def test_statistics_survive_their_file(source, tmp_path):

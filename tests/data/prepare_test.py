@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nrdm_jax.data import manifest, sources
+from nrdm_jax.data import listings, manifest, sources
 from nrdm_jax.data.builders import fluent_emoji, openmoji, table, weizmann
 from nrdm_jax.data.builders.image_folder import ImageFolder
 from nrdm_jax.data.builders.items import ItemsBuilder
@@ -331,3 +331,34 @@ def test_fluent_emoji_takes_whole_loops_and_no_stills(tmp_path, monkeypatch):
     assert wave["caption"] == b"waving hand sign, medium skin tone"
     label = builder.info.features["label"].int2str(int(wave["label"]))
     assert label == "People & Body"
+
+
+def test_a_folder_is_listed_once_a_start_and_by_one_process(tmp_path):
+    shape, data_dir = (8, 8, 3), tmp_path / "data"
+    name = pictures(tmp_path / "p")
+
+    def opened(split, place=data_dir):
+        return sources.open_source(
+            name, split, shape=shape, num_classes=2, data_dir=str(place), in_memory_bytes=0
+        )
+
+    found: dict[str, str] = {}
+    with listings.remembered(found):
+        train = opened("train")
+        shutil.move(tmp_path / "p", tmp_path / "away")  # whoever looks at it, fails
+        heldout = opened("heldout")
+    with pytest.raises(DataError, match="is no directory"):
+        opened("train")
+    with listings.remembered(json.loads(json.dumps(found))):
+        for ours, theirs in ((opened("train"), train), (opened("heldout"), heldout)):
+            assert ours.fingerprint == theirs.fingerprint
+            assert ours.class_names == theirs.class_names == ("cat", "çat 日本")
+            every = np.arange(len(theirs))
+            np.testing.assert_array_equal(ours.gather(every)["x"], theirs.gather(every)["x"])
+        with pytest.raises(DataError, match="is no directory"):
+            opened("train", tmp_path / "own")  # a disk on which it is not prepared
+    # Another start sees what is there by then.
+    shutil.move(tmp_path / "away", tmp_path / "p")
+    draw(tmp_path / "p" / "cat" / "new.png", 99)
+    with listings.remembered({}):
+        assert len(opened("train")) + len(opened("heldout")) == len(train) + len(heldout) + 1

@@ -1,6 +1,7 @@
 """Data sets by name, and their preparation: once, whole or not at all, by one process at a time."""
 
 import fcntl
+import json
 import os
 import pathlib
 import time
@@ -8,7 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from nrdm_jax.data import manifest
+from nrdm_jax.data import listings, manifest
 from nrdm_jax.data.builders.cifar10 import Cifar10
 from nrdm_jax.data.builders.dicom_folder import DicomFolder
 from nrdm_jax.data.builders.fashion_mnist import FashionMnist
@@ -64,7 +65,8 @@ def opened(
     stride: int = 1,
     among: tuple[tuple[int, ...], ...] = (),
 ):
-    """A TFDS builder for `data.name`, prepared or not.
+    """A TFDS builder for `data.name`, prepared or not. A folder of files is listed, and of scans
+    the headers are read, unless `listings` knows what it is prepared as.
 
     Args:
       name: a key of `BUILDERS`, FOLDER:PATH, or tfds:NAME[/CONFIG][:VERSION].
@@ -84,6 +86,9 @@ def opened(
         cls, given = BUILDERS[name], []
     elif kind in FOLDERS and place:
         cls, given = FOLDERS[kind], [pathlib.Path(place)]
+        known = listings.directory_of(_asked(name, shape, stride, among), data_dir)
+        if known:
+            return tfds.builder_from_directory(known)
     else:
         folders = "".join(f"{folder}:PATH, " for folder in FOLDERS)
         raise ValueError(
@@ -128,7 +133,10 @@ def prepared(
             builder.corrupt = corrupt
             if not builder.is_prepared():
                 _prepare(builder)
-    left_out = manifest.left_out(pathlib.Path(builder.data_dir))
+    home = pathlib.Path(builder.data_dir)
+    if name.partition(":")[0] in FOLDERS:
+        listings.note(_asked(name, shape, stride, among), data_dir, home)
+    left_out = manifest.left_out(home)
     if left_out and corrupt == "fail":
         raise DataError(
             f"data.corrupt=fail, and {len(left_out)} items are not in {builder.data_dir}: "
@@ -136,6 +144,11 @@ def prepared(
             "directory"
         )
     return builder
+
+
+def _asked(name: str, *how) -> str:
+    """Stands for what was asked for of a folder of files."""
+    return json.dumps([name, *how])
 
 
 def _prepare(builder) -> None:
