@@ -161,6 +161,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     scores = reports.scores(parts, job.quality, signals, place, batches.records_a_step)
     happenings: list[loop.Hook] = [
         non_finite,
+        hooks.FailedSaves(checkpoints, progress),
         *probe,
         reports.step_lines(parts, place),
         hooks.Every(

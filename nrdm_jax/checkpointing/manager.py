@@ -10,6 +10,7 @@ whole.
 import contextlib
 import itertools
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 ABSENT = "absent"
+PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
 
 
 class Checkpoints:
@@ -52,6 +54,7 @@ class Checkpoints:
                     barrier_sync_key_prefix=self._directory.name
                 ),
             )
+        self._being_saved: int | None = None
         handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
         self._manager = ocp.CheckpointManager(
             self._directory.resolve(),
@@ -73,7 +76,8 @@ class Checkpoints:
             self._manager.delete(later)
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
-        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background.
+        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background;
+        whether that went well `failed` tells, and `wait`.
 
         Raises:
           OSError: they, or those of the save before, cannot be written, as on a disk that is full.
@@ -84,6 +88,23 @@ class Checkpoints:
             self._manager.save(
                 step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
             )
+        self._being_saved = step
+
+    def failed(self) -> str | None:
+        """What went wrong with the save before, once it has ended: told once. It is as if it had
+        never been tried, older steps are as they were, and the next can be. Never waits."""
+        if self._being_saved is None or self._manager.is_saving_in_progress():
+            return None
+        step, self._being_saved = self._being_saved, None
+        try:
+            self.wait()
+        except OSError as error:
+            self._manager.reload()  # until then it is taken for the newest
+            if jax.process_index() == 0:
+                partial = self._directory / f"{step}{PARTIAL}"
+                shutil.rmtree(partial, ignore_errors=True)  # what it has taken of a disk is needed
+            return f"step {step} was not saved: {error}"
+        return None
 
     def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The items of `wanted` (abstract trees with shardings), bit for bit.

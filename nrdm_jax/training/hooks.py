@@ -224,6 +224,19 @@ class Save:
             self.saved = step
 
 
+class FailedSaves:
+    """Tells of a checkpoint that could not be written, as soon as that is known: training goes on,
+    and the next one may be. The last one's failure ends the run (exit code 74)."""
+
+    def __init__(self, checkpoints: Checkpoints, progress: Progress):
+        self._checkpoints, self._progress = checkpoints, progress
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        what = self._checkpoints.failed()
+        if what is not None:
+            self._progress.line(f"step={step} WARNING: {what}")
+
+
 class Snapshots:
     """Writes the power-function averages in float32, `count` times evenly over the run, the last
     time after its last step.

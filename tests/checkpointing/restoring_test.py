@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,3 +139,36 @@ def test_what_there_is_is_listed_verified_and_shown(kept, capsys):
         checkpoint_report.show_steps(str(home), 7)
     with pytest.raises(ValueError, match="has no checkpoint"):
         checkpoint_report.list_steps(str(home / "2"))
+
+
+def test_a_save_that_fails_is_told_of_once_and_leaves_the_others(tmp_path):
+    """Files may grow no longer than a few kilobytes, which a leaf exceeds: the system refuses the
+    write in the background, as it does where a disk is full."""
+
+    def large(step):
+        values = np.random.default_rng(step).standard_normal((300, 300))
+        return {"params": {"a": jnp.asarray(values, jnp.float32)}}
+
+    def until_ended():
+        while checkpoints._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        return checkpoints.failed()
+
+    home = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(str(home), keep=None)
+    checkpoints.save(1, large(1), {})
+    assert until_ended() is None and checkpoints.failed() is None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        checkpoints.save(2, large(2), {})
+        said = until_ended()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert said is not None and "step 2 was not saved" in said and "File too large" in said
+    assert checkpoints.failed() is None
+    assert checkpoints.steps() == [1] and checkpoints.latest_step() == 1
+    assert sorted(path.name for path in home.iterdir()) == ["1"]
+    checkpoints.save(2, large(2), {})
+    assert until_ended() is None and checkpoints.faults(2) == []
+    checkpoints.close()
