@@ -8,11 +8,13 @@ whole.
 """
 
 import contextlib
+import dataclasses
 import itertools
+import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,11 +22,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nrdm_jax import trees
-from nrdm_jax.checkpointing import fingerprints, notes, verification
+from nrdm_jax.checkpointing import durability, fingerprints, notes, verification
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing.retention import Retention
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 ABSENT = "absent"
+METRICS = "metrics"  # of a note: of the held-out records at that step
 PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
 
 
@@ -33,19 +37,23 @@ class Checkpoints:
 
     Args:
       directory: made if absent, unless `read_only`.
-      keep: newest steps kept; older ones are removed as new ones are committed. None: all.
+      keep: which steps stay as new ones are committed; a number is of the newest, None all.
       read_only: for sampling and evaluating; nothing is written or cleaned up.
     """
 
-    def __init__(self, directory: str, *, keep: int | None = 1, read_only: bool = False):
+    def __init__(
+        self, directory: str, *, keep: Retention | int | None = 1, read_only: bool = False
+    ):
         self._directory = epath.Path(directory)
+        self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
+        self._values: dict[int, float | None] = {}  # of the retention's metric
         if read_only:
             options = ocp.CheckpointManagerOptions(
                 read_only=True, save_interval_steps=0, create=False
             )
         else:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=_Kept(self._to_keep),
                 cleanup_tmp_directories=True,
                 # A failed directory creation in the background can hang the process at its exit.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -61,6 +69,20 @@ class Checkpoints:
             options=options,
             item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
         )
+
+    def _to_keep(self, steps: list[int]) -> set[int]:
+        values = {step: self._value(step) for step in steps} if self._retention.best else {}
+        return self._retention.kept(
+            steps, {step: value for step, value in values.items() if value is not None}
+        )
+
+    def _value(self, step: int) -> float | None:
+        """What a step's note says of the metric by which the best are kept."""
+        if step not in self._values:
+            self._values[step] = None
+            with contextlib.suppress(DamagedCheckpoint):
+                self._values[step] = self.meta(step).get(METRICS, {}).get(self._retention.metric)
+        return self._values[step]
 
     def latest_step(self) -> int | None:
         """The newest committed step, by number and not by time; None where there is none."""
@@ -83,6 +105,7 @@ class Checkpoints:
           OSError: they, or those of the save before, cannot be written, as on a disk that is full.
         """
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
         with self._writing():
             self._manager.save(
@@ -95,10 +118,11 @@ class Checkpoints:
         never been tried, older steps are as they were, and the next can be. Never waits."""
         if self._being_saved is None or self._manager.is_saving_in_progress():
             return None
-        step, self._being_saved = self._being_saved, None
+        step = self._being_saved
         try:
             self.wait()
         except OSError as error:
+            self._being_saved = None
             self._manager.reload()  # until then it is taken for the newest
             if jax.process_index() == 0:
                 partial = self._directory / f"{step}{PARTIAL}"
@@ -257,10 +281,13 @@ class Checkpoints:
             ) from error
 
     def wait(self) -> None:
-        """Returns when everything saved is committed; raises as `save` what went wrong
-        meanwhile."""
+        """Returns when everything saved is committed, and would outlive a loss of power; raises as
+        `save` what went wrong meanwhile."""
         with self._writing():
             self._manager.wait_until_finished()
+            step, self._being_saved = self._being_saved, None
+            if step is not None and jax.process_index() == 0:
+                durability.sync(pathlib.Path(self._directory), step)
 
     def close(self) -> None:
         with self._writing():
@@ -276,6 +303,17 @@ class Checkpoints:
             if not system:
                 raise
             raise OSError(f"{self._directory} cannot be written: {system[1]}") from error
+
+
+@dataclasses.dataclass
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """Ascending steps -> those that stay."""
+
+    choose: Callable[[list[int]], set[int]]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        kept = self.choose([info.step for info in checkpoints])
+        return [info.step in kept for info in checkpoints]
 
 
 def _differences(item: str, stored, wanted) -> list[tuple[str, str, str]]:

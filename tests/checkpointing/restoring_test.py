@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from nrdm_jax import checkpoint_report, restoring
+from nrdm_jax.checkpointing import durability
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.retention import Retention
 
 
 def tree(step):
@@ -172,3 +174,40 @@ def test_a_save_that_fails_is_told_of_once_and_leaves_the_others(tmp_path):
     checkpoints.save(2, large(2), {})
     assert until_ended() is None and checkpoints.faults(2) == []
     checkpoints.close()
+
+
+def test_the_newest_the_regular_and_the_best_are_kept(tmp_path):
+    keep = Retention(newest=2, every=4, best=1)
+    losses = {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.6, 5: 0.2, 6: 0.4, 7: 0.7, 8: 0.8, 9: 0.5}
+    assert keep.kept(range(1, 10), losses) == {4, 5, 8, 9}
+    assert keep.kept([3], {}) == {3} and keep.kept([1, 2, 3], {}) == {2, 3}
+    assert Retention(newest=None).kept([1, 2, 3], {}) == {1, 2, 3}
+    home = str(tmp_path / "checkpoints")
+    for first, last in ((1, 6), (7, 9)):  # the second time by a process that has saved none of them
+        checkpoints = Checkpoints(home, keep=keep)
+        for step in range(first, last + 1):
+            checkpoints.save(step, tree(step), {"metrics": {"heldout_loss": losses[step]}})
+        checkpoints.wait()
+        found = checkpoints.steps()
+        checkpoints.close()
+    assert found == [4, 5, 8, 9]
+
+
+def test_a_committed_step_is_flushed_with_all_directories_above_it(tmp_path, monkeypatch):
+    flushed = []
+    real = os.fsync
+
+    def fsync(number):
+        flushed.append(os.readlink(f"/proc/self/fd/{number}"))
+        return real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    home = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(str(home))
+    checkpoints.save(1, tree(1), {})
+    checkpoints.wait()
+    checkpoints.close()
+    everything = {str(path) for path in (home / "1").rglob("*")}
+    assert everything | {str(home / "1"), str(home), str(tmp_path)} <= set(flushed)
+    assert flushed.index(str(home / "1")) < flushed.index(str(home))
+    durability.sync(home, 7)  # of a step that has gone
