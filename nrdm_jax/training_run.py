@@ -21,6 +21,7 @@ from nrdm_jax import (
     trees,
 )
 from nrdm_jax import config as configuration
+from nrdm_jax.checkpointing import fingerprints
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
@@ -124,6 +125,9 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         kept = workdir / run_weights.CHECKPOINTS
         state, begun = _start(parts, checkpoints, kept, batches.fingerprint)
         first_step = int(state.step)
+    size = sum(map(fingerprints.bytes_of, jax.tree.leaves(save_items(parts.abstract_state))))
+    if first_step < last_step:
+        home.require_space(size, "a checkpoint")
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import sys
 from typing import IO
 
@@ -65,6 +66,20 @@ class Workdir:
             os.fsync(file.fileno())
         os.replace(probe, self.path / ".probed")
         (self.path / ".probed").unlink()
+
+    def require_space(self, needed: int, what: str) -> None:
+        """Raises:
+        Stop: the disk has fewer bytes free than are needed for `what` (exit code 74).
+        """
+        if not distributed.is_writer():
+            return
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise Stop(
+                exit_codes.IO,
+                f"workdir {self.path} has {free / 2**30:.2f} GiB free, and {what} takes "
+                f"{needed / 2**30:.2f} GiB; free some, or choose a --workdir on another disk",
+            )
 
     def record(self, environment: dict) -> None:
         """Writes the config, and a line of env.json: plain JSON values of this start."""

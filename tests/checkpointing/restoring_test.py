@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import time
 
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from nrdm_jax.checkpointing import durability
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes.workdir import Workdir
 
 
 def tree(step):
@@ -211,3 +214,14 @@ def test_a_committed_step_is_flushed_with_all_directories_above_it(tmp_path, mon
     assert everything | {str(home / "1"), str(home), str(tmp_path)} <= set(flushed)
     assert flushed.index(str(home / "1")) < flushed.index(str(home))
     durability.sync(home, 7)  # of a step that has gone
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(tmp_path, monkeypatch):
+    home = Workdir(str(tmp_path / "run"), {}, allow_change=False)
+    home.require_space(1000, "a checkpoint")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
+    with pytest.raises(Stop, match=r"has 1.00 GiB free, and a checkpoint takes 3.00 GiB") as caught:
+        home.require_space(3 * 2**30, "a checkpoint")
+    assert caught.value.exit_code == 74
+    home.release()
