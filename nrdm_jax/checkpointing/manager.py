@@ -63,7 +63,7 @@ class Checkpoints:
                 ),
             )
         self._being_saved: int | None = None
-        handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler() for item in ITEMS}
         self._manager = ocp.CheckpointManager(
             self._directory.resolve(),
             options=options,
@@ -104,7 +104,7 @@ class Checkpoints:
         Raises:
           OSError: they, or those of the save before, cannot be written, as on a disk that is full.
         """
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
         with self._writing():
@@ -141,7 +141,7 @@ class Checkpoints:
         with self._reading(step):
             rows = [row for item in wanted for row in self._rows(step, item, wanted[item])]
         self._check(step, rows)
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+        arguments = {name: _arguments(tree) for name, tree in wanted.items()}
         with self._reading(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         found = {name: restored[name] for name in wanted}
@@ -158,11 +158,7 @@ class Checkpoints:
         with self._reading(step):
             rows = self._rows(step, item, wanted)
         self._check(step, [(path, a, b) for path, a, b in rows if b != ABSENT])
-        arguments = ocp.args.PyTreeRestore(
-            wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True,
-        )
+        arguments = _arguments(wanted, partial_restore=True)
         with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found = checkpointer.restore(
                 (self._directory / str(step) / item).resolve(), args=arguments
@@ -303,6 +299,12 @@ class Checkpoints:
             if not system:
                 raise
             raise OSError(f"{self._directory} cannot be written: {system[1]}") from error
+
+
+def _arguments(wanted: Any, **more) -> ocp.args.PyTreeRestore:
+    """With the shardings of `wanted`: what a file says of those of before is not read."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    return ocp.args.PyTreeRestore(wanted, restore_args=restore_args, **more)
 
 
 @dataclasses.dataclass
