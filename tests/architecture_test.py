@@ -23,6 +23,7 @@ ASSEMBLY = (
     "programs",
     "sample_quality",
     "reports",
+    "rollbacks",
     "training_run",
     "run_weights",
     "post_hoc",

@@ -120,6 +120,8 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "train.ema_halflife_images": (lambda c: c.optim.name != "schedule_free", "optim.name"),
     "train.ema_snapshots": (lambda c: bool(c.train.ema_widths), "train.ema_widths"),
+    "guard.most_rollbacks": (lambda c: c.guard.action == "rollback", "guard.action"),
+    "guard.spike_window": (lambda c: c.guard.spike_factor > 0, "guard.spike_factor"),
     "diffusion.logit_mean": (_drawn("logit_normal", "log_normal"), "diffusion.times"),
     "diffusion.logit_std": (_drawn("logit_normal", "log_normal"), "diffusion.times"),
     "diffusion.mode_scale": (_drawn("mode"), "diffusion.times"),

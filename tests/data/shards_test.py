@@ -94,7 +94,7 @@ def batches(loader, count, records_seen=0):
 
 
 def steps_of(loader, records):
-    return next(s for s in itertools.count() if loader.records_after(0, s) >= records)
+    return next(s for s in itertools.count() if loader.position_after(0, s) >= records)
 
 
 def assert_equal(ours, theirs):
@@ -114,7 +114,7 @@ def content(batch):
 def test_two_processes_read_disjoint_rows_whose_union_is_each_record_once(kind, tmp_path):
     whole, records = opened(kind, tmp_path)
     steps = steps_of(whole, records)
-    assert whole.records_after(0, steps) == records  # here batches do not span an epoch's end
+    assert whole.position_after(0, steps) == records  # here batches do not span an epoch's end
     parts = [batches(opened(kind, tmp_path, part=(i, 2))[0], steps) for i in range(2)]
     read = [[item for batch in part for item in content(batch)] for part in parts]
     assert not set(read[0]) & set(read[1])
@@ -149,10 +149,10 @@ def test_going_on_is_going_on_from_where_it_was(kind, tmp_path):
     loader, _ = opened(kind, tmp_path)
     expected = batches(loader, 9)
     for step in (1, 4, 7):
-        seen = loader.records_after(0, step)
+        seen = loader.position_after(0, step)
         assert seen == sum(len(batch["label"]) for batch in expected[:step])
         assert_equal(batches(loader, 9 - step, seen), expected[step:])
-        assert loader.records_after(seen, 2) == loader.records_after(0, step + 2)
+        assert loader.position_after(seen, 2) == loader.position_after(0, step + 2)
 
 
 def test_a_batch_is_on_its_devices_as_the_mesh_divides_it(tmp_path):

@@ -54,7 +54,7 @@ def test_a_step_a_shape_and_none_is_compiled_later(parts_and_batches):
     # Twice the tokens are less than twice the work: the condition is projected once an example.
     of_size = {count: flop / count for count, flop in zip(images, flops, strict=True)}
     assert 1.5 < of_size[8] / of_size[16] < 2
-    assert sum(images) == loader.records_after(0, 6)
+    assert sum(images) == loader.position_after(0, 6)
     wrong = {name: value[:, :2] if name == "x" else value for name, value in batch.items()}
     for other in (wrong, batch | {"label": batch["label"][:4]}):
         with pytest.raises(TypeError):
