@@ -87,15 +87,13 @@ def digests(tree) -> dict[str, str]:
 
     from nrdm_jax import trees
 
-    def whole(leaf):
-        if leaf.is_fully_addressable:
-            return np.asarray(leaf)
-        everywhere = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-        return np.asarray(jax.jit(lambda x: x, out_shardings=everywhere)(leaf).addressable_data(0))
-
+    first = jax.tree.leaves(tree)[0]
+    if not first.is_fully_addressable:
+        everywhere = NamedSharding(first.sharding.mesh, PartitionSpec())
+        tree = jax.jit(lambda x: x, out_shardings=everywhere)(tree)
     found = {}
     for path, leaf in trees.leaves_with_path(tree):
-        value = np.ascontiguousarray(whole(leaf))
+        value = np.ascontiguousarray(leaf.addressable_data(0) if leaf.is_fully_replicated else leaf)
         told = f"{value.dtype} {value.shape}".encode()
         found[path] = hashlib.sha256(told + value.tobytes()).hexdigest()
     return found

@@ -26,7 +26,7 @@ from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
-from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir, read_whole_config
 from nrdm_jax.sample_quality import SampleQuality
@@ -151,6 +151,8 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
 
     with ledger.account("compile"):
         train_step = _compiled(parts, batches.dtype)
+        # The first collective waits half a minute for the others, whose compiling may take longer.
+        distributed.meet("compiled")
 
     goodput = Goodput(workdir, ledger, begun.get("step_seconds"))
     tools = Tools(workdir, checkpoints, snapshots, signals, ledger, goodput, train_step)
