@@ -16,7 +16,8 @@ from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import writers
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
-from nrdm_jax.training import hooks, loop
+from nrdm_jax.training import guard, hooks, loop
+from nrdm_jax.training.goodput import Goodput
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
 
 
@@ -28,12 +29,14 @@ class Place:
       workdir: for pictures, samples and scores.
       writer, progress: for figures and lines.
       ledger: which is charged with the time that each takes.
+      goodput: the account of the run, of which the ledger is this process's part.
     """
 
     workdir: pathlib.Path
     writer: MetricsWriter
     progress: Progress
     ledger: Ledger
+    goodput: Goodput
 
 
 def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
@@ -53,13 +56,43 @@ def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
     ]
 
 
-def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
+def watch(parts: build.Run, place: Place, memory: dict) -> guard.Guard:
+    """The policy of bad steps, with what it remembers of the run so far.
+
+    Raises:
+      ValueError: the model has no units whose tokens could become alike.
+    """
+    config, g = parts.config, parts.config.guard
+    if g.collapse_factor and not parts.task.units:
+        raise ValueError(
+            f"guard.collapse_factor is {g.collapse_factor}, and this model has no units whose "
+            "token-mean share is measured; set it to 0"
+        )
+    limits = guard.Limits(g.most_in_a_row, g.spike_factor, g.spike_window, g.collapse_factor)
+
+    def is_waited_for(step: int) -> bool:
+        regular = step % config.log.every == 0 or step % config.checkpoint.every == 0
+        return regular or step == config.train.steps
+
+    return guard.Guard(
+        guard.Policy(limits, memory),
+        place.progress.line,
+        is_waited_for,
+        shares_every=config.log.sensitivity_every if g.collapse_factor else 0,
+    )
+
+
+def step_lines(
+    parts: build.Run, place: Place, counts: Callable[[], dict[str, int]]
+) -> hooks.StepLog:
     config = parts.config
     return hooks.StepLog(
         place.writer,
         place.progress,
         place.ledger,
         parts.schedule,
+        goodput=place.goodput,
+        counts=counts,
         every=config.log.every,
         last_step=config.train.steps,
         devices=parts.mesh.size,

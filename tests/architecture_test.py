@@ -24,6 +24,7 @@ ASSEMBLY = (
     "sample_quality",
     "reports",
     "restoring",
+    "rollbacks",
     "training_run",
     "run_weights",
     "post_hoc",

@@ -102,13 +102,15 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
     `config`.
 
     Raises:
-      ValueError: there are any, and they are not allowed.
+      ValueError: there are any that change what is trained, and they are not allowed. The mesh does
+        not: the state is restored bit for bit on any, and reads the same batches.
     """
     if not (path / "config.json").exists():
         return []
     lines = difference(read_whole_config(path), config)
-    if lines and not allowed:
-        listed = "\n".join("  " + line for line in lines)
+    refused = [line for line in lines if not line.startswith("mesh.")]
+    if refused and not allowed:
+        listed = "\n".join("  " + line for line in refused)
         raise ValueError(
             f"--config differs from the one workdir {path} was made with:\n{listed}\n"
             "give --allow_config_change to go on with the new one, or another --workdir"
