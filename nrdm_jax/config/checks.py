@@ -99,7 +99,8 @@ def _check_numbers(c) -> None:
         "pipeline.micro_batches sample.churn sample.batch_size diffusion.variance_weight "
         "train.ema_snapshots data.bucket_tokens autoencoder.kl_weight "
         "autoencoder.perceptual_weight autoencoder.discriminator_weight "
-        "autoencoder.discriminator_start checkpoint.keep_every checkpoint.keep_best guard.most_rollbacks guard.spike_factor "
+        "autoencoder.discriminator_start checkpoint.keep_every checkpoint.keep_best "
+        "guard.most_rollbacks guard.spike_factor "
         "guard.collapse_factor",
     }
     for low, fields in at_least.items():
