@@ -3,6 +3,9 @@
 Purpose: medical volumes on real data in minutes on two CPU cores: 225 scans for training, 35 held
 out (Medical Segmentation Decathlon, task 4, CC-BY-SA 4.0). The data are not in the clone:
 ../shared/data/hippocampus_mri.npz, or NRDM_HIPPOCAMPUS. `:smoke` is 20 steps, for tests.
+Expected result: on 2 cores, 17 minutes beside other work take the held-out loss of the EMA weights
+from 1.280 to 0.331, 0.79 of the best linear denoiser's 0.418; samples have the light and dark of
+the region, and the grain of their patches. (Measured 2026-11-26.)
 Command: bash launch/local.sh configs/hippocampus.py
 """
 
