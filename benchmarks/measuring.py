@@ -71,8 +71,9 @@ def placed_batch(parts) -> dict:
         if named == "tokens":
             batch["tokens"] = np.where(mask, draw.integers(1, 257, mask.shape), 0).astype(np.int32)
         else:
-            states = draw.standard_normal(shapes["text"].shape, np.float32)
-            batch |= {"text": states, "text_mask": mask}
+            batch["text_mask"] = mask
+            for name in ("text", "text_pooled"):
+                batch[name] = draw.standard_normal(shapes[name].shape, np.float32)
     return {name: jax.device_put(x, shapes[name].sharding) for name, x in batch.items()}
 
 

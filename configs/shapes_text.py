@@ -3,6 +3,9 @@
 Purpose: shapes from words in minutes on two CPU cores; MiniLM reads the names, samples are written
 as OBJ and PLY meshes with rendered views. The meshes are not in the clone: apt-get download
 sweethome3d-furniture and dpkg -x, NRDM_SWEETHOME3D says where to. `:smoke` is 20 steps, for tests.
+Expected result: on 2 cores, 11 minutes take the held-out loss of the EMA weights from 2.000 to
+0.278, 0.64 of the best linear denoiser's 0.432; samples are lumps of about the right bulk, and no
+furniture yet. (Measured 2026-11-26.)
 Command: bash launch/local.sh configs/shapes_text.py
 """
 

@@ -3,6 +3,9 @@
 Purpose: class -> video on real data, with factorised space-time attention, in minutes on two CPU
 cores. 54 clips for training, cut into windows; no performer is in both splits. The data are not in
 the clone: ../shared/data/weizmann_actions.zip, or NRDM_WEIZMANN. `:smoke` is 20 steps, for tests.
+Expected result: on 2 cores, 17 minutes beside other work take the held-out loss of the EMA weights
+from 1.063 to 0.050, 0.56 of the best linear denoiser's 0.090; samples are a dark figure in the
+middle of the right ground. (Measured 2026-11-26.)
 Command: bash launch/local.sh configs/weizmann_video.py
 """
 

@@ -170,8 +170,10 @@ def _sampler(config, mesh: Mesh, *, apply, **options) -> Generator:
     return Generator(sample, mesh, config.sample.batch_size or SAMPLED)
 
 
-def _originals(seeds: np.ndarray, heldout, labels=None, captions=None) -> dict[str, np.ndarray]:
-    """Held-out records, evenly from the first to the last, one a seed.
+def _originals(
+    seeds: np.ndarray, heldout, labels=None, captions=None, rows=None
+) -> dict[str, np.ndarray]:
+    """Held-out records, evenly from the first to the last, one a seed; see `drawing.prompts`.
 
     Raises:
       ValueError: there are labels or captions.
@@ -183,7 +185,7 @@ def _originals(seeds: np.ndarray, heldout, labels=None, captions=None) -> dict[s
     records = heldout()
     count = len(seeds)
     places = (np.arange(count) * max(len(records), count) // count) % len(records)
-    batch = records.gather(places)
+    batch = records.gather(places if rows is None else places[rows])
     return {"x": batch["x"], "label": batch["label"]}
 
 

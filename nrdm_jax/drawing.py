@@ -13,6 +13,7 @@ from nrdm_jax.data.sources import Source
 from nrdm_jax.diffusion import grids, guidance, known, noise
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.processes import distributed
 from nrdm_jax.sampling.generate import Generator, make_sample_fn
 from nrdm_jax.sharding.mesh import batch_devices
 from nrdm_jax.signatures import Array
@@ -128,32 +129,37 @@ def prompts(
     heldout: Callable[[], Source],
     labels: np.ndarray | None = None,
     captions: Sequence[str] | None = None,
+    rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What the samples of these seeds are given: classes in turn or the `labels`; where there is
     more than a class, what is given with held-out records, evenly from the first to the last, or
-    these `captions`.
+    these `captions`. The same bits on all processes, which must all call it: what a device has
+    computed, states of texts and what is seen, is the writer's.
 
     Args:
       seeds: (n,).
       heldout: opens those records.
       labels: (n,), of samples that are given nothing else, or captions.
       captions: (n,).
+      rows: (m,): the samples, of these n, that this is wanted of; by default all. States of many
+        texts are large, so that whoever draws many samples asks for a batch at a time.
 
     Raises:
       ValueError: there are captions that nobody reads; or labels or captions for samples that are
         given more.
     """
+    rows = np.arange(len(seeds)) if rows is None else rows
     if captions is not None:
-        return _of_captions(config, captions, labels)
+        return _of_captions(config, captions, labels, rows)
     if by_class(config):
         labels = seeds % config.data.num_classes if labels is None else labels
-        return {"label": np.asarray(labels, np.int32)}
+        return {"label": np.asarray(labels, np.int32)[rows]}
     if labels is not None:
         raise ValueError("samples of this run are not given a class alone; leave out --labels")
     if _label_alone(config):
-        return {"label": np.full(len(seeds), config.data.num_classes, np.int32)}
+        return {"label": np.full(len(rows), config.data.num_classes, np.int32)}
     records = heldout()
-    numbers = _spread(len(seeds), len(records))
+    numbers, seeds = _spread(len(seeds), len(records))[rows], seeds[rows]
     see, finish = networks.see(config), texts.finish(config)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(seeds), PROMPTS):
@@ -164,7 +170,9 @@ def prompts(
         keys = noise.keys_of_seeds(jnp.asarray(seeds[part], jnp.uint32))
         given = objectives.given_of(batch, known.look(see, batch, x0, keys)[0])
         parts.append({name: np.asarray(value) for name, value in given.items()})
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return distributed.of_writer(
+        {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    )
 
 
 def heldout_captions(config, count: int, heldout: Callable[[], Source]) -> list[str] | None:
@@ -181,7 +189,9 @@ def _spread(count: int, total: int) -> np.ndarray:
     return (np.arange(count) * max(total, count) // count) % total
 
 
-def _of_captions(config, captions: Sequence[str], labels: np.ndarray | None) -> dict:
+def _of_captions(
+    config, captions: Sequence[str], labels: np.ndarray | None, rows: np.ndarray
+) -> dict:
     if not texts.is_read(config):
         raise ValueError("--captions: this run reads none (text.encoder=none)")
     if config.data.seen != "none":
@@ -195,7 +205,8 @@ def _of_captions(config, captions: Sequence[str], labels: np.ndarray | None) -> 
         if labels is not None:
             raise ValueError("--labels: this run is given captions only (text.with_class=False)")
         labels = np.full(len(captions), config.data.num_classes)
-    return {"label": np.asarray(labels, np.int32)} | texts.given_of(config, captions)
+    told = texts.given_of(config, [captions[row] for row in rows])
+    return {"label": np.asarray(labels, np.int32)[rows]} | distributed.of_writer(told)
 
 
 # Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four

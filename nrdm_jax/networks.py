@@ -140,6 +140,7 @@ def given(config, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
         states = (batch, length, text_width(config))
         shapes["text"] = jax.ShapeDtypeStruct(states, jnp.float32)
         shapes["text_mask"] = jax.ShapeDtypeStruct((batch, length), jnp.bool_)
+        shapes["text_pooled"] = jax.ShapeDtypeStruct((batch, text_width(config)), jnp.float32)
     channels = seen_channels(config)
     if channels:
         at = (batch, *config.data.shape[:-1])

@@ -141,18 +141,18 @@ class SampleQuality:
         the writer, {} on the others; all processes must call it."""
         before = time.monotonic()
         self._prepare(poll)
-        given = self._given()
-        labels = given["label"]
+        seeds, classes = np.arange(self._samples), self._classes()
         found = FeatureSet()
         for start in range(0, self._samples, self._sampler.batch_size):
             chunk = np.arange(start, min(start + self._sampler.batch_size, self._samples))
             poll()
-            x = self._sampler(params, chunk, {name: some[chunk] for name, some in given.items()})
+            given = self._task.prompts(seeds, lambda: self._heldout, classes, rows=chunk)
+            x, labels = self._sampler(params, chunk, given), given["label"]
             if not np.all(np.isfinite(x)):
                 raise FloatingPointError(f"samples {chunk[0]} to {chunk[-1]} are not all finite")
             pixels = self._to_pixels(x)
-            sink(x, pixels, labels[chunk])
-            for batch in self._batches(pixels, labels[chunk]):
+            sink(x, pixels, labels)
+            for batch in self._batches(pixels, labels):
                 self._add(found, batch)
         result = self._scores(found, before) if distributed.is_writer() else {}
         # The others would give up on a collective that the writer is late for.
@@ -194,12 +194,11 @@ class SampleQuality:
         if distributed.is_writer():
             feature_sets.save(path, found, about)
 
-    def _given(self) -> dict[str, np.ndarray]:
-        """What the samples are given: labels in the proportions of the reference, mixed, exact and
-        no matter how many devices; or what held-out records have."""
-        seeds = np.arange(self._samples)
+    def _classes(self) -> np.ndarray | None:
+        """Labels of the samples in the proportions of the reference, mixed, exact and no matter how
+        many devices; None where they are given what held-out records have."""
         if not self._by_prompted_class():
-            return self._task.prompts(seeds, lambda: self._heldout)
+            return None
         labels = np.zeros(self._samples, np.int32)
         if distributed.is_writer():
             assert self._known is not None
@@ -207,8 +206,7 @@ class SampleQuality:
             places = (np.arange(self._samples) + 0.5) / self._samples * ends[-1]
             labels = np.searchsorted(ends, places, side="right")
             labels = np.random.default_rng(0).permutation(labels).astype(np.int32)
-        labels = np.asarray(distributed.of_writer(labels))
-        return self._task.prompts(seeds, lambda: self._heldout, labels)
+        return np.asarray(distributed.of_writer(labels))
 
     def _frames(self) -> int:
         """Examples that a record is to the network."""

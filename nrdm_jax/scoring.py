@@ -238,7 +238,10 @@ def score(
     elif drawn is None and samples:
         sampler = parts.task.sampler(parts.mesh)
         seeds = np.arange(samples)
-        given = parts.task.prompts(seeds, lambda: heldout)
+
+        def given(rows: np.ndarray):
+            return parts.task.prompts(seeds, lambda: heldout, rows=rows)
+
         drawn = sampler(ema, seeds, given, poll=signals.check)
     out = pathlib.Path(workdir) / "evals"
     writable = os.access(workdir, os.W_OK)

@@ -17,9 +17,10 @@ Metrics = dict[str, Any]  # arrays, or trees of them
 
 # What a network is told of each example beside x_t and t, by name:
 #   "label" (B,) int32, its class, always;
-#   "text" (B, T, E) float, the states of an encoder, and "text_mask" (B, T) bool, False behind the
-#     text; or "tokens" (B, T) int32, numbers of a vocabulary plus one, 0 behind the text, for the
-#     network's own encoder;
+#   "text" (B, T, E) float, the states of an encoder, "text_mask" (B, T) bool, False behind the
+#     text, and "text_pooled" (B, E) float, what stands for all of it, at the size of vectors of
+#     variance 1, whatever where there is no text; or "tokens" (B, T) int32, numbers of a vocabulary
+#     plus one, 0 behind the text, for the network's own encoder;
 #   "seen" (B, *S, K) float32, what is known at each place.
 # Whatever the diffusion does with it, it does to all leaves alike.
 Given = Mapping[str, Array]

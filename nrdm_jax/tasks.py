@@ -35,7 +35,7 @@ class Task:
       mesh, and the shapes of that example), to count its FLOPs.
     sampler: (mesh, and options of `drawing.generator`, or another `apply`) -> what makes the run's
       pictures.
-    prompts: (seeds, held-out records, labels, captions) -> what the sampler is given, see
+    prompts: (seeds, held-out records, labels, captions, rows) -> what the sampler is given, see
       `drawing.prompts`.
     heldout: the losses of a run on what it has not seen.
     yardstick: the same of the best linear map, for `scoring`.

@@ -108,7 +108,8 @@ def _check_width(config, width: int) -> None:
 
 
 def given_of(config, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """(n,) captions -> what a network is given of them. Raises as `source`."""
+    """(n,) captions -> what a network is given of them, as a device here computes it. Raises as
+    `source`."""
     tokens, _ = _tokens(config, texts)
     parts = [
         finish(config)({"tokens": tokens[start : start + ENCODED]})
@@ -134,12 +135,12 @@ def finish(config, mesh: Mesh | None = None) -> Callable[[dict], dict]:
 
 @functools.lru_cache(maxsize=4)
 def _program(network: Network, mesh: Mesh | None) -> Callable[[Any], dict[str, Array]]:
-    """Compiled: tokens (B, T) -> text, text_mask. The weights are its arguments, so that they are
-    no constants of the program, and are put on the devices once."""
+    """Compiled: tokens (B, T) -> text, text_mask, text_pooled. The weights are its arguments, so
+    that they are no constants of the program, and are put on the devices once."""
 
     def encode(params, tokens):
-        states, _ = network.encode(params, tokens)
-        return {"text": states, "text_mask": tokens > 0}
+        states, pooled = network.encode(params, tokens)
+        return {"text": states, "text_mask": tokens > 0, "text_pooled": pooled}
 
     if mesh is None:
         jitted = jax.jit(encode)
@@ -150,17 +151,18 @@ def _program(network: Network, mesh: Mesh | None) -> Callable[[Any], dict[str, A
     return functools.partial(jitted, params)
 
 
-def _telling(config, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def _telling(config, count: int) -> captions.EncodeFn:
     """Encodes on one device, and says so once it starts."""
     begun = False
 
-    def encode(tokens: np.ndarray) -> np.ndarray:
+    def encode(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nonlocal begun
         program = _program(_network(config), None)
         if not begun:
             print(f"text: {count} captions are encoded by {config.text.encoder}", flush=True)
             begun = True
-        return np.asarray(program(tokens)["text"])
+        found = program(tokens)
+        return np.asarray(found["text"]), np.asarray(found["text_pooled"])
 
     return encode
 

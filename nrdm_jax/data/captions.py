@@ -16,6 +16,10 @@ from nrdm_jax.data.stored import once
 
 READ = 4096  # captions at a time
 ENCODED = 64  # captions at a time
+FORMAT = 2  # of states on disk
+
+# (n, t) tokens, any t up to T -> (states (n, t, E), pooled (n, E)) float32
+EncodeFn = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Table(Protocol):
@@ -40,16 +44,18 @@ class Tokens:
 
 
 class States:
-    """ "text" (n, T, E) float32, 0 behind the text, and "text_mask" (n, T).
+    """ "text" (n, T, E) float32, 0 behind the text, "text_mask" (n, T), "text_pooled" (n, E).
 
     Args:
       states: (tokens of all captions, E), in memory or not, without padding.
       ends: (captions,): where each ends among these.
+      pooled: (captions, E), in memory or not.
       length: T.
     """
 
-    def __init__(self, states: np.ndarray, ends: np.ndarray, length: int):
+    def __init__(self, states: np.ndarray, ends: np.ndarray, pooled: np.ndarray, length: int):
         self.states, self.ends, self.length = states, np.asarray(ends), length
+        self.pooled = pooled
         self.starts = np.concatenate([[0], self.ends[:-1]])
 
     def gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -58,7 +64,7 @@ class States:
         text: np.ndarray = np.zeros((*mask.shape, self.states.shape[1]), np.float32)
         for one, start, count in zip(text, self.starts[rows], counts, strict=True):
             one[:count] = self.states[start : start + count]
-        return {"text": text, "text_mask": mask}
+        return {"text": text, "text_mask": mask, "text_pooled": np.asarray(self.pooled[rows])}
 
 
 class Unlabelled:
@@ -138,7 +144,7 @@ def different(source: Source) -> tuple[list[str], np.ndarray]:
 
 def encoded(
     tokens: np.ndarray,
-    encode: Callable[[np.ndarray], np.ndarray],
+    encode: EncodeFn,
     directory: pathlib.Path,
     key: Sequence,
 ) -> States:
@@ -146,7 +152,7 @@ def encoded(
 
     Args:
       tokens: (captions, T), 0 behind the text.
-      encode: (n, t) tokens -> (n, t, E) float32, any t up to T.
+      encode: see there.
       directory: of all that are kept.
       key: JSON values; everything that decides the states.
     """
@@ -154,22 +160,29 @@ def encoded(
     def write(folder: pathlib.Path) -> None:
         counts = (tokens > 0).sum(axis=1)
         ends = np.cumsum(counts)
-        states = None
+        states = pooled = None
         # By length, so that little padding is encoded; a multiple of 8, so that few programs are.
         order = np.argsort(counts, kind="stable")
         for first in range(0, len(order), ENCODED):
             some = order[first : first + ENCODED]
             width = min(-(-max(int(counts[some].max()), 1) // 8) * 8, tokens.shape[1])
-            found = encode(np.resize(tokens[some, :width], (ENCODED, width)))
-            if states is None:
-                shape = (max(int(ends[-1]), 1), found.shape[-1])  # no file of nothing is mapped
-                states = np.lib.format.open_memmap(folder / "states.npy", "w+", np.float32, shape)
+            found, whole = encode(np.resize(tokens[some, :width], (ENCODED, width)))
+            if states is None or pooled is None:
+                channels = found.shape[-1]  # and no file of nothing is mapped
+                states = _file(folder / "states.npy", (max(int(ends[-1]), 1), channels))
+                pooled = _file(folder / "pooled.npy", (len(tokens), channels))
             for row, one in zip(some, found, strict=False):
                 states[ends[row] - counts[row] : ends[row]] = one[: counts[row]]
-        assert states is not None, "no captions"
+            pooled[some] = whole[: len(some)]
+        assert states is not None and pooled is not None, "no captions"
         states.flush()
+        pooled.flush()
         np.save(folder / "ends.npy", ends)
 
-    home = once(directory / fingerprint_of(*key), write)
-    states = np.load(home / "states.npy", mmap_mode="r")
-    return States(states, np.load(home / "ends.npy"), tokens.shape[1])
+    home = once(directory / fingerprint_of(FORMAT, *key), write)
+    states, pooled = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("states", "pooled"))
+    return States(states, np.load(home / "ends.npy"), pooled, tokens.shape[1])
+
+
+def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, "w+", np.float32, shape)

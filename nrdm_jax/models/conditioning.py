@@ -28,7 +28,7 @@ class Condition:
 def nothing(given: Given, num_classes: int) -> Given:
     """The same without class and text; what is seen stays."""
     empty = dict(given, label=jnp.full_like(given["label"], num_classes))
-    for name in ("text_mask", "tokens"):
+    for name in ("text_mask", "text_pooled", "tokens"):
         if name in given:
             empty[name] = jnp.zeros_like(given[name])
     return empty
@@ -79,30 +79,43 @@ class LabelEmbedding(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """(text (B, T, E), mask (B, T) bool) -> (states (B, T + 1, E), mask (B, T + 1), pooled
-    (B, width)): what blocks attend to, and what the whole condition has of it.
+    """(text (B, T, E), mask (B, T) bool, pooled (B, E)) -> (states (B, T + 1, E), mask (B, T + 1),
+    embedding (B, width)): what blocks attend to, and what the whole condition has of it.
 
     In front of the text is a learnt state that is always there: an example without text attends to
-    it alone. `pooled` is a linear of the mean of the text's normalised states, zero without text.
+    it alone. The embedding is a linear of what the encoder pools of the text, scaled and shifted,
+    and zero without text.
     """
 
     width: int
 
     @nn.compact
-    def __call__(self, text_BTE: Array, mask_BT: Array) -> tuple[Array, Array, Array]:
+    def __call__(
+        self, text_BTE: Array, mask_BT: Array, pooled_BE: Array
+    ) -> tuple[Array, Array, Array]:
         init = nn.initializers.normal(0.02)
         text_BTE = constrain(text_BTE.astype(jnp.float32), "activation_batch", None, None)
         start_E = self.param("start", init, text_BTE.shape[-1:])
         start = jnp.broadcast_to(start_E[None, None], (text_BTE.shape[0], 1, start_E.shape[0]))
-        mask_BT1 = mask_BT[..., None]
         # A padded state may be anything, and nothing times NaN is NaN.
-        known = jnp.where(mask_BT1, text_BTE, 0.0)
-        normal = jnp.where(mask_BT1, nn.LayerNorm(name="norm")(known), 0.0)
-        mean_BE = jnp.sum(normal, axis=1) / jnp.maximum(jnp.sum(mask_BT1, axis=1), 1)
-        pooled = nn.Dense(self.width, use_bias=False, kernel_init=init, name="pooled")(mean_BE)
+        known = jnp.where(mask_BT[..., None], text_BTE, 0.0)
+        told_B1 = jnp.any(mask_BT, axis=1, keepdims=True)
+        pooled_BE = jnp.where(told_B1, _of_examples(pooled_BE.astype(jnp.float32)), 0.0)
+        moved_BE = jnp.where(told_B1, Affine(name="norm")(pooled_BE), 0.0)
+        embed = nn.Dense(self.width, use_bias=False, kernel_init=init, name="pooled")
         states = jnp.concatenate([start, known], axis=1)
         mask = jnp.concatenate([jnp.ones_like(mask_BT[:, :1]), mask_BT], axis=1)
-        return states, mask, pooled
+        return states, mask, embed(moved_BE)
+
+
+class Affine(nn.Module):
+    """scale * x + bias, (B, E): of a norm, of what is normalised already."""
+
+    @nn.compact
+    def __call__(self, x_BE: Array) -> Array:
+        scale_E = self.param("scale", nn.initializers.ones, x_BE.shape[-1:])
+        bias_E = self.param("bias", nn.initializers.zeros, x_BE.shape[-1:])
+        return x_BE * scale_E[None] + bias_E[None]
 
 
 class SharedProjections(nn.Module):

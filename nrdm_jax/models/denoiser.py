@@ -35,8 +35,9 @@ class Denoiser(nn.Module):
       patch: side of a patch, one number or one a spatial axis.
       depth, width, heads: blocks, trunk channels, attention heads; see `sizes.DIT`.
       num_classes: labels are 0 .. num_classes - 1; `num_classes` itself is the null class.
-      text_width: channels E of the states of a text that is given; 0: none is. A mean of them is a
-        part of the condition, and blocks of a transformer have a cross-attention unit to them.
+      text_width: channels E of the states of a text that is given; 0: none is. What is pooled of
+        them is a part of the condition, and blocks of a transformer have a cross-attention unit to
+        them.
       text_vocabulary, text_depth, text_heads: of an encoder of its own, whose tokens are given in
         the place of states, see `text_encoder.TextEncoder`; 0: it has none.
       learn_variance: twice the output channels; the second half is no prediction.
@@ -166,24 +167,26 @@ class Denoiser(nn.Module):
         given_BD = LabelEmbedding(self.num_classes, self.width, name="label")(given["label"])
         text, mask = None, None
         if self.text_width:
-            states = self._encoded(given)
-            text, mask, pooled_BD = TextEmbedding(self.width, name="text")(*states)
-            given_BD = given_BD + pooled_BD
+            encoded = self._encoded(given)
+            text, mask, text_BD = TextEmbedding(self.width, name="text")(*encoded)
+            given_BD = given_BD + text_BD
         e_BD = constrain(jax.nn.silu(time_BD + given_BD), "activation_batch", None)
         widths = self._shared_widths()
         shared = SharedProjections(widths, name="shared")(e_BD) if widths else {}
         return Condition(e_BD, shared, text, mask), time_BD, given_BD
 
-    def _encoded(self, given: Given) -> tuple[Array, Array]:
-        """States (B, T, E) of what is given of a text, and where it is no padding."""
+    def _encoded(self, given: Given) -> tuple[Array, Array, Array]:
+        """States (B, T, E) of what is given of a text, where it is no padding, and pooled
+        (B, E)."""
         if not self.text_vocabulary:
-            return given["text"], given["text_mask"]
+            return given["text"], given["text_mask"], given["text_pooled"]
         encoder = TextEncoder(
             self.text_vocabulary, self.text_width, self.text_depth, self.text_heads,
             name="text_encoder",
         )  # fmt: skip
         tokens_BT = given["tokens"]
-        return encoder(tokens_BT), tokens_BT > 0
+        states, pooled = encoder(tokens_BT)
+        return states, tokens_BT > 0, pooled
 
     def input_of(self, x: Array, given: Given) -> Array:
         """(B, *S, C + K) float32: x_t, and what is seen at each place."""

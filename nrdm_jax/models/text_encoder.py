@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from nrdm_jax.models.blocks import Attention, Mlp
 from nrdm_jax.models.conditioning import Condition
-from nrdm_jax.models.norms import AdaptiveNorm
+from nrdm_jax.models.norms import AdaptiveNorm, layer_norm
 from nrdm_jax.models.positions import sincos
 from nrdm_jax.sharding.axes import constrain
 from nrdm_jax.signatures import Array
@@ -26,8 +26,9 @@ class TokenAttention(Attention):
 
 
 class TextEncoder(nn.Module):
-    """tokens (B, T) int32, 0 behind the text -> states (B, T, E) float32. The states of a text do
-    not depend on the padding behind it.
+    """tokens (B, T) int32, 0 behind the text -> (states (B, T, E), pooled (B, E)) float32. Neither
+    depends on the padding behind a text; `pooled` is the mean of its states, each at mean 0 and
+    variance 1, and zero of no text.
 
     Attributes:
       vocabulary: tokens are 0 .. vocabulary - 1.
@@ -41,7 +42,7 @@ class TextEncoder(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, tokens_BT: Array) -> Array:
+    def __call__(self, tokens_BT: Array) -> tuple[Array, Array]:
         length = tokens_BT.shape[1]
         init = nn.initializers.normal(0.02)
         table = self.param("embedding", init, (self.vocabulary, self.width))
@@ -57,4 +58,7 @@ class TextEncoder(nn.Module):
             z_BTE = z_BTE + attention(z_BTE, unseen, mask_BT)
             z_BTE = z_BTE + Mlp(self.width, modulation="none", name=f"mlp_{i}")(z_BTE, unseen)
         z_BTE = AdaptiveNorm("none", name="final_norm")(z_BTE, unseen)
-        return constrain(z_BTE, "activation_batch", None, None)
+        z_BTE = constrain(z_BTE, "activation_batch", None, None)
+        normal = jnp.where(mask_BT[..., None], layer_norm(z_BTE), 0.0)
+        count = jnp.maximum(jnp.sum(mask_BT, axis=1, keepdims=True), 1)
+        return z_BTE, jnp.sum(normal, axis=1) / count

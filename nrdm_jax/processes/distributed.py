@@ -156,7 +156,8 @@ def told(value, limit: float = 1800.0) -> list:
 
 
 def of_writer(value):
-    """The writer's value, an array of one shape and type on all processes."""
+    """The writer's value, an array, or a tree of arrays, of one shape and type on all
+    processes."""
     if not _active:
         return value
     from jax.experimental import multihost_utils

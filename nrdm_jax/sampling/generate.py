@@ -116,26 +116,28 @@ class Generator:
         self,
         params: Any,
         seeds: np.ndarray,
-        given: Mapping[str, np.ndarray],
+        given: Mapping[str, np.ndarray] | Callable[[np.ndarray], Mapping[str, np.ndarray]],
         poll: Callable[[], None] = lambda: None,
     ) -> Any:
         """(n,) seeds and what is given, n of each -> (n, *S, C) float32, any n, or the pair of that
-        and previews (n, k, *S, C); `poll` is called before each batch."""
+        and previews (n, k, *S, C); `poll` is called before each batch. What is given may be a
+        function of rows (m,), some of 0 to n - 1, which is asked for a batch at a time."""
         parts = []
         for start in range(0, len(seeds), self.batch_size):
-            chunk = slice(start, start + self.batch_size)
+            rows = np.arange(start, min(start + self.batch_size, len(seeds)))
             poll()
-            count = len(seeds[chunk])
-
-            def padded(values: np.ndarray, chunk=chunk) -> Array:
-                part = np.resize(values[chunk], (self.batch_size, *values.shape[1:]))
-                return jax.device_put(part, self._sharding)
-
-            drawn = self.jitted(
-                params, padded(np.asarray(seeds, np.uint32)), jax.tree.map(padded, dict(given))
-            )
-            parts.append(jax.tree.map(lambda x, n=count: np.asarray(x)[:n], drawn))
+            if callable(given):
+                told = dict(given(rows))
+            else:
+                told = {name: values[rows] for name, values in given.items()}
+            batch = np.asarray(seeds, np.uint32)[rows], told
+            drawn = self.jitted(params, *jax.tree.map(self._padded, batch))
+            parts.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[: len(rows)], drawn))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    def _padded(self, values: np.ndarray) -> Array:
+        whole = np.resize(values, (self.batch_size, *values.shape[1:]))
+        return jax.device_put(whole, self._sharding)
 
 
 def to_pixels(x: np.ndarray) -> np.ndarray:

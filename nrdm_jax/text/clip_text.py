@@ -75,6 +75,7 @@ def build(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Net
         )
         z_BTD = transformer.layer_norm(params, "norm", z_BTD, epsilon)
         last = jnp.maximum(mask.sum(axis=1) - 1, 0)
-        return z_BTD, jnp.take_along_axis(z_BTD, last[:, None, None], axis=1)[:, 0]
+        end_B1D = jnp.take_along_axis(z_BTD, last[:, None, None], axis=1)
+        return z_BTD, transformer.normal(end_B1D)[:, 0]
 
     return Network(params, encode, width, len(params["places"]))

@@ -1,5 +1,7 @@
-"""BERT (Devlin et al., arXiv 1810.04805) as sentence encoders have it: all-MiniLM-L6-v2, whose
-sentence is the mean of its tokens' states at unit length (Reimers & Gurevych, arXiv 1908.10084).
+"""BERT (Devlin et al., arXiv 1810.04805) as sentence encoders have it: all-MiniLM-L6-v2, trained
+so that the mean of its tokens' states is the sentence (Reimers & Gurevych, arXiv 1908.10084). There
+the mean is brought to unit length, to be compared by its angle; what is pooled here is not: how
+long it is says how much the tokens agree.
 
 Layers normalise after the sum: z <- norm(z + attention(z)), z <- norm(z + mlp(z)).
 """
@@ -98,8 +100,6 @@ def build(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Net
         z_BTD, _ = jax.lax.scan(
             lambda z, layer: (run_layer(z, bias, layer), None), z_BTD, params["layers"]
         )
-        mean = transformer.mean_of_text(z_BTD, mask)
-        length = jnp.linalg.norm(mean, axis=-1, keepdims=True)
-        return z_BTD, mean / jnp.maximum(length, 1e-12)
+        return z_BTD, transformer.mean_of_text(transformer.normal(z_BTD), mask)
 
     return Network(params, encode, width, len(params["places"]))

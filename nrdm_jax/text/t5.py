@@ -82,7 +82,7 @@ def build(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Net
             params["layers"],
         )
         z_BTD = transformer.rms_norm(params["norm"], z_BTD, epsilon)
-        return z_BTD, transformer.mean_of_text(z_BTD, mask)
+        return z_BTD, transformer.mean_of_text(transformer.normal(z_BTD), mask)
 
     return Network(params, encode, width, None)
 

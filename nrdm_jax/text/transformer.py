@@ -35,8 +35,10 @@ class Network:
 
     Attributes:
       params: numpy arrays; of `encode`.
-      encode: (params, tokens (B, T) int32) -> (states (B, T, D) float32, pooled (B, D)); pure. What
-        it gives of a token does not depend on the padding behind the text.
+      encode: (params, tokens (B, T) int32) -> (states (B, T, D) float32, pooled (B, D) float32);
+        pure. Of a text with tokens neither depends on the padding behind it. `pooled` stands for
+        the whole text: the mean of its states, or that of its last token, whichever the encoder was
+        trained for, each state being `normal` first.
       width: D.
       longest: T at most; None: any.
     """
@@ -134,6 +136,13 @@ def unread(read: Array | np.ndarray) -> Array:
     """Where True 0, else the lowest number: a bias for `attend`. Not -inf, which would make the
     padding of an empty text not a number."""
     return jnp.where(read, 0.0, jnp.finfo(jnp.float32).min)
+
+
+def normal(states_BTD: Array) -> Array:
+    """Each state at mean 0 and variance 1 over its channels: those of one encoder are of size 0.1,
+    of another of size 10, and some tokens' are larger than others'."""
+    centred = states_BTD - states_BTD.mean(axis=-1, keepdims=True)
+    return rms_norm(jnp.ones(centred.shape[-1]), centred, 1e-6)
 
 
 def mean_of_text(states_BTD: Array, mask_BT: Array) -> Array:

@@ -21,9 +21,10 @@ def tokens_of(texts):
 
 
 def states_of(tokens):
-    """Of a letter and its place."""
+    """Of a letter and its place; pooled, the letters' sum."""
     places = np.arange(tokens.shape[1])[None, :, None]
-    return (tokens[..., None] * np.arange(1, WIDTH + 1) + places).astype(np.float32)
+    states = (tokens[..., None] * np.arange(1, WIDTH + 1) + places).astype(np.float32)
+    return states, tokens.sum(axis=1, keepdims=True).repeat(WIDTH, axis=1).astype(np.float32)
 
 
 def records(texts=TEXTS):
@@ -63,8 +64,9 @@ def test_states_are_those_of_each_records_caption(tmp_path):
     np.testing.assert_array_equal(tokens, tokens_of([TEXTS[i] for i in numbers]))
     mask = tokens > 0
     np.testing.assert_array_equal(states["text_mask"], mask)
-    wanted = np.where(mask[..., None], states_of(tokens), 0)
-    np.testing.assert_array_equal(states["text"], wanted)
+    wanted, pooled = states_of(tokens)
+    np.testing.assert_array_equal(states["text"], np.where(mask[..., None], wanted, 0))
+    np.testing.assert_array_equal(states["text_pooled"], pooled)
     assert mask.sum() == 10 + 0 + 1 + 1 + 1
 
 
@@ -79,7 +81,8 @@ def test_states_are_made_once_and_never_by_halves(tmp_path):
     assert sum(n for n, _ in calls) == captions.ENCODED  # four captions fill a batch
     again = captioned(tmp_path, encode=counted)
     assert len(calls) == 1
-    np.testing.assert_array_equal(*(s.gather(np.arange(6))["text"] for s in (one, again)))
+    for name in ("text", "text_pooled"):
+        np.testing.assert_array_equal(*(s.gather(np.arange(6))[name] for s in (one, again)))
 
     def broken(tokens):
         raise ValueError("no room")
@@ -87,7 +90,7 @@ def test_states_are_made_once_and_never_by_halves(tmp_path):
     with pytest.raises(ValueError, match="no room"):
         captioned(tmp_path, encode=broken, source=records([*TEXTS, "new"]))
     (home,) = (tmp_path / "texts").iterdir()  # nothing of it is left
-    assert {p.name for p in home.iterdir()} == {"states.npy", "ends.npy"}
+    assert {p.name for p in home.iterdir()} == {"states.npy", "ends.npy", "pooled.npy"}
 
 
 def test_who_is_first_is_kept(tmp_path):

@@ -98,7 +98,7 @@ def test_what_is_given_with_a_record_comes_with_it(home):
     assert fields["array"] == {"text"}
     assert fields["volumes"] == fields["volumes_in_memory"] == {"segmentation"}
     assert fields["latents"] == {"text"} and fields["captioned"] == {"text", "tokens"}
-    assert fields["captioned_latents"] == {"text", "text_mask"}
+    assert fields["captioned_latents"] == {"text", "text_mask", "text_pooled"}
     # Another epoch draws other latents of the same record.
     loader, records = opened("latents", home)
     taken = batches(loader, 2 * steps_of(loader, records))

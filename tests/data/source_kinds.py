@@ -83,9 +83,12 @@ def captioned_latents(home):
     stored, statistics = encoded(home, in_memory=True)
     different, rows = captions.different(stored)
     tokens, _ = tokenizing.of_bytes(different, 24)
-    table = captions.encoded(
-        tokens, lambda t: np.stack([t, np.sqrt(t)], -1, dtype=np.float32), home / "texts", different
-    )
+
+    def encode(tokens):
+        states = np.stack([tokens, np.sqrt(tokens)], -1, dtype=np.float32)
+        return states, states.sum(axis=1)
+
+    table = captions.encoded(tokens, encode, home / "texts", different)
     told = captions.CaptionedSource(captions.Unlabelled(stored), rows, table, fingerprint="states")
     return latents.LatentSource(told, statistics)
 

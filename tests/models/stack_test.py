@@ -100,7 +100,7 @@ def test_text_is_a_third_unit_in_every_memory_mode(streams, mode, policy, fill_z
     mask = jnp.arange(3)[None, :] < jnp.asarray([[1], [2], [3], [0]])
 
     def given(text):
-        return ARGUMENTS[2] | {"text": text, "text_mask": mask}
+        return ARGUMENTS[2] | {"text": text, "text_mask": mask, "text_pooled": text[:, 0]}
 
     def gradient(**changes):
         net = model(streams=streams, text_width=7, depth=3, **changes)

@@ -2,13 +2,14 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nrdm_jax import trees
-from nrdm_jax.models import conditioning
+from nrdm_jax.models import conditioning, norms
 from nrdm_jax.models.dit import DiT
 from nrdm_jax.models.text_encoder import TextEncoder
 from nrdm_jax.models.unet import UNet
@@ -35,7 +36,13 @@ def states_of(length, padding):
     text = np.full((3, length, 8), padding, np.float32)
     text[:, :5] = draw
     mask = tokens_of(length) > 0
-    return {"text": np.where(mask[..., None], text, padding), "text_mask": mask}
+    pooled = np.random.default_rng(2).standard_normal((3, 8)).astype(np.float32)
+    pooled[2] = padding  # of no text
+    return {
+        "text": np.where(mask[..., None], text, padding),
+        "text_mask": mask,
+        "text_pooled": pooled,
+    }
 
 
 def given(own, length, padding=0.0):
@@ -96,11 +103,43 @@ def test_text_is_read_and_what_reads_it_learns(network):
     assert useless == (["text/start"] if "middle/blocks/convolution/alpha/kernel" in paths else [])
 
 
+def test_what_is_pooled_as_a_mean_is_embedded_as_the_mean_of_normed_states(fill_zeros):
+    """Those who give states alone would take a norm of each and the mean; the weights are the
+    same, those of a LayerNorm and of a linear."""
+    told = given(False, 7)
+    mask = told["text_mask"][..., None]
+    counts = np.maximum(mask.sum(axis=1), 1)
+    pooled = np.where(mask, norms.layer_norm(told["text"]), 0).sum(axis=1) / counts
+    embedding = conditioning.TextEmbedding(16)
+    arguments = told["text"], told["text_mask"]
+    variables = embedding.init(jax.random.key(0), *arguments, pooled)
+    variables = fill_zeros(variables, jax.random.key(1), 0.3)
+    _, _, found = embedding.apply(variables, *arguments, pooled)
+    weights = variables["params"]
+    normed = nn.LayerNorm().apply({"params": weights["norm"]}, told["text"])
+    mean = np.where(mask, normed, 0).sum(axis=1) / counts
+    np.testing.assert_allclose(found, mean @ weights["pooled"]["kernel"], atol=1e-5)
+    np.testing.assert_array_equal(found[2], 0.0)
+
+
+def test_the_whole_text_is_read_from_what_is_pooled(network):
+    own, apply, _ = network
+    if own:
+        return
+    told = given(own, 5)
+    moved = apply(dict(told, text_pooled=told["text_pooled"] + np.arange(8, dtype=np.float32)))
+    moved -= apply(told)
+    assert np.abs(moved[:2]).max() > 1e-3 and not moved[2].any()
+
+
 def test_the_encoder_does_not_see_padding_and_tells_places_apart(fill_zeros):
     encoder = TextEncoder(20, 8, 2, 2)
     variables = encoder.init(jax.random.key(0), tokens_of(5))
     variables = fill_zeros(variables, jax.random.key(1), 0.3)
-    short, longer = (encoder.apply(variables, tokens_of(n)) for n in (5, 9))
+    (short, pooled), (longer, other) = (encoder.apply(variables, tokens_of(n)) for n in (5, 9))
+    np.testing.assert_allclose(other, pooled, atol=1e-5)
+    np.testing.assert_allclose(pooled[1], norms.layer_norm(short[1, :2]).mean(axis=0), atol=1e-5)
+    np.testing.assert_array_equal(pooled[2], 0.0)
     np.testing.assert_allclose(longer[0, :5], short[0], atol=1e-5)
     np.testing.assert_allclose(longer[1, :2], short[1, :2], atol=1e-5)
     assert np.abs(short[1, 0] - short[1, 1]).max() > 1e-2  # the same token twice

@@ -23,9 +23,9 @@ def sampled(tiny_config, fill_zeros, monkeypatch):
         sampler = drawing.generator(
             tiny_config, parts.apply, parts.path, parts.mesh, steps=4, scale=guidance
         )
-        return generate.to_pixels(
-            sampler(weights, np.arange(10), {"label": np.arange(10, dtype=np.int32) % 4})
-        )
+        labels = np.arange(10, dtype=np.int32) % 4
+        given = {"label": labels} if devices == 1 else lambda rows: {"label": labels[rows]}
+        return generate.to_pixels(sampler(weights, np.arange(10), given))
 
     return run
 

@@ -2,6 +2,12 @@
 and gone on with after a stop."""
 
 import itertools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -48,13 +54,14 @@ def test_states_kept_with_the_data_are_those_of_the_step(frozen_config, tmp_path
         found[where] = batches(c, mesh, tmp_path)
         assert (tmp_path / "texts").exists() == (where == "records") or where == "step"
     for kept, made in zip(found["records"], found["step"], strict=True):
-        assert set(kept) == set(made) == {"x", "label", "text", "text_mask"}
+        assert set(kept) == set(made) == {"x", "label", "text", "text_mask", "text_pooled"}
         assert set(kept) == set(build.abstract_batch(c, mesh, kept["x"].dtype))
         mask = np.asarray(kept["text_mask"])
         np.testing.assert_array_equal(mask, made["text_mask"])
         assert np.all(mask.sum(axis=1) == 3)  # `pattern number 2`
         kept_text, made_text = (np.asarray(b["text"])[mask] for b in (kept, made))
         np.testing.assert_allclose(kept_text, made_text, atol=1e-5)
+        np.testing.assert_allclose(kept["text_pooled"], made["text_pooled"], atol=1e-5)
         assert made["text"].sharding == kept["text"].sharding  # still divided over eight devices
         assert len({tuple(np.round(row, 3)) for row in kept_text[2::3]}) > 2  # by class
     assert capsys.readouterr().out.count("captions are encoded by t5") == 1
@@ -68,10 +75,15 @@ def test_held_out_records_are_told_the_same_way(frozen_config, tmp_path):
         (batch,) = measures.heldout_batches(c, heldout, mesh, limit=8)()
         given = drawing.prompts(c, np.arange(3), lambda heldout=heldout: heldout)
         found.append((np.where(np.asarray(batch["text_mask"])[..., None], batch["text"], 0), given))
-        assert set(given) == {"label", "text", "text_mask"} and set(given["label"]) == {4}
+        assert set(given) == {"label", "text", "text_mask", "text_pooled"}
+        assert set(given["label"]) == {4}
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
     mask = found[0][1]["text_mask"][..., None]
     np.testing.assert_allclose(*(np.where(mask, g["text"], 0) for _, g in found), atol=1e-5)
+    np.testing.assert_allclose(*(g["text_pooled"] for _, g in found), atol=1e-5)
+    some = drawing.prompts(c, np.arange(3), lambda: heldout, rows=np.asarray([2, 0]))
+    for name, values in some.items():  # a part is that of the whole
+        np.testing.assert_allclose(values, found[1][1][name][[2, 0]], atol=1e-6)
     # A caption of one's own is encoded as theirs are.
     words = drawing.heldout_captions(c, 3, lambda: heldout)
     own = drawing.prompts(c, np.arange(3), lambda: pytest.fail("opened"), captions=words)
@@ -123,6 +135,24 @@ def test_class_and_text_are_left_out_together_and_as_often_as_asked(text_config,
     kept = np.asarray(given["tokens"])[~dropped]
     np.testing.assert_array_equal(kept, np.asarray(batch["tokens"])[~dropped])
     assert abs(dropped.mean() - 0.3) < 4 * (0.3 * 0.7 / 512) ** 0.5
+
+
+@pytest.mark.slow
+def test_two_processes_whose_devices_differ_in_bits_give_samples_the_same(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = pathlib.Path(__file__).with_name("prompted.py")
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2]), "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen([sys.executable, script, port, str(i), "2", tmp_path / f"{i}.json"],
+                         env=environment)
+        for i in range(2)
+    ]  # fmt: skip
+    assert [process.wait(timeout=200) for process in started] == [0, 0]
+    one, other = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
+    assert one.pop("own") != other.pop("own")
+    assert one == other and set(one) == {"label", "text", "text_mask", "text_pooled"}
 
 
 def test_guidance_is_away_from_no_text(text_config, fill_zeros):
@@ -204,6 +234,7 @@ def test_a_run_is_looked_at_without_its_encoder(text_config):
     parts = build.run(c)
     shapes = build.abstract_batch(c, parts.mesh, jnp.uint8)
     assert shapes["text"].shape == (8, 7, 24) and shapes["text_mask"].shape == (8, 7)
+    assert shapes["text_pooled"].shape == (8, 24)
     assert networks.text_width(c) == 24
     with pytest.raises(ValueError, match="weights /nowhere: there is no such file"):
         texts.encoder(c)
