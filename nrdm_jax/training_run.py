@@ -25,13 +25,14 @@ from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
-from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir, read_whole_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import hooks, loop
+from nrdm_jax.training.drill import Drill
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
 from nrdm_jax.training.state import TrainState, save_items, state_of
 
@@ -90,7 +91,7 @@ def train(
       DataError: the data are absent, too few or damaged.
       Stop: preempted, non-finite, or the workdir cannot be used.
     """
-    ledger = Ledger()
+    ledger = Ledger(listener=signals.enter)
     with ledger.account("init"):
         job = _opened(config, signals)
         if config.checkpoint.init_from:
@@ -110,9 +111,11 @@ def train(
     try:
         return _train(job, home, checkpoints, snapshots, signals, ledger)
     finally:
-        checkpoints.close()
-        if snapshots is not None:
-            snapshots.close()
+        signals.enter("exit")
+        limit = config.watchdog.exit
+        for steps in (checkpoints, snapshots):
+            if steps is not None:
+                lifecycle.bounded("checkpoints", steps.close, limit)
         home.release()
 
 
@@ -152,7 +155,14 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     def meta(step: int) -> dict:
         return _meta(config, batches.fingerprint, step, writer.so_far(step))
 
-    save = hooks.Save(checkpoints, meta, saved=first_step or None)
+    drill = Drill(
+        signals.faults,
+        workdir=workdir,
+        process=distributed.index(),
+        checkpoints=workdir / run_weights.CHECKPOINTS,
+        is_saving=checkpoints.is_saving,
+    )
+    save = drill.saving(hooks.Save(checkpoints, meta, saved=first_step or None))
     non_finite = hooks.StopOnNonFinite(checkpoints)
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
     probe = reports.probe(parts, place)
@@ -174,23 +184,29 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         *scores,
         profile,
+        *drill.hooks,
     ]
+    signals.unsaved = True
     try:
         for hook in scores if owed else ():
             hook(first_step, state, {}, 0.0)
         state, step = loop.run(
             state,
             train_step,
-            batches.iterate(begun["records_seen"]),
+            drill.batches(batches.iterate(begun["records_seen"]), first_step),
             happenings,
             first_step=first_step,
             last_step=last_step,
             stop_requested=signals.stop_requested,
+            enter=signals.enter,
         )
         non_finite.check()
-        if step < last_step:
-            save(step, state)
-        checkpoints.wait()
+        with ledger.account("save"):
+            if step < last_step:
+                save(step, state)
+            checkpoints.wait()
+        signals.unsaved = False
+        drill.settle(step)
     finally:
         profile.close()
         for hook in probe:

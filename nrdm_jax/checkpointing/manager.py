@@ -131,6 +131,10 @@ class Checkpoints:
         """The JSON item of a step."""
         return json.loads((self._directory / str(step) / "meta" / "metadata").read_text())
 
+    def is_saving(self) -> bool:
+        """Whether a step is being written in the background."""
+        return self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Returns when everything saved is committed; raises as `save` what went wrong
         meanwhile."""

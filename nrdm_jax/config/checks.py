@@ -97,7 +97,9 @@ def _check_numbers(c) -> None:
         "pipeline.micro_batches sample.churn sample.batch_size diffusion.variance_weight "
         "train.ema_snapshots data.bucket_tokens autoencoder.kl_weight "
         "autoencoder.perceptual_weight autoencoder.discriminator_weight "
-        "autoencoder.discriminator_start",
+        "autoencoder.discriminator_start "
+        "watchdog.start watchdog.compile watchdog.data watchdog.step watchdog.save "
+        "watchdog.evaluate watchdog.sample watchdog.encode watchdog.exit",
     }
     for low, fields in at_least.items():
         for field in fields.split():
