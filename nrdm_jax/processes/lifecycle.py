@@ -88,7 +88,8 @@ def _end(ended: list[int]) -> None:
 
 def _end_late(code: int) -> None:
     time.sleep(AT_EXIT)
-    alive = [t.name for t in threading.enumerate() if not t.daemon]
+    threads, main = threading.enumerate(), threading.main_thread()
+    alive = [t.name for t in threads if t is not main and not t.daemon]
     say(f"warning: the exit takes over {AT_EXIT:.0f} s, for {alive}; leaving without it")
     os._exit(code)
 

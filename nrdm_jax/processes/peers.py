@@ -8,6 +8,7 @@ which a long call of a library may hold: so jax's own heartbeats, which do not, 
 decide that a process is dead, and silence here is what names it.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -87,20 +88,23 @@ class Peers:
 
     def _run(self) -> None:
         while not self._ended.wait(BEAT):
-            self._send()
-            now = self._awake()
-            try:
-                if self._process == 0:
-                    self._collect(now)
-                else:
-                    self._read()
-            except Exception:  # as in `_send`
-                pass
-            if self._process and now - self._reached > NAMED:
-                self.silent = {0: now - self._reached}
-            for process, seconds in self.silent.items():
-                if seconds > LOST and not self._ended.is_set():
-                    self._leave(exit_codes.PEER_LOST, _silence(process, seconds))
+            self.beat()
+
+    def beat(self) -> None:
+        """Is heard of, and hears of the others; ends this process where one has been silent for
+        `LOST` seconds. To be called every `BEAT` seconds."""
+        self._send()
+        now = self._awake()
+        with contextlib.suppress(Exception):  # as in `_send`
+            if self._process == 0:
+                self._collect(now)
+            else:
+                self._read()
+        if self._process and now - self._reached > NAMED:
+            self.silent = {0: now - self._reached}
+        for process, seconds in self.silent.items():
+            if seconds > LOST and not self._ended.is_set():
+                self._leave(exit_codes.PEER_LOST, _silence(process, seconds))
 
     def _collect(self, now: float) -> None:
         for key, beat in self._client.key_value_dir_get(_BEATS):
