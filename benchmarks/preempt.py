@@ -25,11 +25,11 @@ from absl import flags
 from benchmarks import measuring, resume
 from nrdm_jax.processes import exit_codes, lifecycle
 
-STEPS = 600
-LONG = 300.0  # seconds for what should take a few
+STEPS = 300
+LONG = 1200.0  # seconds for what should take a few, or on a machine with much else to do a lot
 # What process 0 has said when the signal comes, and how many seconds later.
 CASES = {
-    "train": ("step=10/", 0.5),
+    "train": ("step=10/", 0.0),
     "evaluate": ("scoring the ", 2.0),
     "sample": ("drawing ", 2.0),
     "compile": (": new run", 1.0),
@@ -102,11 +102,23 @@ def start(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> list[su
     return started
 
 
+def ended(processes: list[subprocess.Popen]) -> list[int]:
+    """Exit codes; one that does not end is killed."""
+    codes = []
+    for process in processes:
+        try:
+            codes.append(process.wait(timeout=LONG))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            codes.append(process.wait())
+    return codes
+
+
 def finished(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> None:
     """Raises:
     RuntimeError: a process failed, with what it said last.
     """
-    codes = [process.wait(timeout=LONG) for process in start(command, log, cache)]
+    codes = ended(start(command, log, cache))
     if any(codes):
         said = "".join(pathlib.Path(f"{log}.{i}").read_text()[-2000:] for i in range(2))
         raise RuntimeError(f"processes ended with {codes}:\n{said}")
@@ -130,13 +142,7 @@ def stopped(
         over = over or "train step compiled" in first.read_text()
     before = time.monotonic()
     processes[to].send_signal(signal.SIGTERM)
-    codes = []
-    for process in processes:
-        try:
-            codes.append(process.wait(timeout=LONG))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            codes.append(process.wait())
+    codes = ended(processes)
     return Stopped(codes, time.monotonic() - before, first.read_text(), not over)
 
 

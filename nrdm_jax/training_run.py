@@ -128,7 +128,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
-    if first_step >= last_step and not owed:
+    if first_step >= last_step and not (owed or reports.losses_owed(parts, workdir, first_step)):
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
     if snapshots is not None:
@@ -147,8 +147,8 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     )
     progress = Progress(first_step, last_step)
     place = reports.Place(workdir, writer, progress, ledger)
-    evaluation = reports.evaluation(parts, job.heldout, place)
-    if first_step == 0 and config.evaluate.every:
+    evaluation = reports.evaluation(parts, job.heldout, signals, place)
+    if reports.losses_owed(parts, workdir, first_step):
         with ledger.account("evaluate"):
             evaluation(0, state)
 
@@ -178,7 +178,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             every=config.evaluate.every,
             last_step=last_step if config.evaluate.every else None,
         ),
-        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, place),
+        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, signals, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
@@ -213,7 +213,11 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             hook.close()
         progress.close()
         writer.close()
-    if step < last_step or reports.owed(parts, workdir, step, batches.records_a_step):
+    if (
+        step < last_step
+        or reports.owed(parts, workdir, step, batches.records_a_step)
+        or reports.losses_owed(parts, workdir, step)
+    ):
         raise Stop(
             exit_codes.PREEMPTED,
             f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
