@@ -18,7 +18,7 @@ from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import guard, hooks, loop
 from nrdm_jax.training.goodput import Goodput
-from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +100,31 @@ def step_lines(
     )
 
 
-def evaluation(parts: build.Run, heldout: Source, place: Place) -> hooks.HeldoutLoss:
-    """Held-out losses, to be called at a step."""
+def evaluation(
+    parts: build.Run, heldout: Source, signals: lifecycle.Signals, place: Place
+) -> hooks.HeldoutLoss:
+    """Held-out losses, to be called at a step. A signal within ends them: they are then
+    `losses_owed`."""
     found = parts.task.heldout(heldout, parts.mesh, parts.config.evaluate.examples)
 
     def losses(params: Params) -> dict[str, float]:
-        return found(params, lambda: None)
+        try:
+            return found(params, signals.check)
+        except Stop:  # the loop will stop, and save
+            return {}
 
     return hooks.HeldoutLoss(losses, place.writer, place.progress)
+
+
+def losses_owed(parts: build.Run, workdir: pathlib.Path, step: int) -> bool:
+    """Whether the held-out losses of this step are asked for, and the run has none of it."""
+    config = parts.config
+    if not config.evaluate.every:
+        return False
+    if step % config.evaluate.every and step != config.train.steps:
+        return False
+    told = any(row["step"] == step and "heldout_loss" in row for row in read_metrics(workdir))
+    return bool(distributed.of_writer(np.int32(not told)))
 
 
 def grids(
@@ -115,15 +132,20 @@ def grids(
     sampler: Generator,
     heldout: Source,
     to_pixels: Callable[[np.ndarray], np.ndarray],
+    signals: lifecycle.Signals,
     place: Place,
 ) -> hooks.Every:
-    """Previews: the same seeds each time, given the same; originals beside them."""
+    """Previews: the same seeds each time, given the same; originals beside them. A signal within
+    ends them."""
     config = parts.config
     seeds = np.arange(config.sample.examples)
 
-    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
+    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path | None:
         given = parts.task.prompts(seeds, lambda: heldout)
-        x = sampler(params, seeds, given)
+        try:
+            x = sampler(params, seeds, given, poll=signals.check)
+        except Stop:  # the loop will stop, and save
+            return None
         manifest = {
             "seeds": seeds.tolist(),
             "labels": given["label"].tolist(),

@@ -36,6 +36,7 @@ from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import guard, hooks, loop, recovery
+from nrdm_jax.training.drill import Drill
 from nrdm_jax.training.goodput import Goodput
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
 from nrdm_jax.training.state import TrainState, save_items, state_of
@@ -95,7 +96,7 @@ def train(
       DataError: the data are absent, too few or damaged.
       Stop: preempted, non-finite, or the workdir cannot be used.
     """
-    ledger = Ledger()
+    ledger = Ledger(listener=signals.enter)
     with ledger.account("init"):
         job = _opened(config, signals)
         if config.checkpoint.init_from:
@@ -118,9 +119,11 @@ def train(
     try:
         return _train(job, home, checkpoints, snapshots, signals, ledger)
     finally:
-        checkpoints.close()
-        if snapshots is not None:
-            snapshots.close()
+        signals.enter("exit")
+        limit = config.watchdog.exit
+        for steps in (checkpoints, snapshots):
+            if steps is not None:
+                lifecycle.bounded("checkpoints", steps.close, limit)
         home.release()
 
 
@@ -155,7 +158,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
-    if first_step >= last_step and not owed:
+    if first_step >= last_step and not (owed or reports.losses_owed(parts, workdir, first_step)):
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
 
@@ -179,7 +182,11 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
                 )
     finally:
         goodput.write()
-    if step < last_step or reports.owed(parts, workdir, step, batches.records_a_step):
+    if (
+        step < last_step
+        or reports.owed(parts, workdir, step, batches.records_a_step)
+        or reports.losses_owed(parts, workdir, step)
+    ):
         raise Stop(
             exit_codes.PREEMPTED,
             f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
@@ -221,8 +228,8 @@ def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
     progress = Progress(first_step, last_step)
     place = reports.Place(workdir, writer, progress, ledger, tools.goodput)
     watch = reports.watch(parts, place, begun["guard"])
-    evaluation = reports.evaluation(parts, job.heldout, place)
-    if first_step == 0 and config.evaluate.every:
+    evaluation = reports.evaluation(parts, job.heldout, tools.signals, place)
+    if reports.losses_owed(parts, workdir, first_step):
         with ledger.account("evaluate"):
             evaluation(0, state)
 
@@ -232,7 +239,14 @@ def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
             "guard": watch.memory(), METRICS: evaluation.at(step),
         }  # fmt: skip
 
-    save = hooks.Save(checkpoints, meta, saved=first_step or None)
+    drill = Drill(
+        tools.signals.faults,
+        workdir=workdir,
+        process=distributed.index(),
+        checkpoints=workdir / run_weights.CHECKPOINTS,
+        is_saving=checkpoints.is_saving,
+    )
+    save = drill.saving(hooks.Save(checkpoints, meta, saved=first_step or None))
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
     probe = reports.probe(parts, place)
     scores = reports.scores(parts, job.quality, tools.signals, place, batches.records_a_step)
@@ -248,25 +262,28 @@ def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
             every=config.evaluate.every,
             last_step=last_step if config.evaluate.every else None,
         ),
-        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, place),
+        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, signals, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         *scores,
         profile,
+        *drill.hooks,
     ]
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
+    tools.signals.unsaved = True
     try:
         for hook in scores if owed else ():
             hook(first_step, state, {}, 0.0)
         state, step = loop.run(
             state,
             tools.train_step,
-            batches.iterate(begun["position"]),
+            drill.batches(batches.iterate(begun["position"]), first_step),
             happenings,
             first_step=first_step,
             last_step=last_step,
             stop_requested=tools.signals.stop_requested,
+            enter=tools.signals.enter,
         )
         watch.settle()
         jax.block_until_ready(state.step)  # what the device still owes is the step's time
@@ -274,6 +291,8 @@ def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
             if step < last_step:
                 save(step, state)
             checkpoints.wait()
+        tools.signals.unsaved = False
+        drill.settle(step)
     finally:
         profile.close()
         for hook in probe:

@@ -276,6 +276,10 @@ class Checkpoints:
                 f"{self._directory}/{step} cannot be read: {verification.first_line(error)}"
             ) from error
 
+    def is_saving(self) -> bool:
+        """Whether a step is being written in the background."""
+        return self._manager.is_saving_in_progress()
+
     def wait(self) -> None:
         """Returns when everything saved is committed, and would outlive a loss of power; raises as
         `save` what went wrong meanwhile."""

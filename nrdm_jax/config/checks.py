@@ -101,7 +101,9 @@ def _check_numbers(c) -> None:
         "autoencoder.perceptual_weight autoencoder.discriminator_weight "
         "autoencoder.discriminator_start checkpoint.keep_every checkpoint.keep_best "
         "guard.most_rollbacks guard.spike_factor "
-        "guard.collapse_factor",
+        "guard.collapse_factor "
+        "watchdog.start watchdog.compile watchdog.data watchdog.step watchdog.save "
+        "watchdog.evaluate watchdog.sample watchdog.encode watchdog.exit",
     }
     for low, fields in at_least.items():
         for field in fields.split():

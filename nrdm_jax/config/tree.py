@@ -359,6 +359,21 @@ def default() -> ml_collections.ConfigDict:
     c.sample.guidance_rescale = 0.0  # share brought back to the conditional output's deviation
     c.sample.threshold = 0.0  # quantile of |x0| that pixels are clipped to, such as 0.995; 0: off
 
+    # Seconds without a sign of life after which a process ends with exit code 71 and the stacks of
+    # its threads in workdir/stacks.txt; 0: never. Time in which the process is stopped, as on a
+    # machine that sleeps, does not count; the first two rounds of each may take what compile may.
+    c.watchdog = ml_collections.ConfigDict()
+    c.watchdog.start = 14400.0  # data that are prepared, and waiting for the others
+    c.watchdog.compile = 3600.0
+    c.watchdog.data = 600.0  # a batch
+    c.watchdog.step = 600.0
+    c.watchdog.save = 1800.0
+    c.watchdog.evaluate = 1800.0  # a batch, or what is computed of all
+    c.watchdog.sample = 1800.0  # a batch
+    c.watchdog.encode = 3600.0  # a shard
+    # What is closed at the end is left to itself after so many seconds; the exit code stays.
+    c.watchdog.exit = 120.0
+
     c.log = ml_collections.ConfigDict()
     c.log.every = 50  # steps between lines
     # Steps between records of the units' sensitivity and the trunk's health; 0: never.

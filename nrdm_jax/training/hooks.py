@@ -279,6 +279,8 @@ class HeldoutLoss:
 
     def __call__(self, step: int, state: TrainState) -> None:
         values = self._evaluate(state.ema)
+        if not values:  # a signal came
+            return
         self._last = (step, values)
         self._writer.write(step, values)
         said = " ".join(f"{name}={values[name]:.4f}" for name in self.SAID if name in values)
@@ -290,7 +292,7 @@ class SampleGrid:
 
     def __init__(
         self,
-        draw: Callable[[Params, pathlib.Path], pathlib.Path],
+        draw: Callable[[Params, pathlib.Path], pathlib.Path | None],
         workdir: pathlib.Path,
         progress: Progress,
     ):
@@ -298,7 +300,8 @@ class SampleGrid:
 
     def __call__(self, step: int, state: TrainState) -> None:
         grid = self._draw(state.ema, self._workdir / "samples" / f"step_{step}")
-        self._progress.line(f"step={step} samples: {grid}")
+        if grid is not None:
+            self._progress.line(f"step={step} samples: {grid}")
 
 
 class SampleScores:

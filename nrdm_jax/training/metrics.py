@@ -21,14 +21,19 @@ class Ledger:
 
     Args:
       clock: -> seconds; monotonic, since the time of day may be set back.
+      listener: told the section that begins, and `step` after each.
 
     Attributes:
       spent: by section.
       data_wait: of the steps' own seconds, those for which they waited for their batches.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        listener: Callable[[str], None] = lambda section: None,
+    ):
+        self._clock, self._listener = clock, listener
         self._start = clock()
         self._open: float | None = None  # when the section began that is not charged yet
         self.spent: dict[str, float] = {}
@@ -38,10 +43,12 @@ class Ledger:
     def account(self, section: str) -> Iterator[None]:
         """Charges the time within to `section`; sections do not nest."""
         self._open = before = self._clock()
+        self._listener(section)
         try:
             yield
         finally:
             self._open = None
+            self._listener("step")
             self.charge(section, self._clock() - before)
 
     def charge(self, section: str, seconds: float) -> None:
