@@ -115,7 +115,8 @@ def _check_numbers(c) -> None:
     positive = (
         "optim.learning_rate optim.gate_rate optim.eps train.ema_halflife_images data.scale "
         "model.mlp_ratio model.tolerance diffusion.logit_std diffusion.shift diffusion.sigma_min "
-        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance sample.voxel_mm"
+        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance sample.voxel_mm "
+        "checkpoint.host_gib"
     )
     for field in positive.split():
         value = get(c, field)

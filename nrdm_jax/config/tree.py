@@ -27,6 +27,7 @@ CHOICES = {
     "task": ("diffusion", "autoencoder"),
     "autoencoder.name": ("none", "kl", "taef2", "sd"),
     "autoencoder.reconstruction": ("l1", "l2"),
+    "checkpoint.best_metric": ("heldout_loss", "heldout_x0_error"),
     "model.name": ("dit", "uvit", "unet", "continuous"),
     "model.variant": (
         "gated",
@@ -315,6 +316,11 @@ def default() -> ml_collections.ConfigDict:
     c.checkpoint.keep_every = 0  # and those that it divides; 0: none for that
     # And so many of the least held-out loss, of those that were evaluated; 0: none for that.
     c.checkpoint.keep_best = 0
+    c.checkpoint.best_metric = "heldout_loss"  # or heldout_x0_error
+    # GiB of a process's memory that a save may take. A state of which it holds less is copied at
+    # once, and written while training goes on; of a larger one a few leaves at a time are, and
+    # training waits.
+    c.checkpoint.host_gib = 64.0
     c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
 
     c.evaluate = ml_collections.ConfigDict()
