@@ -159,7 +159,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         every = parts.config.checkpoint.every
         planned = [s for s in range(every, last_step, every) if s > first_step] + [last_step]
         count = max(checkpoints.at_most(planned), 1)
-        home.require_space(count * size, f"what checkpoints will need ({count} of {size:,} bytes)")
+        home.require_space(count * size, f"{count} checkpoints of {size:,} bytes")
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)

@@ -77,8 +77,8 @@ class Workdir:
         if free < needed:
             raise Stop(
                 exit_codes.IO,
-                f"workdir {self.path} has {free / 2**30:.2f} GiB free, and {what} takes "
-                f"{needed / 2**30:.2f} GiB; free some, or choose a --workdir on another disk",
+                f"workdir {self.path} has {free / 2**30:.2f} GiB free, and "
+                f"{needed / 2**30:.2f} GiB are needed for {what}; free some, or choose a --workdir on another disk",
             )
 
     def record(self, environment: dict) -> None:

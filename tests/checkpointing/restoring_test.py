@@ -226,7 +226,9 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(tmp_path, 
     home.require_space(1000, "a checkpoint")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
-    with pytest.raises(Stop, match=r"has 1.00 GiB free, and a checkpoint takes 3.00 GiB") as caught:
+    with pytest.raises(
+        Stop, match=r"1.00 GiB free, and 3.00 GiB are needed for a checkpoint"
+    ) as caught:
         home.require_space(3 * 2**30, "a checkpoint")
     assert caught.value.exit_code == 74
     home.release()
