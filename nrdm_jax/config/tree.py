@@ -397,6 +397,9 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
         for key, value in part.items():
             if key not in node:
                 raise ValueError(f"config field {path}{key} is unknown" + hint(key, node.keys()))
+            if isinstance(node[key], ml_collections.ConfigDict) != isinstance(value, dict):
+                raise ValueError(f"config field {path}{key} is {str(value)[:60]!r}: a group of "
+                                 "fields has fields, and a field has none")  # fmt: skip
             if isinstance(value, dict):
                 fill(node[key], value, f"{path}{key}.")
             else:
