@@ -1,6 +1,5 @@
 import errno
 import io
-import pathlib
 import struct
 
 import numpy as np

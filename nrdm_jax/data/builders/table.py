@@ -178,7 +178,8 @@ def _read_only(name: str, data_dir: str):
         tfds.core.read_only_builder._find_builder_dir
     )
     try:
-        home = find(check_name(name), data_dir=data_dir)
+        check_name(name.replace(":", "/"))
+        home = find(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, FileNotFoundError):
         home = None
     except ValueError as error:
