@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nrdm_jax import measures, networks
+from nrdm_jax.data import order
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation import features, reconstructions
 from nrdm_jax.models.autoencoder import Gaussian, KLAutoencoder
@@ -183,8 +184,7 @@ def _originals(
             "an autoencoder is given records and nothing else; leave out --labels and --captions"
         )
     records = heldout()
-    count = len(seeds)
-    places = (np.arange(count) * max(len(records), count) // count) % len(records)
+    places = order.spread(len(seeds), len(records))
     batch = records.gather(places if rows is None else places[rows])
     return {"x": batch["x"], "label": batch["label"]}
 

@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from nrdm_jax import config as configuration
 from nrdm_jax import networks, texts
+from nrdm_jax.data import order
 from nrdm_jax.data.sources import Source
 from nrdm_jax.diffusion import grids, guidance, known, noise
 from nrdm_jax.diffusion.samplers.table import Solver, make_sampler
 from nrdm_jax.diffusion.schedules import Path
-from nrdm_jax.processes import distributed
 from nrdm_jax.sampling.generate import Generator, make_sample_fn
 from nrdm_jax.sharding.mesh import batch_devices
 from nrdm_jax.signatures import Array
@@ -138,8 +138,8 @@ def prompts(
 ) -> dict[str, np.ndarray]:
     """What the samples of these seeds are given: classes in turn or the `labels`; where there is
     more than a class, what is given with held-out records, evenly from the first to the last, or
-    these `captions`. The same bits on all processes, which must all call it: what a device has
-    computed, states of texts and what is seen, is the writer's.
+    these `captions`. Devices have computed states of texts, and may differ in their last bits from
+    process to process; `Generator` takes the writer's.
 
     Args:
       seeds: (n,).
@@ -164,7 +164,7 @@ def prompts(
     if unconditional(config):
         return {"label": np.full(len(rows), config.data.num_classes, np.int32)}
     records = heldout()
-    numbers, seeds = _spread(len(seeds), len(records))[rows], seeds[rows]
+    numbers, seeds = order.spread(len(seeds), len(records))[rows], seeds[rows]
     see, finish = networks.see(config), texts.finish(config)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(seeds), PROMPTS):
@@ -175,9 +175,7 @@ def prompts(
         keys = noise.keys_of_seeds(jnp.asarray(seeds[part], jnp.uint32))
         given = objectives.given_of(batch, known.look(see, batch, x0, keys)[0])
         parts.append({name: np.asarray(value) for name, value in given.items()})
-    return distributed.of_writer(
-        {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    )
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def heldout_captions(config, count: int, heldout: Callable[[], Source]) -> list[str] | None:
@@ -186,12 +184,7 @@ def heldout_captions(config, count: int, heldout: Callable[[], Source]) -> list[
     if not texts.is_read(config):
         return None
     records = heldout()
-    return records.captions(_spread(count, len(records)))
-
-
-def _spread(count: int, total: int) -> np.ndarray:
-    """So many numbers of records, evenly from the first to the last; again, if they are few."""
-    return (np.arange(count) * max(total, count) // count) % total
+    return records.captions(order.spread(count, len(records)))
 
 
 def _of_captions(
@@ -211,7 +204,7 @@ def _of_captions(
             raise ValueError("--labels: this run is given captions only (text.with_class=False)")
         labels = np.full(len(captions), config.data.num_classes)
     told = texts.given_of(config, [captions[row] for row in rows])
-    return {"label": np.asarray(labels, np.int32)[rows]} | distributed.of_writer(told)
+    return {"label": np.asarray(labels, np.int32)[rows]} | told
 
 
 # Bytes of a batch's trunk on a CPU. Guidance doubles it, and the hidden channels of a unit are four

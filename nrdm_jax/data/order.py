@@ -25,6 +25,11 @@ def permutation(count: int, seed: int) -> np.ndarray:
     return _permuted(np.arange(count), count, seed)
 
 
+def spread(count: int, total: int) -> np.ndarray:
+    """So many numbers of records, evenly from the first to the last; again, if they are few."""
+    return (np.arange(count) * max(total, count) // count) % total
+
+
 def seed_of(*parts: int) -> int:
     """A seed of its own for each list of whole numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -13,6 +13,7 @@ from nrdm_jax.diffusion.predictions import to_x0_eps
 from nrdm_jax.diffusion.samplers.previews import Recorded
 from nrdm_jax.diffusion.samplers.table import Solver
 from nrdm_jax.diffusion.schedules import Path
+from nrdm_jax.processes import distributed
 from nrdm_jax.sharding.mesh import batch_devices, batch_sharding, replicated
 from nrdm_jax.signatures import Array, DenoiseFn, Params
 
@@ -121,7 +122,8 @@ class Generator:
     ) -> Any:
         """(n,) seeds and what is given, n of each -> (n, *S, C) float32, any n, or the pair of that
         and previews (n, k, *S, C); `poll` is called before each batch. What is given may be a
-        function of rows (m,), some of 0 to n - 1, which is asked for a batch at a time."""
+        function of rows (m,), some of 0 to n - 1, which is asked for a batch at a time. Of several
+        processes all must call it, and what the writer gives is what counts."""
         parts = []
         for start in range(0, len(seeds), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(seeds)))
@@ -130,7 +132,8 @@ class Generator:
                 told = dict(given(rows))
             else:
                 told = {name: values[rows] for name, values in given.items()}
-            batch = np.asarray(seeds, np.uint32)[rows], told
+            # Each process holds rows that others' devices may have computed with other last bits.
+            batch = np.asarray(seeds, np.uint32)[rows], distributed.of_writer(told)
             drawn = self.jitted(params, *jax.tree.map(self._padded, batch))
             parts.append(jax.tree.map(lambda x, rows=rows: np.asarray(x)[: len(rows)], drawn))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
