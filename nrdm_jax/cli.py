@@ -10,6 +10,7 @@ ENTRIES = {
     "ema": "make the average of any width from a run's snapshots",
     "dynamics": "show a run's gates over depth and time, and what each block denoises",
     "compare": "table and charts of runs: losses, distances, where their configs differ",
+    "checkpoint": "list the checkpoints of a run, verify them, show what is in one",
     "compile_ahead": "compile a job for machines that need not be there: memory, collectives, time",
     "job": "train, sample and score in one command",
     "data": "prepare a data set, show what is in it, check its files",

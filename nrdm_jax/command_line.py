@@ -1,6 +1,8 @@
 """Flags that entries share. Imports no jax."""
 
+import contextlib
 import json
+import pathlib
 import re
 import sys
 
@@ -8,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from nrdm_jax import config as configuration
-from nrdm_jax.processes import distributed
+from nrdm_jax.processes import distributed, faults, lifecycle
 from nrdm_jax.processes.workdir import read_config
 
 
@@ -38,6 +40,25 @@ def define_processes() -> None:
 def define_ema_width() -> None:
     flags.DEFINE_float("ema_width", None, "the run's average of this width, one of its "
                        "train.ema_widths, in the place of the EMA")  # fmt: skip
+
+
+def define_fault() -> None:
+    flags.DEFINE_string("fault", "", "a drill: what goes wrong, such as kill@step=7 or "
+                        "hang@step=5:rank=1; see nrdm_jax/processes/faults.py")  # fmt: skip
+
+
+def faults_of_flags() -> tuple[faults.Fault, ...]:
+    """Those of --fault. Raises as `faults.parse`."""
+    return faults.parse(flags.FLAGS.fault)
+
+
+def signals(
+    config, section: str, planned: tuple[faults.Fault, ...] = ()
+) -> contextlib.AbstractContextManager[lifecycle.Signals]:
+    """The owner of the signals, with the watchdog of `config`, in the block."""
+    workdir = pathlib.Path(flags.FLAGS.workdir)
+    limits = config.watchdog.to_dict()
+    return lifecycle.Signals(limits, section, workdir=workdir, faults=planned).installed()
 
 
 def start_processes() -> None:

@@ -25,7 +25,7 @@ def run() -> None:
     from nrdm_jax import denoising_dynamics
 
     out = pathlib.Path(flags.FLAGS.out or pathlib.Path(flags.FLAGS.workdir) / "dynamics")
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "evaluate") as signals:
         found = denoising_dynamics.view(
             config, flags.FLAGS.workdir, out, examples=flags.FLAGS.examples, signals=signals
         )

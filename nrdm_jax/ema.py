@@ -28,7 +28,7 @@ def run() -> None:
     command_line.start_processes()
     from nrdm_jax import post_hoc
 
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "evaluate") as signals:
         found = post_hoc.reconstruct(
             config,
             flags.FLAGS.workdir,

@@ -40,7 +40,7 @@ def run() -> None:
 
     home = pathlib.Path(flags.FLAGS.workdir) / latents.VERSION
     data_dir = config.data.dir or str(lifecycle.data_dir())
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "encode") as signals:
         with records.writer_first(config, "pixels"):
             sources = {s: encoding.pixels(config, s, data_dir, streamed=True)
                        for s in ("train", "heldout")}  # fmt: skip

@@ -59,7 +59,7 @@ def run() -> None:
         npz = pathlib.Path(f.npz) if f.npz else None
         scored = scoring.Scored(tuple(f.metrics), f.net, f.weights, f.by_class, npz)
     bits = scoring.Bits(f.likelihood, f.probes, f.ode_steps) if f.likelihood else None
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "evaluate") as signals:
         result = scoring.score(
             config,
             f.workdir,

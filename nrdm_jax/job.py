@@ -16,6 +16,7 @@ def define_flags() -> None:
     command_line.define_config(required=True)
     command_line.define_workdir()
     command_line.define_processes()
+    command_line.define_fault()
     flags.DEFINE_float("at_most", None, "fail unless ratio is at most that: heldout_loss_last over "
                        "wiener; of an autoencoder, its square error over the linear projection's"
                        )  # fmt: skip
@@ -23,17 +24,20 @@ def define_flags() -> None:
 
 def run() -> int:
     config = command_line.config_of_flags()
+    faults = command_line.faults_of_flags()
     before = time.monotonic()
     command_line.start_processes()
     from nrdm_jax import scoring, training_run
     from nrdm_jax.training.metrics import read_metrics
 
     workdir = flags.FLAGS.workdir
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "start", faults) as signals:
         summary = training_run.train(config, workdir, signals=signals)
         seeds = list(range(config.sample.examples))
         out = pathlib.Path(workdir) / "samples" / "final"
+        signals.enter("sample")
         grid, drawn = scoring.draw(config, workdir, out, seeds=seeds, signals=signals)
+        signals.enter("evaluate")
         scores = scoring.score(config, workdir, samples=0, drawn=drawn, signals=signals)
     losses = [row["heldout_loss"] for row in read_metrics(pathlib.Path(workdir))
               if "heldout_loss" in row]  # fmt: skip

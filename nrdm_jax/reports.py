@@ -16,8 +16,9 @@ from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import writers
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
-from nrdm_jax.training import hooks, loop
-from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
+from nrdm_jax.training import guard, hooks, loop
+from nrdm_jax.training.goodput import Goodput
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Place:
       workdir: for pictures, samples and scores.
       writer, progress: for figures and lines.
       ledger: which is charged with the time that each takes.
+      goodput: the account of the run, of which the ledger is this process's part.
     """
 
     workdir: pathlib.Path
     writer: MetricsWriter
     progress: Progress
     ledger: Ledger
+    goodput: Goodput
 
 
 def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
@@ -53,13 +56,43 @@ def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
     ]
 
 
-def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
+def watch(parts: build.Run, place: Place, memory: dict) -> guard.Guard:
+    """The policy of bad steps, with what it remembers of the run so far.
+
+    Raises:
+      ValueError: the model has no units whose tokens could become alike.
+    """
+    config, g = parts.config, parts.config.guard
+    if g.collapse_factor and not parts.task.units:
+        raise ValueError(
+            f"guard.collapse_factor is {g.collapse_factor}, and this model has no units whose "
+            "token-mean share is measured; set it to 0"
+        )
+    limits = guard.Limits(g.most_in_a_row, g.spike_factor, g.spike_window, g.collapse_factor)
+
+    def is_waited_for(step: int) -> bool:
+        regular = step % config.log.every == 0 or step % config.checkpoint.every == 0
+        return regular or step == config.train.steps
+
+    return guard.Guard(
+        guard.Policy(limits, memory),
+        place.progress.line,
+        is_waited_for,
+        shares_every=config.log.sensitivity_every if g.collapse_factor else 0,
+    )
+
+
+def step_lines(
+    parts: build.Run, place: Place, counts: Callable[[], dict[str, int]]
+) -> hooks.StepLog:
     config = parts.config
     return hooks.StepLog(
         place.writer,
         place.progress,
         place.ledger,
         parts.schedule,
+        goodput=place.goodput,
+        counts=counts,
         every=config.log.every,
         last_step=config.train.steps,
         devices=parts.mesh.size,
@@ -67,14 +100,31 @@ def step_lines(parts: build.Run, place: Place) -> hooks.StepLog:
     )
 
 
-def evaluation(parts: build.Run, heldout: Source, place: Place) -> hooks.HeldoutLoss:
-    """Held-out losses, to be called at a step."""
+def evaluation(
+    parts: build.Run, heldout: Source, signals: lifecycle.Signals, place: Place
+) -> hooks.HeldoutLoss:
+    """Held-out losses, to be called at a step. A signal within ends them: they are then
+    `losses_owed`."""
     found = parts.task.heldout(heldout, parts.mesh, parts.config.evaluate.examples)
 
     def losses(params: Params) -> dict[str, float]:
-        return found(params, lambda: None)
+        try:
+            return found(params, signals.check)
+        except Stop:  # the loop will stop, and save
+            return {}
 
     return hooks.HeldoutLoss(losses, place.writer, place.progress)
+
+
+def losses_owed(parts: build.Run, workdir: pathlib.Path, step: int) -> bool:
+    """Whether the held-out losses of this step are asked for, and the run has none of it."""
+    config = parts.config
+    if not config.evaluate.every:
+        return False
+    if step % config.evaluate.every and step != config.train.steps:
+        return False
+    told = any(row["step"] == step and "heldout_loss" in row for row in read_metrics(workdir))
+    return bool(distributed.of_writer(np.int32(not told)))
 
 
 def grids(
@@ -82,15 +132,20 @@ def grids(
     sampler: Generator,
     heldout: Source,
     to_pixels: Callable[[np.ndarray], np.ndarray],
+    signals: lifecycle.Signals,
     place: Place,
 ) -> hooks.Every:
-    """Previews: the same seeds each time, given the same; originals beside them."""
+    """Previews: the same seeds each time, given the same; originals beside them. A signal within
+    ends them."""
     config = parts.config
     seeds = np.arange(config.sample.examples)
 
-    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path:
+    def draw(params: Params, directory: pathlib.Path) -> pathlib.Path | None:
         given = parts.task.prompts(seeds, lambda: heldout)
-        x = sampler(params, seeds, given)
+        try:
+            x = sampler(params, seeds, given, poll=signals.check)
+        except Stop:  # the loop will stop, and save
+            return None
         manifest = {
             "seeds": seeds.tolist(),
             "labels": given["label"].tolist(),

@@ -52,7 +52,7 @@ def run() -> None:
     command_line.start_processes()
     from nrdm_jax import scoring
 
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "sample") as signals:
         first, drawn = scoring.draw(
             config,
             workdir,

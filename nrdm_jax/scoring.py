@@ -95,6 +95,7 @@ def draw(
     )
     if captions is None:
         captions = drawing.heldout_captions(drawn_as, len(seeds), heldout)
+    print(f"drawing {len(seeds)} samples of the {own}", flush=True)
     drawn = sampler(weights, np.asarray(seeds), given, poll=signals.check)
     x, previews = (drawn, None) if shown is None else drawn
     manifest = {
@@ -221,6 +222,7 @@ def score(
     quality = None
     if scored is not None:
         quality = _quality(parts, pictures, heldout, scored, samples, to_pixels)
+    print(f"scoring the {stored}", flush=True)
     result: dict = parts.task.heldout(heldout, parts.mesh, 0)(ema, signals.check)
     result |= parts.task.yardstick(train, heldout, parts.mesh, signals.check)
     if bits is not None:

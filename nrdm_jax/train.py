@@ -18,12 +18,14 @@ def define_flags() -> None:
     command_line.define_config(required=True)
     command_line.define_workdir()
     command_line.define_processes()
+    command_line.define_fault()
     flags.DEFINE_bool("dry_run", False, "print mesh, parameters, FLOPs and memory, and stop")
     flags.DEFINE_bool("allow_config_change", False, "go on with a config that differs")
 
 
 def run() -> None:
     config = command_line.config_of_flags()
+    faults = command_line.faults_of_flags()
     changes(
         pathlib.Path(flags.FLAGS.workdir),
         configuration.to_dict(config),
@@ -38,7 +40,7 @@ def run() -> None:
         return
     from nrdm_jax import training_run
 
-    with lifecycle.Signals().installed() as signals:
+    with command_line.signals(config, "start", faults) as signals:
         summary = training_run.train(
             config,
             flags.FLAGS.workdir,

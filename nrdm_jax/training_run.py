@@ -16,22 +16,28 @@ from nrdm_jax import (
     programs,
     records,
     reports,
+    restoring,
+    rollbacks,
     run_weights,
     trees,
 )
 from nrdm_jax import config as configuration
-from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing import fingerprints
+from nrdm_jax.checkpointing.manager import METRICS, Checkpoints
+from nrdm_jax.checkpointing.retention import Retention
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
-from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir, read_whole_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
-from nrdm_jax.training import hooks, loop
+from nrdm_jax.training import guard, hooks, loop, recovery
+from nrdm_jax.training.drill import Drill
+from nrdm_jax.training.goodput import Goodput
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
 from nrdm_jax.training.state import TrainState, save_items, state_of
 
@@ -90,7 +96,7 @@ def train(
       DataError: the data are absent, too few or damaged.
       Stop: preempted, non-finite, or the workdir cannot be used.
     """
-    ledger = Ledger()
+    ledger = Ledger(listener=signals.enter)
     with ledger.account("init"):
         job = _opened(config, signals)
         if config.checkpoint.init_from:
@@ -101,7 +107,10 @@ def train(
             allow_change=allow_config_change,
         )
         checkpoints = Checkpoints(
-            str(home.path / run_weights.CHECKPOINTS), keep=config.checkpoint.keep
+            str(home.path / run_weights.CHECKPOINTS),
+            keep=Retention(
+                config.checkpoint.keep, config.checkpoint.keep_every, config.checkpoint.keep_best
+            ),
         )
         snapshots = None
         kept = home.path / run_weights.SNAPSHOTS
@@ -110,57 +119,142 @@ def train(
     try:
         return _train(job, home, checkpoints, snapshots, signals, ledger)
     finally:
-        checkpoints.close()
-        if snapshots is not None:
-            snapshots.close()
+        signals.enter("exit")
+        limit = config.watchdog.exit
+        for steps in (checkpoints, snapshots):
+            if steps is not None:
+                lifecycle.bounded("checkpoints", steps.close, limit)
         home.release()
+
+
+@dataclasses.dataclass(frozen=True)
+class Tools:
+    """What a run is trained with, through all rollbacks.
+
+    Attributes:
+      workdir, checkpoints, snapshots, signals, ledger, goodput: of the run.
+      train_step: compiled.
+    """
+
+    workdir: pathlib.Path
+    checkpoints: Checkpoints
+    snapshots: Checkpoints | None
+    signals: lifecycle.Signals
+    ledger: Ledger
+    goodput: Goodput
+    train_step: programs.Steps
 
 
 def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> dict:
     parts, batches, workdir = job.parts, job.batches, home.path
-    config, last_step = parts.config, parts.config.train.steps
+    last_step = parts.config.train.steps
     with ledger.account("restore"):
-        state, begun = _start(parts, checkpoints, batches.fingerprint)
+        kept = workdir / run_weights.CHECKPOINTS
+        state, begun = _start(parts, checkpoints, kept, batches.fingerprint)
         first_step = int(state.step)
+    size = sum(map(fingerprints.bytes_of, jax.tree.leaves(save_items(parts.abstract_state))))
+    if first_step < last_step:
+        home.require_space(size, "a checkpoint")
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
-    if first_step >= last_step and not owed:
+    if first_step >= last_step and not (owed or reports.losses_owed(parts, workdir, first_step)):
         print(f"run in {workdir} is finished: step {first_step} of {last_step}", flush=True)
         return {"steps": first_step, "finished_before": True, "workdir": str(workdir)}
+
+    with ledger.account("compile"):
+        train_step = _compiled(parts, batches.dtype)
+        # The first collective waits half a minute for the others, whose compiling may take longer.
+        distributed.meet("compiled")
+
+    goodput = Goodput(workdir, ledger, begun.get("step_seconds"))
+    tools = Tools(workdir, checkpoints, snapshots, signals, ledger, goodput, train_step)
+    step = None
+    try:
+        while step is None:
+            try:
+                step = _stretch(job, tools, state, begun)
+            except guard.Broken as error:
+                trouble = error.trouble  # and not the error, whose frames hold a state
+            if step is None:
+                state, begun = rollbacks.gone_back(
+                    parts, batches, checkpoints, ledger, begun, trouble
+                )
+    finally:
+        goodput.write()
+    if (
+        step < last_step
+        or reports.owed(parts, workdir, step, batches.records_a_step)
+        or reports.losses_owed(parts, workdir, step)
+    ):
+        raise Stop(
+            exit_codes.PREEMPTED,
+            f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
+        )
+    print(goodput.in_words(), flush=True)
+    return {
+        "steps": step,
+        "finished_before": False,
+        "workdir": str(workdir),
+        "train_seconds": round(ledger.elapsed(), 1),
+        "goodput": round(goodput.share(), 4),
+    }
+
+
+def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
+    """Trains from a state that was restored, or is fresh, to the last step or a signal; saves, and
+    returns the steps done. `begun` is what the state's checkpoint says of the run (`_meta`).
+
+    Raises:
+      guard.Broken: the run must not go on as it does.
+    """
+    parts, batches, workdir, ledger = job.parts, job.batches, tools.workdir, tools.ledger
+    config, last_step, first_step = parts.config, parts.config.train.steps, int(state.step)
+    checkpoints, snapshots = tools.checkpoints, tools.snapshots
     if snapshots is not None:
         # They are of steps that are now done again, maybe with another config.
         snapshots.remove_after(first_step)
 
-    with ledger.account("compile"):
-        train_step = _compiled(parts, batches.dtype)
+    def position(step: int) -> int:
+        return batches.position_after(begun["position"], step - first_step)
 
     writer = MetricsWriter(
         workdir,
         first_step,
         ledger=ledger,
-        images=lambda step: batches.records_after(begun["records_seen"], step - first_step),
+        images=lambda step: begun["records_seen"] + position(step) - position(first_step),
         before=begun,
     )
     progress = Progress(first_step, last_step)
-    place = reports.Place(workdir, writer, progress, ledger)
-    evaluation = reports.evaluation(parts, job.heldout, place)
-    if first_step == 0 and config.evaluate.every:
+    place = reports.Place(workdir, writer, progress, ledger, tools.goodput)
+    watch = reports.watch(parts, place, begun["guard"])
+    evaluation = reports.evaluation(parts, job.heldout, tools.signals, place)
+    if reports.losses_owed(parts, workdir, first_step):
         with ledger.account("evaluate"):
             evaluation(0, state)
 
     def meta(step: int) -> dict:
-        return _meta(config, batches.fingerprint, step, writer.so_far(step))
+        data = {"position": position(step), "left_out": begun["left_out"]}
+        return _meta(config, batches.fingerprint, step, writer.so_far(step)) | data | {
+            "guard": watch.memory(), METRICS: evaluation.at(step),
+        }  # fmt: skip
 
-    save = hooks.Save(checkpoints, meta, saved=first_step or None)
-    non_finite = hooks.StopOnNonFinite(checkpoints)
+    drill = Drill(
+        tools.signals.faults,
+        workdir=workdir,
+        process=distributed.index(),
+        checkpoints=workdir / run_weights.CHECKPOINTS,
+        is_saving=checkpoints.is_saving,
+    )
+    save = drill.saving(hooks.Save(checkpoints, meta, saved=first_step or None))
     profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
     probe = reports.probe(parts, place)
-    scores = reports.scores(parts, job.quality, signals, place, batches.records_a_step)
+    scores = reports.scores(parts, job.quality, tools.signals, place, batches.records_a_step)
     happenings: list[loop.Hook] = [
-        non_finite,
+        hooks.FailedSaves(checkpoints, progress),
+        watch,
         *probe,
-        reports.step_lines(parts, place),
+        reports.step_lines(parts, place, watch.counts),
         hooks.Every(
             evaluation,
             ledger,
@@ -168,49 +262,44 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
             every=config.evaluate.every,
             last_step=last_step if config.evaluate.every else None,
         ),
-        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, place),
+        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, signals, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
         *scores,
         profile,
+        *drill.hooks,
     ]
+    owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
+    tools.signals.unsaved = True
     try:
         for hook in scores if owed else ():
             hook(first_step, state, {}, 0.0)
         state, step = loop.run(
             state,
-            train_step,
-            batches.iterate(begun["records_seen"]),
+            tools.train_step,
+            drill.batches(batches.iterate(begun["position"]), first_step),
             happenings,
             first_step=first_step,
             last_step=last_step,
-            stop_requested=signals.stop_requested,
+            stop_requested=tools.signals.stop_requested,
+            enter=tools.signals.enter,
         )
-        non_finite.check()
-        if step < last_step:
-            save(step, state)
-        checkpoints.wait()
+        watch.settle()
+        jax.block_until_ready(state.step)  # what the device still owes is the step's time
+        with ledger.account("save"):
+            if step < last_step:
+                save(step, state)
+            checkpoints.wait()
+        tools.signals.unsaved = False
+        drill.settle(step)
     finally:
         profile.close()
         for hook in probe:
             hook.close()
         progress.close()
         writer.close()
-    if step < last_step or reports.owed(parts, workdir, step, batches.records_a_step):
-        raise Stop(
-            exit_codes.PREEMPTED,
-            f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
-        )
-    seconds = {name: round(value, 2) for name, value in ledger.spent.items()}
-    seconds["step"] = round(ledger.productive(), 2)
-    print("seconds: " + " ".join(f"{name}={value}" for name, value in seconds.items()), flush=True)
-    return {
-        "steps": step,
-        "finished_before": False,
-        "workdir": str(workdir),
-        "train_seconds": round(ledger.elapsed(), 1),
-    }
+    return step
 
 
 def _compiled(parts: build.Run, dtype) -> programs.Steps:
@@ -259,18 +348,21 @@ def _meta(config, data: str, step: int, so_far: dict[str, float]) -> dict:
         **{name: so_far[name] for name in MetricsWriter.SECONDS if name in so_far},
         "seed": config.seed,
         "batch_size": config.train.batch_size,
+        "batch_sizes": configuration.batch_sizes(config),
         "data": data,
         "version": __version__,
     }
 
 
-def _start(parts: build.Run, checkpoints: Checkpoints, data: str) -> tuple[TrainState, dict]:
-    """The state to go on with, and what its checkpoint says of the run so far (`_meta`); `data` is
-    the fingerprint of the records."""
+def _start(
+    parts: build.Run, checkpoints: Checkpoints, where: pathlib.Path, data: str
+) -> tuple[TrainState, dict]:
+    """The state to go on with, and what its checkpoint says of the run so far (`_meta`); `where`
+    the checkpoints are, and `data` is the fingerprint of the records."""
     config = parts.config
-    latest = checkpoints.latest_step()
+    latest = restoring.newest_good(checkpoints, str(where))
     if latest is not None:
-        meta = checkpoints.meta(latest)
+        meta = recovery.whole(checkpoints.meta(latest))
         if meta["data"] != data:
             raise DataError(
                 f"the checkpoint was trained on data {meta['data']}, and data.name="
@@ -279,8 +371,13 @@ def _start(parts: build.Run, checkpoints: Checkpoints, data: str) -> tuple[Train
         wanted = save_items(parts.abstract_state)
         state = state_of(checkpoints.restore(latest, wanted))
         print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
+        if note := configuration.other_batch_size(config, meta):
+            print(note, file=sys.stderr, flush=True)
         return state, meta
-    nothing_yet = {"records_seen": 0, **dict.fromkeys(MetricsWriter.SECONDS, 0.0)}
+    nothing_yet = recovery.nothing_yet() | {
+        "step": 0,
+        **dict.fromkeys(MetricsWriter.SECONDS, 0.0),
+    }
     if not config.checkpoint.init_from:
         return parts.fresh_state(), nothing_yet
     state = parts.begun_with(_first_weights(parts, config.checkpoint.init_from))

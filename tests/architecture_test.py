@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # part of the package -> the parts of it that it may import
 ENTRIES = ("train", "sample", "evaluate", "ema", "dynamics", "compare", "compile_ahead", "job",
-           "encode_dataset", "data_sets")  # fmt: skip
+           "encode_dataset", "data_sets", "checkpoint")  # fmt: skip
 # Where models meet diffusion and data.
 FROM_CONFIG = ("networks", "texts", "drawing", "build", "measures", "tasks", "autoencoding")
 ASSEMBLY = (
@@ -23,6 +23,8 @@ ASSEMBLY = (
     "programs",
     "sample_quality",
     "reports",
+    "restoring",
+    "rollbacks",
     "training_run",
     "run_weights",
     "post_hoc",
@@ -34,6 +36,7 @@ ASSEMBLY = (
     "dry_run",
     "ahead",
     "data_reports",
+    "checkpoint_report",
 )
 LOWER = (
     "config",

@@ -140,6 +140,15 @@ def test_a_killed_run_is_the_run_that_was_not():
 
 
 @pytest.mark.slow
+def test_a_run_on_other_devices_on_its_way_is_the_run_that_was_not():
+    done = run("benchmarks.elastic")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["fingerprints_equal"] is True and result["batches_equal"] is True
+    assert 0 < result["loss_difference"] <= 1e-5 and result["steps"] == 20
+
+
+@pytest.mark.slow
 def test_averages_that_are_made_are_those_that_were_tracked():
     done = run("benchmarks.post_hoc_ema", "--steps=320")
     assert done.returncode == 0, done.stderr

@@ -293,6 +293,11 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
         ({"optim.rates": (("(", 2.0),)}, "pairs of a regular expression and a factor"),
         ({"optim.name": "schedule_free", "train.ema_widths": (0.1,)}, "mean of its own"),
         ({"optim.name": "schedule_free", "optim.schedule": "cosine"}, "rate that does not fall"),
+        (
+            {"guard.action": "rollback", "guard.most_in_a_row": 4, "checkpoint.every": 1},
+            "checkpoint.keep is 3, and guard.action=rollback .* keep 5",
+        ),
+        ({"guard.collapse_factor": 3.0, "log.sensitivity_every": 0}, "does not measure"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_with_the_reason(changes, says):

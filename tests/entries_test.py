@@ -34,9 +34,12 @@ def no_jax(tmp_path_factory):
 def test_help(entry, no_jax):
     module = cli.MODULES.get(entry, entry)
     done = run("-m", f"nrdm_jax.{module}", "--help", path=no_jax)
-    of_what = {"compile_ahead": "--topology", "compare": "--labels", "data": "--shape"}.get(
-        entry, "--workdir"
-    )
+    of_what = {
+        "compile_ahead": "--topology",
+        "compare": "--labels",
+        "data": "--shape",
+        "checkpoint": "--step",
+    }.get(entry, "--workdir")
     assert done.returncode == 0 and "python -m" in done.stdout
     # In the list of flags, and not only in an example; under the one name of all entries as well.
     assert f"  {of_what}:" in done.stdout

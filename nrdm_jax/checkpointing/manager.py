@@ -1,15 +1,20 @@
 """Checkpoints of a run, over orbax's v0 manager: the one place that knows orbax.
 
 A step directory holds items, each restorable by itself: of a run `params`, `ema`, `opt` and `loop`
-(step and key), `importance` and `averages` where it has them, and `meta`, a JSON item. Steps are
-written asynchronously and committed by a rename, so that a kill at any moment leaves the previous
-step whole.
+(step and key), `importance` and `averages` where it has them, and `meta`, a JSON item with the
+fingerprints of all leaves (`notes`), by which what is restored is checked. Steps are written
+asynchronously and committed by a rename, so that a kill at any moment leaves the previous step
+whole.
 """
 
 import contextlib
-import json
+import dataclasses
+import itertools
+import pathlib
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,9 +22,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nrdm_jax import trees
+from nrdm_jax.checkpointing import durability, fingerprints, notes, verification
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing.retention import Retention
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 ABSENT = "absent"
+METRICS = "metrics"  # of a note: of the held-out records at that step
+PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
 
 
 class Checkpoints:
@@ -27,19 +37,23 @@ class Checkpoints:
 
     Args:
       directory: made if absent, unless `read_only`.
-      keep: newest steps kept; older ones are removed as new ones are committed. None: all.
+      keep: which steps stay as new ones are committed; a number is of the newest, None all.
       read_only: for sampling and evaluating; nothing is written or cleaned up.
     """
 
-    def __init__(self, directory: str, *, keep: int | None = 1, read_only: bool = False):
+    def __init__(
+        self, directory: str, *, keep: Retention | int | None = 1, read_only: bool = False
+    ):
         self._directory = epath.Path(directory)
+        self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
+        self._values: dict[int, float | None] = {}  # of the retention's metric
         if read_only:
             options = ocp.CheckpointManagerOptions(
                 read_only=True, save_interval_steps=0, create=False
             )
         else:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=_Kept(self._to_keep),
                 cleanup_tmp_directories=True,
                 # A failed directory creation in the background can hang the process at its exit.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -48,12 +62,27 @@ class Checkpoints:
                     barrier_sync_key_prefix=self._directory.name
                 ),
             )
-        handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        self._being_saved: int | None = None
+        handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler() for item in ITEMS}
         self._manager = ocp.CheckpointManager(
             self._directory.resolve(),
             options=options,
             item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
         )
+
+    def _to_keep(self, steps: list[int]) -> set[int]:
+        values = {step: self._value(step) for step in steps} if self._retention.best else {}
+        return self._retention.kept(
+            steps, {step: value for step, value in values.items() if value is not None}
+        )
+
+    def _value(self, step: int) -> float | None:
+        """What a step's note says of the metric by which the best are kept."""
+        if step not in self._values:
+            self._values[step] = None
+            with contextlib.suppress(DamagedCheckpoint):
+                self._values[step] = self.meta(step).get(METRICS, {}).get(self._retention.metric)
+        return self._values[step]
 
     def latest_step(self) -> int | None:
         """The newest committed step, by number and not by time; None where there is none."""
@@ -69,54 +98,87 @@ class Checkpoints:
             self._manager.delete(later)
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
-        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background.
+        """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background;
+        whether that went well `failed` tells, and `wait`.
 
         Raises:
           OSError: they, or those of the save before, cannot be written, as on a disk that is full.
         """
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
+        self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
+        meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
         with self._writing():
             self._manager.save(
                 step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
             )
+        self._being_saved = step
+
+    def failed(self) -> str | None:
+        """What went wrong with the save before, once it has ended: told once. It is as if it had
+        never been tried, older steps are as they were, and the next can be. Never waits."""
+        if self._being_saved is None or self._manager.is_saving_in_progress():
+            return None
+        step = self._being_saved
+        try:
+            self.wait()
+        except OSError as error:
+            self._being_saved = None
+            self._manager.reload()  # until then it is taken for the newest
+            if jax.process_index() == 0:
+                partial = self._directory / f"{step}{PARTIAL}"
+                shutil.rmtree(partial, ignore_errors=True)  # what it has taken of a disk is needed
+            return f"step {step} was not saved: {error}"
+        return None
 
     def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The items of `wanted` (abstract trees with shardings), bit for bit.
 
         Raises:
           ValueError: a leaf is absent, or of another shape or type, with a table of all of them.
+          DamagedCheckpoint: it cannot be read, or is not what was saved.
         """
-        self._check(step, [row for item in wanted for row in self._rows(step, item, wanted[item])])
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        return {name: restored[name] for name in wanted}
+        _, known = self._note(step)
+        with self._reading(step):
+            rows = [row for item in wanted for row in self._rows(step, item, wanted[item])]
+        self._check(step, rows)
+        arguments = {name: _arguments(tree) for name, tree in wanted.items()}
+        with self._reading(step):
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        found = {name: restored[name] for name in wanted}
+        self._compare(step, known, found)
+        return found
 
     def restore_part(self, step: int, item: str, wanted: Any) -> Any:
         """The leaves of `wanted` (as above) of an item that may have more; those are not read.
 
         Raises:
-          ValueError: as `restore`.
+          ValueError, DamagedCheckpoint: as `restore`.
         """
-        rows = self._rows(step, item, wanted)
+        _, known = self._note(step)
+        with self._reading(step):
+            rows = self._rows(step, item, wanted)
         self._check(step, [(path, a, b) for path, a, b in rows if b != ABSENT])
-        arguments = ocp.args.PyTreeRestore(
-            wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True,
-        )
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(
+        arguments = _arguments(wanted, partial_restore=True)
+        with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            found = checkpointer.restore(
                 (self._directory / str(step) / item).resolve(), args=arguments
             )
+        self._compare(step, known, {item: found})
+        return found
 
     def parts_of(self, step: int, item: str) -> list[str]:
         """The first names in the tree of an item; none where there is no such item."""
-        stored = self._manager.item_metadata(step).get(item)
-        paths = [path for path, _ in trees.leaves_with_path(getattr(stored, "tree", stored))]
+        with self._reading(step):
+            paths = [path for path, _ in trees.leaves_with_path(self._stored(step, item))]
         return sorted({path.split("/")[0] for path in paths})
 
+    def _stored(self, step: int, item: str) -> Any:
+        """The tree of an item, of what says shapes and types; None where there is no such item."""
+        stored = self._manager.item_metadata(step).get(item)
+        return getattr(stored, "tree", stored)
+
     def _rows(self, step: int, item: str, wanted: Any) -> list[tuple[str, str, str]]:
-        return _differences(item, self._manager.item_metadata(step).get(item), wanted)
+        return _differences(item, self._stored(step, item), wanted)
 
     def _check(self, step: int, rows: list[tuple[str, str, str]]) -> None:
         if rows:
@@ -128,14 +190,104 @@ class Checkpoints:
             )
 
     def meta(self, step: int) -> dict:
-        """The JSON item of a step."""
-        return json.loads((self._directory / str(step) / "meta" / "metadata").read_text())
+        """The JSON item of a step.
+
+        Raises:
+          DamagedCheckpoint: it is not what was saved.
+        """
+        return self._note(step)[0]
+
+    def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
+        name = f"{self._directory}/{step}"
+        try:
+            text = (self._directory / str(step) / "meta" / "metadata").read_bytes()
+        except OSError as error:
+            raise DamagedCheckpoint(f"{name}: what it says of itself is missing: {error}") from None
+        return notes.checked(text, name)
+
+    def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """{path: (type, shape, bytes)} of what a step has.
+
+        Raises:
+          DamagedCheckpoint: it cannot be read.
+        """
+        with self._reading(step):
+            return {
+                f"{item}/{path}": (str(leaf.dtype), leaf.shape, fingerprints.bytes_of(leaf))
+                for item in self._items(step)
+                for path, leaf in trees.leaves_with_path(self._stored(step, item))
+            }
+
+    def _items(self, step: int) -> list[str]:
+        return [item for item in ITEMS if (self._directory / str(step) / item).exists()]
+
+    def faults(self, step: int, process: int = 0, processes: int = 1) -> list[str]:
+        """See `verification.faults`."""
+        try:
+            _, known = self._note(step)
+            with self._reading(step):
+                stored = {item: self._stored(step, item) for item in self._items(step)}
+        except DamagedCheckpoint as error:
+            return [str(error)]
+        directory = (self._directory / str(step)).resolve()
+        return verification.faults(directory, stored, known, process, processes)
+
+    def set_aside(self, step: int) -> epath.Path:
+        """Moves a step out of the way, and says where to: nothing is deleted. Of several processes
+        one does it."""
+        home = self._directory.parent / f"{self._directory.name}_bad"
+        home.mkdir(parents=True, exist_ok=True)
+        names = (f"{step}.{n}" if n else str(step) for n in itertools.count())
+        place = next(home / name for name in names if not (home / name).exists())
+        (self._directory / str(step)).rename(place)
+        return place
+
+    def reload(self) -> None:
+        """Looks again at what is there."""
+        self._manager.reload()
+
+    def _compare(
+        self, step: int, known: Mapping[str, int] | None, restored: Mapping[str, Any]
+    ) -> None:
+        if known is None:
+            print(
+                f"warning: {self._directory}/{step} was saved without fingerprints: whether it is "
+                "damaged cannot be seen",
+                file=sys.stderr,
+            )
+            return
+        found = fingerprints.of_tree(dict(restored))
+        wrong = sorted(path for path, number in found.items() if known.get(path) != number)
+        if wrong:
+            raise DamagedCheckpoint(
+                f"{self._directory}/{step}: {len(wrong)} of {len(found)} leaves have changed since "
+                f"they were saved, such as {wrong[0]}; nrdm checkpoint verify names them all"
+            )
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Whatever a library makes of damaged bytes."""
+        try:
+            yield
+        except DamagedCheckpoint:
+            raise
+        except Exception as error:
+            raise DamagedCheckpoint(
+                f"{self._directory}/{step} cannot be read: {verification.first_line(error)}"
+            ) from error
+
+    def is_saving(self) -> bool:
+        """Whether a step is being written in the background."""
+        return self._manager.is_saving_in_progress()
 
     def wait(self) -> None:
-        """Returns when everything saved is committed; raises as `save` what went wrong
-        meanwhile."""
+        """Returns when everything saved is committed, and would outlive a loss of power; raises as
+        `save` what went wrong meanwhile."""
         with self._writing():
             self._manager.wait_until_finished()
+            step, self._being_saved = self._being_saved, None
+            if step is not None and jax.process_index() == 0:
+                durability.sync(pathlib.Path(self._directory), step)
 
     def close(self) -> None:
         with self._writing():
@@ -151,6 +303,23 @@ class Checkpoints:
             if not system:
                 raise
             raise OSError(f"{self._directory} cannot be written: {system[1]}") from error
+
+
+def _arguments(wanted: Any, **more) -> ocp.args.PyTreeRestore:
+    """With the shardings of `wanted`: what a file says of those of before is not read."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    return ocp.args.PyTreeRestore(wanted, restore_args=restore_args, **more)
+
+
+@dataclasses.dataclass
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """Ascending steps -> those that stay."""
+
+    choose: Callable[[list[int]], set[int]]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        kept = self.choose([info.step for info in checkpoints])
+        return [info.step in kept for info in checkpoints]
 
 
 def _differences(item: str, stored, wanted) -> list[tuple[str, str, str]]:

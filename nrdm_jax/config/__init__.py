@@ -4,7 +4,15 @@ Neither jax nor anything else of ours is imported here, so that a wrong config i
 under two seconds.
 """
 
-from nrdm_jax.config.buckets import at_shape, batch_size, check_shape, shapes, sizes_differ
+from nrdm_jax.config.buckets import (
+    at_shape,
+    batch_size,
+    batch_sizes,
+    check_shape,
+    other_batch_size,
+    shapes,
+    sizes_differ,
+)
 from nrdm_jax.config.checks import validate
 from nrdm_jax.config.idle import idle_fields
 from nrdm_jax.config.mesh_checks import check_parallel
@@ -31,6 +39,7 @@ __all__ = [
     "METRICS",
     "at_shape",
     "batch_size",
+    "batch_sizes",
     "check_parallel",
     "check_shape",
     "default",
@@ -38,6 +47,7 @@ __all__ = [
     "from_dict",
     "idle_fields",
     "of_file",
+    "other_batch_size",
     "patch_of",
     "shapes",
     "sizes_differ",

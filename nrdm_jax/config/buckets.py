@@ -128,3 +128,38 @@ def check_buckets(c) -> None:
             raise ValueError(
                 f"data.buckets has {shape}, {one.train.batch_size} at a time, with which {error}"
             ) from None
+
+
+def batch_sizes(config) -> list[int]:
+    """Of every shape."""
+    return [batch_size(config, shape) for shape in shapes(config)]
+
+
+def other_batch_size(config, meta: dict) -> str:
+    """What a change of the batch size on the way, which had to be allowed, does to the rest; ""
+    where there is none. `meta` is what the checkpoint says."""
+    t, now = config.train, batch_sizes(config)
+    # An older version did not say the sizes of buckets.
+    before = meta.get("batch_sizes", now if config.data.buckets else [meta["batch_size"]])
+    if before == now:
+        return ""
+    text = (
+        f"batch size {_listed(before)} -> {_listed(now)}: the data go on from record "
+        f"{meta['position']} of the order; the learning rate goes on from step {meta['step']} of "
+        f"{t.steps}, as it is"
+    )
+    if config.data.buckets:
+        text += (
+            "; buckets are mixed anew, so that until this epoch ends some records are read twice "
+            "and some not at all"
+        )
+    if config.optim.name != "schedule_free" and not sizes_differ(config):
+        text += (
+            f"; the EMA keeps its half-life of {t.ema_halflife_images:g} images, and warms up to "
+            "it as if all steps had been of the new size"
+        )
+    return text
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(map(str, sizes))

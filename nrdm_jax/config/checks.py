@@ -42,6 +42,7 @@ def validate(config) -> None:
         _check_diffusion(config)
     _check_optimizer(config)
     _check_averages(config)
+    _check_guard(config)
     check_mesh(config)
     check_buckets(config)
 
@@ -81,6 +82,7 @@ def _of_type(value, wanted: type) -> bool:
 
 def _check_numbers(c) -> None:
     at_least = {
+        8: "guard.spike_window",
         2: "diffusion.importance_bins",
         1: "data.num_classes data.frame_stride data.threads data.prefetch model.depth model.width "
         "model.heads train.steps train.batch_size train.micro_batches checkpoint.every "
@@ -89,7 +91,7 @@ def _check_numbers(c) -> None:
         "pipeline.repeats diffusion.importance_history data.bucket_multiple text.length "
         "text.width text.depth text.heads autoencoder.batch_size autoencoder.width "
         "autoencoder.blocks autoencoder.latent_channels autoencoder.groups "
-        "autoencoder.discriminator_width",
+        "autoencoder.discriminator_width guard.most_in_a_row",
         0: "seed optim.warmup_steps optim.weight_decay optim.clip_norm evaluate.every "
         "evaluate.examples evaluate.metrics_every evaluate.reference sample.every "
         "sample.guidance log.profile_start log.peak_tflops "
@@ -97,7 +99,11 @@ def _check_numbers(c) -> None:
         "pipeline.micro_batches sample.churn sample.batch_size diffusion.variance_weight "
         "train.ema_snapshots data.bucket_tokens autoencoder.kl_weight "
         "autoencoder.perceptual_weight autoencoder.discriminator_weight "
-        "autoencoder.discriminator_start",
+        "autoencoder.discriminator_start checkpoint.keep_every checkpoint.keep_best "
+        "guard.most_rollbacks guard.spike_factor "
+        "guard.collapse_factor "
+        "watchdog.start watchdog.compile watchdog.data watchdog.step watchdog.save "
+        "watchdog.evaluate watchdog.sample watchdog.encode watchdog.exit",
     }
     for low, fields in at_least.items():
         for field in fields.split():
@@ -212,6 +218,25 @@ def _check_averages(c) -> None:
         "train.ema_widths",
         f"is {widths!r}, and optim.name=schedule_free has a mean of its own in the place of any",
         "set it to ()",
+    )
+
+
+def _check_guard(c) -> None:
+    g = c.guard
+    # Those that may be written while the bad steps are counted, and the one before them.
+    needed = 2 + (g.most_in_a_row - 1) // c.checkpoint.every
+    require(
+        g.action != "rollback" or c.checkpoint.keep >= needed,
+        "checkpoint.keep",
+        f"is {c.checkpoint.keep}, and guard.action=rollback goes back to one from before "
+        f"{g.most_in_a_row} bad steps, with checkpoint.every={c.checkpoint.every}",
+        f"keep {needed}",
+    )
+    require(
+        not g.collapse_factor or c.log.sensitivity_every > 0,
+        "guard.collapse_factor",
+        f"is {g.collapse_factor}, of a share that log.sensitivity_every=0 does not measure",
+        "set that to 100",
     )
 
 

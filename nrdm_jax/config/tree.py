@@ -68,6 +68,7 @@ CHOICES = {
     "diffusion.prediction": ("velocity", "v", "eps", "x0", "score", "edm"),
     "diffusion.times": ("uniform", "logit_normal", "log_normal", "mode", "discrete", "importance"),
     "diffusion.weight": ("uniform", "min_snr", "sigmoid", "edm", "velocity", "likelihood"),
+    "guard.action": ("halt", "rollback"),
     "optim.name": ("adamw", "lion", "adafactor", "muon", "schedule_free"),
     "optim.schedule": ("cosine", "constant"),
     "evaluate.net": ("efflite0", "inception", "i3d", "i3d_videogpt", "dinov2"),
@@ -275,6 +276,23 @@ def default() -> ml_collections.ConfigDict:
     # WORKDIR/ema_snapshots: `nrdm ema` makes the average of any width from them. 0: never
     c.train.ema_snapshots = 32
 
+    # What is done about a loss that goes wrong. The update of a step whose loss or gradient is not
+    # finite is always skipped and counted.
+    c.guard = ml_collections.ConfigDict()
+    c.guard.most_in_a_row = 3  # bad steps in a row that are one too many; 1 bears none
+    # halt | rollback: the run ends (exit code 70); or the newest checkpoint from before the first
+    # of them is restored, and the data go on behind the last of them.
+    c.guard.action = "halt"
+    c.guard.most_rollbacks = 3  # of a run, which then ends
+    # A loss so many robust standard deviations above the running median is a spike, and its step is
+    # bad; 0: none is. 10 is high enough for small batches. Not for losses that jump by design, as
+    # at autoencoder.discriminator_start.
+    c.guard.spike_factor = 0.0
+    c.guard.spike_window = 128  # losses of which median and deviation are taken
+    # The largest token-mean share of the units, looked at every log.sensitivity_every steps, above
+    # so many times its median is a collapse, one too many at once; 0: none is.
+    c.guard.collapse_factor = 0.0
+
     c.mesh = ml_collections.ConfigDict()
     # Devices along each axis; -1: all that are left. See sharding/mesh.py.
     c.mesh.data = -1
@@ -294,6 +312,9 @@ def default() -> ml_collections.ConfigDict:
     c.checkpoint = ml_collections.ConfigDict()
     c.checkpoint.every = 1000  # steps
     c.checkpoint.keep = 3  # newest steps kept
+    c.checkpoint.keep_every = 0  # and those that it divides; 0: none for that
+    # And so many of the least held-out loss, of those that were evaluated; 0: none for that.
+    c.checkpoint.keep_best = 0
     c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
 
     c.evaluate = ml_collections.ConfigDict()
@@ -337,6 +358,21 @@ def default() -> ml_collections.ConfigDict:
     c.sample.guidance_interval = ()  # (low, high) of sigma/alpha, outside of which it is off
     c.sample.guidance_rescale = 0.0  # share brought back to the conditional output's deviation
     c.sample.threshold = 0.0  # quantile of |x0| that pixels are clipped to, such as 0.995; 0: off
+
+    # Seconds without a sign of life after which a process ends with exit code 71 and the stacks of
+    # its threads in workdir/stacks.txt; 0: never. Time in which the process is stopped, as on a
+    # machine that sleeps, does not count; the first two rounds of each may take what compile may.
+    c.watchdog = ml_collections.ConfigDict()
+    c.watchdog.start = 14400.0  # data that are prepared, and waiting for the others
+    c.watchdog.compile = 3600.0
+    c.watchdog.data = 600.0  # a batch
+    c.watchdog.step = 600.0
+    c.watchdog.save = 1800.0
+    c.watchdog.evaluate = 1800.0  # a batch, or what is computed of all
+    c.watchdog.sample = 1800.0  # a batch
+    c.watchdog.encode = 3600.0  # a shard
+    # What is closed at the end is left to itself after so many seconds; the exit code stays.
+    c.watchdog.exit = 120.0
 
     c.log = ml_collections.ConfigDict()
     c.log.every = 50  # steps between lines

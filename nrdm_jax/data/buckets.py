@@ -120,11 +120,10 @@ class BucketLoader:
         """On average."""
         return sum(len(b.source) for b in self._buckets) / sum(map(steps_an_epoch, self._buckets))
 
-    def records_after(self, records_seen: int, steps: int) -> int:
-        """Records seen so many steps after `records_seen`."""
-        first = self.plan.step_at(records_seen)
-        before, after = (self.plan.records_before(step) for step in (first, first + steps))
-        return records_seen + after - before
+    def position_after(self, position: int, steps: int) -> int:
+        """Records of all buckets before the step that comes so many after the first one before
+        which at least `position` are read."""
+        return self.plan.records_before(self.plan.step_at(position) + steps)
 
     def iterate(self, records_seen: int) -> Iterator[dict]:
         """Batches from the first step on before which so many records are read, without end."""

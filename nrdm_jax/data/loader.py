@@ -81,9 +81,9 @@ class Loader:
         """On average."""
         return float(self.batch_size)
 
-    def records_after(self, records_seen: int, steps: int) -> int:
-        """Records seen so many steps after `records_seen`."""
-        return records_seen + steps * self.batch_size
+    def position_after(self, position: int, steps: int) -> int:
+        """The number of the next record, so many steps after it was `position`."""
+        return position + steps * self.batch_size
 
     def batch_at(self, records_seen: int) -> dict[str, np.ndarray]:
         """This process's rows of the batch that begins with record number `records_seen`."""

@@ -7,16 +7,25 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
-from nrdm_jax.processes import exit_codes
+from nrdm_jax.processes import exit_codes, peers
 from nrdm_jax.processes.exit_codes import Stop
 
 HOUR_MS = 3_600_000
 
+_questions = itertools.count(1)
+# Seconds after which a process that jax hears nothing of is dead to it, and all others end.
+HEARTBEAT = 30
+FAREWELL = 60  # seconds that processes wait for each other at the end
+
 _active = False
 _polls = itertools.count(1)
+_peers: peers.Peers | None = None
+_kept: list = []  # handlers that C calls
 
 
 def cluster() -> str | None:
@@ -57,7 +66,10 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
         return
     import jax
 
-    settings: dict = {"heartbeat_timeout_seconds": 30}
+    settings: dict = {
+        "heartbeat_timeout_seconds": HEARTBEAT,
+        "shutdown_timeout_seconds": FAREWELL,
+    }
     if any(given):
         # No detection: it would give each process one GPU of the host.
         settings |= {
@@ -71,6 +83,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
             settings["coordinator_bind_address"] = coordinator
     elif cluster() == "slurm" and os.environ.get("SLURM_NTASKS_PER_NODE") == "1":
         settings["local_device_ids"] = _gpus_of_node()
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         jax.distributed.initialize(**settings)
     except RuntimeError as error:
@@ -78,12 +91,88 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
             exit_codes.PEER_LOST, f"the other processes cannot be reached: {error}"
         ) from error
     _active = True
+    _know_the_others(handlers)
     if num_processes and jax.process_count() != num_processes:
         raise ValueError(
             f"--num_processes is {num_processes}, but jax counts {jax.process_count()}"
         )
     if jax.process_index():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process's end
+
+
+def _know_the_others(handlers: dict) -> None:
+    """Takes SIGTERM back from jax, which `tell_stop` tells of it, and listens to the others."""
+    global _peers
+    import jax
+    from jax._src.distributed import global_state
+
+    # Two signals count, and jax would see one; and it would see none if it were only replaced.
+    _kept.append(peers.handler_of(signal.SIGTERM))
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, handler)
+    _peers = peers.Peers(
+        global_state.client,
+        jax.process_index(),
+        jax.process_count(),
+        global_state.coordinator_address or "",
+        _leave_at_once,
+    )
+    _kept.append(peers.on_abort(_peers.code_of_abort))
+    _peers.start()
+
+
+def _leave_at_once(code: int, message: str) -> None:
+    os.write(2, f"error: {message}\n".encode())
+    os._exit(code)
+
+
+def index() -> int:
+    """The number of this process."""
+    if not _active:
+        return 0
+    import jax
+
+    return jax.process_index()
+
+
+def tell_stop() -> None:
+    """Tells the others that this process was told to stop: jax, whose `preempted` then agrees with
+    them, and those that do not poll."""
+    if _active and _kept[0] is not None:
+        _kept[0](signal.SIGTERM)
+    if _peers is not None:
+        _peers.note("stopping")
+
+
+def tell_leaving(code: int) -> None:
+    """Tells the others that this process leaves, and why."""
+    if _peers is not None:
+        _peers.leaving = code
+        _peers.note(f"left {code}")
+
+
+def peers_ask(nothing_to_save: Callable[[], bool]) -> None:
+    """What decides whether this process, ended by another one's preemption, was preempted too."""
+    if _peers is not None:
+        _peers.nothing_to_save = nothing_to_save
+
+
+def stop_is_near() -> bool:
+    """Whether any process was told to stop."""
+    return _peers is not None and _peers.stop_is_near()
+
+
+def loss(error: Exception) -> tuple[int, str] | None:
+    """Whether an error of jax is another process's end: (exit code, message). It comes before it is
+    known that the other is dead: returns within a heartbeat."""
+    if _peers is None or not isinstance(error, RuntimeError):
+        return None
+    lost = _peers.await_loss(HEARTBEAT + 5)
+    first = str(error).strip().splitlines()[0][:200]
+    if lost is not None:
+        return exit_codes.PEER_LOST, f"{lost}: {first}"
+    return _peers.code_of_abort()
 
 
 def _gpus_of_node() -> list[int] | None:
@@ -124,6 +213,36 @@ def _client():
     return global_state.client
 
 
+def told(value, limit: float = 1800.0) -> list:
+    """The values of all processes, plain JSON, by their numbers; all must ask equally often.
+
+    Through the coordinator: a process that fails in what it has to tell tells that, and none waits
+    in a collective for it.
+
+    Raises:
+      Stop: one has told nothing within `limit` seconds (exit code 71).
+    """
+    if not _active:
+        return [value]
+    import jax
+
+    client = _client()
+    question = next(_questions)
+    client.key_value_set(f"nrdm_jax/{question}/{jax.process_index()}", json.dumps(value))
+    found = []
+    for process in range(jax.process_count()):
+        try:
+            text = client.blocking_key_value_get(
+                f"nrdm_jax/{question}/{process}", int(limit * 1000)
+            )
+        except Exception as error:  # jaxlib's own type, not exported
+            raise Stop(
+                exit_codes.PEER_LOST, f"process {process} told nothing for {limit:.0f} s: {error}"
+            ) from error
+        found.append(json.loads(text))
+    return found
+
+
 def of_writer(value):
     """The writer's value, an array, or a tree of arrays, of one shape and type on all
     processes."""
@@ -162,14 +281,23 @@ def leave(code: int) -> None:
     with an error does not wait for the others, who may be waiting for it."""
     if not _active:
         return
+    tell_leaving(code)
     if code in (exit_codes.DONE, exit_codes.PREEMPTED):
-        import jax
-
-        try:
-            jax.distributed.shutdown()
-        except Exception as error:
-            # What had to be saved is saved; only the farewell failed.
-            print(f"warning: leaving the other processes: {error}", file=sys.stderr)
+        assert _peers is not None
+        _peers.stop()
+        farewell = threading.Thread(target=_shut_down, name="farewell", daemon=True)
+        farewell.start()
+        farewell.join(timeout=FAREWELL + 5)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _shut_down() -> None:
+    import jax
+
+    try:
+        jax.distributed.shutdown()
+    except Exception as error:
+        # What had to be saved is saved; only the farewell failed.
+        print(f"warning: leaving the other processes: {error}", file=sys.stderr)

@@ -1,8 +1,10 @@
-"""The one owner of the process's life: environment, flags, signals and exit codes.
+"""The one owner of the process's life: environment, flags, exit codes and the end; signals and the
+watchdog are in `signals`.
 
 Imports no jax: `--help` and every configuration error must answer in under two seconds.
 """
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -10,13 +12,19 @@ import pathlib
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from absl import flags, logging
 
 from nrdm_jax.processes import distributed, exit_codes
-from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes.signals import Signals, say
+
+__all__ = ["Signals", "bounded", "cache_dir", "data_dir", "launch", "prepare_environment"]
+
+AT_EXIT = 60.0  # seconds for what ends by itself: threads of loaders, what libraries do at exit
 
 # One of them is there on a machine with NVIDIA's GPUs, the second under Windows.
 NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu")
@@ -56,9 +64,54 @@ def launch(
     ValueError is a user's error (exit code 2, no traceback) and so is an exception of our own that
     has an `exit_code`; anything else is a defect, and shows its traceback.
     """
-    code = _run(main, summary or "", sys.argv, with_operands)
+    # The first that is registered is the last that is called: no teardown of libraries after it,
+    # in which some hang.
+    ended: list[int] = []
+    atexit.register(_end, ended)
+    # Of an entry that has not come so far as to poll, nothing is lost.
+    early = Signals(patience=0.0)
+    with early.installed((signal.SIGTERM,)):
+        code = _run(main, summary or "", sys.argv, with_operands)
+    ended.append(code)
     distributed.leave(code)
+    threading.Thread(target=_end_late, args=(code,), name="exit", daemon=True).start()
     sys.exit(code)
+
+
+def _end(ended: list[int]) -> None:
+    if ended:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(ended[0])
+
+
+def _end_late(code: int) -> None:
+    time.sleep(AT_EXIT)
+    threads, main = threading.enumerate(), threading.main_thread()
+    alive = [t.name for t in threads if t is not main and not t.daemon]
+    say(f"warning: the exit takes over {AT_EXIT:.0f} s, for {alive}; leaving without it")
+    os._exit(code)
+
+
+def bounded(what: str, action: Callable[[], object], seconds: float) -> None:
+    """Does `action`, which closes something, and raises what it raises; after so many seconds it is
+    left to itself, with a warning. 0: any."""
+    raised: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            action()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=do, name=f"closing {what}", daemon=True)
+    thread.start()
+    thread.join(timeout=seconds or None)
+    if thread.is_alive():
+        say(f"warning: closing {what} takes over {seconds:g} s; left to itself")
+    if raised:
+        raise raised[0]
 
 
 def _run(
@@ -89,6 +142,8 @@ def _run(
             code = exit_codes.USAGE
         if code is None and isinstance(error, OSError):
             code = exit_codes.IO
+        if code is None and (lost := distributed.loss(error)) is not None:
+            return _fail(lost[1], lost[0])
         if code is None:
             traceback.print_exc()
             return exit_codes.FAILED
@@ -126,42 +181,3 @@ def _flag_message(error: Exception, argv: list[str]) -> str:
     named = re.match(r"\w+", message)
     about = [a for a in argv[1:] if named and re.search(rf"[.]{named[0]}(=|$)", a)]
     return f"{about[0]}: unknown field '{message}" if about else message
-
-
-class Signals:
-    """SIGTERM and SIGINT become a request that long loops poll; a second one leaves at once. Of
-    several processes, jax has SIGTERM, and all stop at one poll: they must poll equally often."""
-
-    def __init__(self):
-        self.received: str | None = None
-
-    def stop_requested(self) -> bool:
-        """Whether to stop here."""
-        if self.received is None and distributed.active() and distributed.preempted():
-            self.received = "SIGTERM"
-        return self.received is not None
-
-    def check(self) -> None:
-        """Raises:
-        Stop: a signal came, and there is nothing to save.
-        """
-        if self.stop_requested():
-            raise Stop(exit_codes.PREEMPTED, f"{self.received} received; nothing was left to save")
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator["Signals"]:
-        def handler(number, frame):
-            if self.received:
-                os._exit(128 + number)
-            self.received = signal.Signals(number).name
-            print(
-                f"{self.received} received, stopping after this step", file=sys.stderr, flush=True
-            )
-
-        numbers = () if distributed.active() else (signal.SIGTERM, signal.SIGINT)
-        old = {n: signal.signal(n, handler) for n in numbers}
-        try:
-            yield self
-        finally:
-            for number, previous in old.items():
-                signal.signal(number, previous)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import sys
 from typing import IO
 
@@ -66,6 +67,20 @@ class Workdir:
         os.replace(probe, self.path / ".probed")
         (self.path / ".probed").unlink()
 
+    def require_space(self, needed: int, what: str) -> None:
+        """Raises:
+        Stop: the disk has fewer bytes free than are needed for `what` (exit code 74).
+        """
+        if not distributed.is_writer():
+            return
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise Stop(
+                exit_codes.IO,
+                f"workdir {self.path} has {free / 2**30:.2f} GiB free, and {what} takes "
+                f"{needed / 2**30:.2f} GiB; free some, or choose a --workdir on another disk",
+            )
+
     def record(self, environment: dict) -> None:
         """Writes the config, and a line of env.json: plain JSON values of this start."""
         if not distributed.is_writer():
@@ -87,13 +102,15 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
     `config`.
 
     Raises:
-      ValueError: there are any, and they are not allowed.
+      ValueError: there are any that change what is trained, and they are not allowed. The mesh does
+        not: the state is restored bit for bit on any, and reads the same batches.
     """
     if not (path / "config.json").exists():
         return []
     lines = difference(read_whole_config(path), config)
-    if lines and not allowed:
-        listed = "\n".join("  " + line for line in lines)
+    refused = [line for line in lines if not line.startswith("mesh.")]
+    if refused and not allowed:
+        listed = "\n".join("  " + line for line in refused)
         raise ValueError(
             f"--config differs from the one workdir {path} was made with:\n{listed}\n"
             "give --allow_config_change to go on with the new one, or another --workdir"

@@ -10,48 +10,19 @@ import numpy as np
 import optax
 
 from nrdm_jax.checkpointing.manager import Checkpoints
-from nrdm_jax.processes import distributed, exit_codes
-from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes import distributed
 from nrdm_jax.signatures import Metrics, Params
 from nrdm_jax.training import charts, sensitivity
+from nrdm_jax.training.goodput import Goodput
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics, step_line
 from nrdm_jax.training.state import TrainState, save_items
 
 
-class StopOnNonFinite:
-    """Ends the run with exit code 70 when a loss or gradient was not finite.
-
-    Looks at the step before the present one, so that the device never waits for the host. The step
-    itself has kept such an update out of the state.
-    """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-        self._previous: tuple[int, Metrics] | None = None
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
-        self.check()
-        self._previous = (step, metrics)
-
-    def check(self) -> None:
-        if self._previous is None:
-            return
-        step, metrics = self._previous
-        if not metrics["finite"]:
-            self._checkpoints.wait()
-            good = self._checkpoints.latest_step()
-            last = f"last good checkpoint: step {good}" if good else "no checkpoint was saved yet"
-            raise Stop(
-                exit_codes.NON_FINITE,
-                f"step {step}: loss={float(metrics['loss'])}, "
-                f"grad_norm={float(metrics['grad_norm'])}; {last}. "
-                "Lower optim.learning_rate, or raise optim.warmup_steps",
-            )
-
-
 class StepLog:
-    """Every `every` steps: means since the last line, to the terminal and to the metrics files. The
-    steps' metrics say `images` and `flops` of each, 0 FLOPs where they are unknown."""
+    """Every `every` steps: means since the last line, of the steps whose updates were not skipped,
+    to the terminal and to the metrics files; and the account of the run's time. The steps' metrics
+    say `images` and `flops` of each, 0 FLOPs where they are unknown. `counts` are those of the
+    guard: of the run so far, and said where they are not 0."""
 
     def __init__(
         self,
@@ -60,6 +31,8 @@ class StepLog:
         ledger: Ledger,
         schedule: optax.Schedule,
         *,
+        goodput: Goodput,
+        counts: Callable[[], dict[str, int]],
         every: int,
         last_step: int,
         devices: int,
@@ -68,6 +41,7 @@ class StepLog:
         self._writer, self._progress, self._ledger = writer, progress, ledger
         self._schedule, self._every, self._last_step = schedule, every, last_step
         self._devices, self._peak = devices, peak_flops
+        self._goodput, self._counts = goodput, counts
         self._pending: list[Metrics] = []
         self._data_wait = 0.0
         self._mark = ledger.productive()
@@ -76,11 +50,18 @@ class StepLog:
         self._progress.advance()
         self._pending.append({name: value for name, value in metrics.items() if value.ndim == 0})
         self._data_wait += data_wait
+        self._ledger.data_wait += data_wait
         if step % self._every and step != self._last_step:
             return
         rows = jax.device_get(self._pending)
-        values = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        images, flops = values.pop("images"), values.pop("flops")
+        trained = [row for row in rows if row["finite"]] or rows
+        values = {
+            name: float(np.mean([row[name] for row in trained]))
+            for name in rows[0].keys() - {"images", "flops", "finite"}
+        }
+        images, flops = (
+            float(np.mean([row[name] for row in rows])) for name in ("images", "flops")
+        )
         seconds = self._ledger.productive() - self._mark
         step_time = seconds / len(rows)
         line = {
@@ -96,10 +77,12 @@ class StepLog:
             line["MFU"] = flops / step_time / self._devices / self._peak
         line["data_wait"] = self._data_wait / seconds
         line["eta"] = (self._last_step - step) * step_time
-        line["goodput"] = self._ledger.productive() / self._ledger.elapsed()
-        values.pop("finite")
-        self._progress.line(step_line(step, self._last_step, line | values))
-        self._writer.write(step, line | values)
+        line["goodput"] = self._goodput.share()
+        counts = self._counts()
+        told = {name: count for name, count in counts.items() if count}
+        self._progress.line(step_line(step, self._last_step, line | values | told))
+        self._writer.write(step, line | values | counts)
+        self._goodput.write()
         self._pending, self._data_wait, self._mark = [], 0.0, self._ledger.productive()
 
 
@@ -224,6 +207,19 @@ class Save:
             self.saved = step
 
 
+class FailedSaves:
+    """Tells of a checkpoint that could not be written, as soon as that is known: training goes on,
+    and the next one may be. The last one's failure ends the run (exit code 74)."""
+
+    def __init__(self, checkpoints: Checkpoints, progress: Progress):
+        self._checkpoints, self._progress = checkpoints, progress
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
+        what = self._checkpoints.failed()
+        if what is not None:
+            self._progress.line(f"step={step} WARNING: {what}")
+
+
 class Snapshots:
     """Writes the power-function averages in float32, `count` times evenly over the run, the last
     time after its last step.
@@ -275,8 +271,17 @@ class HeldoutLoss:
     ):
         self._evaluate, self._writer, self._progress = evaluate, writer, progress
 
+        self._last: tuple[int, dict[str, float]] = (-1, {})
+
+    def at(self, step: int) -> dict[str, float]:
+        """Of a step; nothing, where it was not the last that was evaluated."""
+        return self._last[1] if self._last[0] == step else {}
+
     def __call__(self, step: int, state: TrainState) -> None:
         values = self._evaluate(state.ema)
+        if not values:  # a signal came
+            return
+        self._last = (step, values)
         self._writer.write(step, values)
         said = " ".join(f"{name}={values[name]:.4f}" for name in self.SAID if name in values)
         self._progress.line(f"step={step} {said} (EMA weights)")
@@ -287,7 +292,7 @@ class SampleGrid:
 
     def __init__(
         self,
-        draw: Callable[[Params, pathlib.Path], pathlib.Path],
+        draw: Callable[[Params, pathlib.Path], pathlib.Path | None],
         workdir: pathlib.Path,
         progress: Progress,
     ):
@@ -295,7 +300,8 @@ class SampleGrid:
 
     def __call__(self, step: int, state: TrainState) -> None:
         grid = self._draw(state.ema, self._workdir / "samples" / f"step_{step}")
-        self._progress.line(f"step={step} samples: {grid}")
+        if grid is not None:
+            self._progress.line(f"step={step} samples: {grid}")
 
 
 class SampleScores:

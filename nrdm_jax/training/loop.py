@@ -32,16 +32,20 @@ def run(
     first_step: int,
     last_step: int,
     stop_requested: Callable[[], bool],
+    enter: Callable[[str], None] = lambda section: None,
 ) -> tuple[TrainState, int]:
     """Trains from `first_step` steps done to `last_step`, or until a stop is requested.
 
-    Returns the state and the number of steps done. Hooks run in the order given.
+    Returns the state and the number of steps done. Hooks run in the order given; `enter` is told
+    when the loop waits for `data` and when for a `step`.
     """
     step = first_step
     while step < last_step and not stop_requested():
+        enter("data")
         before = time.perf_counter()
         batch = next(batches)
         data_wait = time.perf_counter() - before
+        enter("step")
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             state, metrics = train_step(state, batch)
         step += 1

@@ -21,23 +21,39 @@ class Ledger:
 
     Args:
       clock: -> seconds; monotonic, since the time of day may be set back.
+      listener: told the section that begins, and `step` after each.
+
+    Attributes:
+      spent: by section.
+      data_wait: of the steps' own seconds, those for which they waited for their batches.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        listener: Callable[[str], None] = lambda section: None,
+    ):
+        self._clock, self._listener = clock, listener
         self._start = clock()
         self._open: float | None = None  # when the section began that is not charged yet
         self.spent: dict[str, float] = {}
+        self.data_wait = 0.0
 
     @contextlib.contextmanager
     def account(self, section: str) -> Iterator[None]:
         """Charges the time within to `section`; sections do not nest."""
         self._open = before = self._clock()
+        self._listener(section)
         try:
             yield
         finally:
             self._open = None
-            self.spent[section] = self.spent.get(section, 0.0) + self._clock() - before
+            self._listener("step")
+            self.charge(section, self._clock() - before)
+
+    def charge(self, section: str, seconds: float) -> None:
+        """Takes seconds that went to steps for those of a section."""
+        self.spent[section] = self.spent.get(section, 0.0) + seconds
 
     def elapsed(self) -> float:
         return self._clock() - self._start
@@ -204,6 +220,8 @@ def step_line(step: int, last_step: int, values: Mapping[str, float]) -> str:
             fields.append(f"step_time={value:.3f}s")
         elif name == "lr":
             fields.append(f"lr={value:.2e}")
+        elif isinstance(value, int):
+            fields.append(f"{name}={value}")
         else:
             fields.append(f"{name}={value:.4f}")
     return " ".join(fields)

@@ -66,6 +66,11 @@ def token_mean_share(health: np.ndarray) -> np.ndarray:
     return np.sqrt(health[..., 0] / np.maximum(health[..., 1], TINY))
 
 
+def alike(share, usual, factor: float):
+    """Where tokens become alike: the share has grown by a factor, and is more than all else."""
+    return (share > factor * usual) & (share > 1)
+
+
 def slope(profile: np.ndarray) -> float:
     """Of log10 |s_i| over depth, from the first unit (0) to the last (1): 0 where the sensitivity
     travels unchanged, positive where it decays on its way to the input. NaN where |s| is 0, which
@@ -110,24 +115,24 @@ class Alarm:
             last = int(np.flatnonzero(profile == 0).max())
             wrong.append(f"sensitivity vanishes: it is 0 up to unit {last} of {len(profile) - 1}")
         self._vanished = gone
-        usual = _median(self._shares)
-        if usual is not None and np.any(told := (share > self.share_factor * usual) & (share > 1)):
+        usual = median(self._shares)
+        if usual is not None and np.any(told := alike(share, usual, self.share_factor)):
             unit = int(np.argmax(np.where(told, share / np.maximum(usual, TINY), 0)))
             wrong.append(
                 f"token-mean share {share[unit]:.3g} at unit {unit}, its median {usual[unit]:.3g}: "
                 "the tokens become alike"
             )
-        usual = _median(self._rms)
+        usual = median(self._rms)
         if usual is not None and np.any(rms > self.rms_factor * usual):
             unit = int(np.argmax(rms / np.maximum(usual, TINY)))
             wrong.append(f"RMS of the trunk {rms[unit]:.3g} at unit {unit}, its median "
                          f"{usual[unit]:.3g}")  # fmt: skip
         incline = slope(profile)
-        median = _median(self._slopes)
-        if median is not None and abs(incline - median) > self.slope_change:
+        usual = median(self._slopes)
+        if usual is not None and abs(incline - usual) > self.slope_change:
             wrong.append(
                 f"slope of the sensitivity {incline:.2f} decades over the depth, "
-                f"its median {median:.2f}"
+                f"its median {usual:.2f}"
             )
         self._shares = [*self._shares, share][-self.records :]
         self._rms = [*self._rms, rms][-self.records :]
@@ -136,6 +141,6 @@ class Alarm:
         return wrong
 
 
-def _median(records: list):
+def median(records: list):
     """Over the records; None while they are fewer than three."""
     return np.median(np.stack(records), axis=0) if len(records) >= 3 else None

@@ -49,7 +49,7 @@ def content(batch):
 def test_two_processes_read_disjoint_rows_whose_union_is_each_record_once(kind, home):
     whole, records = opened(kind, home)
     steps = steps_of(whole, records)
-    assert whole.records_after(0, steps) == records  # here batches do not span an epoch's end
+    assert whole.position_after(0, steps) == records  # here batches do not span an epoch's end
     parts = [batches(opened(kind, home, part=(i, 2))[0], steps) for i in range(2)]
     read = [[item for batch in part for item in content(batch)] for part in parts]
     assert not set(read[0]) & set(read[1])
@@ -86,10 +86,10 @@ def test_going_on_is_going_on_from_where_it_was(kind, home):
     loader, _ = opened(kind, home)
     expected = batches(loader, 9)
     for step in (1, 4, 7):
-        seen = loader.records_after(0, step)
+        seen = loader.position_after(0, step)
         assert seen == sum(len(batch["label"]) for batch in expected[:step])
         assert_equal(batches(loader, 9 - step, seen), expected[step:])
-        assert loader.records_after(seen, 2) == loader.records_after(0, step + 2)
+        assert loader.position_after(seen, 2) == loader.position_after(0, step + 2)
 
 
 def test_what_is_given_with_a_record_comes_with_it(home):

@@ -237,7 +237,7 @@ def opened(kind, home, *, sharding=None, part=None, threads=1):
 
 
 def steps_of(loader, records):
-    return next(s for s in itertools.count() if loader.records_after(0, s) >= records)
+    return next(s for s in itertools.count() if loader.position_after(0, s) >= records)
 
 
 def digests(batch):

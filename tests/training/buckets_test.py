@@ -54,7 +54,7 @@ def test_a_step_a_shape_and_none_is_compiled_later(parts_and_batches):
     # Twice the tokens are less than twice the work: the condition is projected once an example.
     of_size = {count: flop / count for count, flop in zip(images, flops, strict=True)}
     assert 1.5 < of_size[8] / of_size[16] < 2
-    assert sum(images) == loader.records_after(0, 6)
+    assert sum(images) == loader.position_after(0, 6)
     wrong = {name: value[:, :2] if name == "x" else value for name, value in batch.items()}
     for other in (wrong, batch | {"label": batch["label"][:4]}):
         with pytest.raises(TypeError):
@@ -122,6 +122,38 @@ def test_one_device_and_eight_train_alike(config, monkeypatch, fill_zeros):
             losses.append(float(metrics["loss"]))
         found.append(losses)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_another_batch_size_is_told_with_what_it_does(config):
+    sizes = {"batch_sizes": configuration.batch_sizes(config), "batch_size": 16}
+    meta = {"step": 4, "position": 48} | sizes
+    assert sizes["batch_sizes"] == [8, 16] and not configuration.other_batch_size(config, meta)
+    assert not configuration.other_batch_size(config, {"step": 4, "batch_size": 16})  # an older one
+    config.data.bucket_tokens = 64
+    told = configuration.other_batch_size(config, meta)
+    assert told.startswith("batch size 8, 16 -> 16, 32: the data go on from record 48 of the order")
+    assert "buckets are mixed anew" in told and "EMA" not in told  # its images are counted
+    config.data.buckets, config.train.batch_size = (), 32
+    told = configuration.other_batch_size(config, {"step": 4, "position": 48, "batch_size": 16})
+    assert "batch size 16 -> 32" in told and "from step 4 of 8" in told and "buckets" not in told
+    assert "half-life of 500000 images" in told
+
+
+@pytest.mark.slow
+def test_another_batch_size_goes_on_by_the_records_seen(tiny_config, tmp_path, capsys):
+    config = tiny_config
+    config.model.depth, config.evaluate.every = 1, 0
+    config.train.steps, config.log.every = 3, 1
+    train(config, tmp_path)
+    config.train.batch_size, config.train.steps = 8, 5
+    configuration.validate(config)
+    train(config, tmp_path)
+    assert "batch size 16 -> 8: the data go on from record 48" in capsys.readouterr().err
+    _, meta = restored(config, tmp_path, 5)
+    assert meta["records_seen"] == meta["position"] == 3 * 16 + 2 * 8
+    assert [row["images"] for row in read_metrics(tmp_path) if "loss" in row] == [
+        16, 32, 48, 56, 64,
+    ]  # fmt: skip
 
 
 def test_a_mesh_that_does_not_divide_a_batch_names_the_field(config):

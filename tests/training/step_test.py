@@ -6,6 +6,7 @@ import pytest
 
 from nrdm_jax import build, trees
 from nrdm_jax.training import ema, flops, hooks, metrics, optimizer, power_ema
+from nrdm_jax.training.goodput import Goodput
 from nrdm_jax.training.state import TrainState, save_items, state_of
 from nrdm_jax.training.step import make_train_step
 
@@ -202,13 +203,15 @@ def test_a_step_line_is_of_all_images_and_flops_since_the_last(tmp_path):
     )
     log = hooks.StepLog(
         writer, metrics.Progress(0, 4), ledger, lambda step: 0.1, every=2, last_step=4, devices=2,
-        peak_flops=None,
+        peak_flops=None, goodput=Goodput(tmp_path, ledger, 0.0), counts=lambda: {"skipped": 1},
     )  # fmt: skip
     for step in (1, 2, 3, 4):
         clock.now += 3.0 if seen[step] - seen[step - 1] == 16 else 1.0
         images = seen[step] - seen[step - 1]
         told = {"images": np.int64(images), "flops": np.float64(1e12 * images)}
         values = {name: jnp.float32(1.0) for name in ("loss", "grad_norm", "finite")}
+        if step == 2:  # whose update was skipped: its loss is in no mean, its time in all
+            values = {name: jnp.float32(np.nan) for name in values} | {"finite": jnp.float32(0)}
         log(step, None, values | told, 0.5)
     writer.close()
     rows = metrics.read_metrics(tmp_path)
@@ -216,6 +219,7 @@ def test_a_step_line_is_of_all_images_and_flops_since_the_last(tmp_path):
     for row in rows:  # 24 images in 4 seconds
         assert (row["img/s"], row["step_time"], row["data_wait"]) == (6.0, 2.0, 0.25)
         assert row["TFLOP/s/chip"] == 3.0
+        assert (row["loss"], row["goodput"], row["skipped"]) == (1.0, 1.0, 1)
 
 
 def test_images_and_seconds_of_a_run_go_on_over_its_processes(tmp_path):

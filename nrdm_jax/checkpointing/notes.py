@@ -1,0 +1,39 @@
+"""The JSON item of a checkpoint: what a run says of itself, with the fingerprints of all leaves and
+a checksum of it all."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+
+FINGERPRINTS, CHECKSUM = "fingerprints", "checksum"
+
+
+def signed(meta: Mapping, fingerprints: Mapping[str, int]) -> dict:
+    """What is written."""
+    whole = {**meta, FINGERPRINTS: dict(fingerprints)}
+    return {**whole, CHECKSUM: _checksum(whole)}
+
+
+def checked(text: bytes, name: str) -> tuple[dict, dict[str, int] | None]:
+    """(what was signed, the fingerprints); of an older version, without those.
+
+    Raises:
+      DamagedCheckpoint: it is something else, of the checkpoint `name`.
+    """
+    try:
+        meta = json.loads(text)
+        found = meta.pop(CHECKSUM, None)
+    except (ValueError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{name}: what it says of itself cannot be read: {error}") from None
+    # Of an older version there is neither; where one's name was damaged the other is left.
+    if found is None and FINGERPRINTS not in meta:
+        return meta, None
+    if found != _checksum(meta):
+        raise DamagedCheckpoint(f"{name}: what it says of itself has changed since it was saved")
+    return meta, meta.pop(FINGERPRINTS)
+
+
+def _checksum(meta: Mapping) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,32 @@
+"""Which steps stay when a new one is committed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """The union of three choices.
+
+    Attributes:
+      newest: so many of the newest; None: all.
+      every: the multiples of it; 0: none for that.
+      best: so many of the least `metric`, among those that say it; 0: none for that.
+      metric: of a step's note.
+    """
+
+    newest: int | None = 1
+    every: int = 0
+    best: int = 0
+    metric: str = "heldout_loss"
+
+    def kept(self, steps: Sequence[int], values: Mapping[int, float]) -> set[int]:
+        """Of ascending steps; `values` of the metric, of those that have one."""
+        if self.newest is None:
+            return set(steps)
+        kept = set(steps[len(steps) - self.newest :] if self.newest < len(steps) else steps)
+        if self.every:
+            kept |= {step for step in steps if step % self.every == 0}
+        known = [step for step in steps if step in values]
+        # Of equal ones the newer.
+        return kept | set(sorted(known, key=lambda step: (values[step], -step))[: self.best])

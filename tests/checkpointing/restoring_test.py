@@ -1,0 +1,227 @@
+"""Damage on disk is found before anything is trained on."""
+
+import json
+import os
+import resource
+import shutil
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nrdm_jax import checkpoint_report, restoring
+from nrdm_jax.checkpointing import durability
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes.workdir import Workdir
+
+
+def tree(step):
+    draw = np.random.default_rng(step)
+    return {
+        "params": {"a": jnp.asarray(draw.standard_normal((64, 33), np.float32)),
+                   "b": {"c": jnp.full(7, step, jnp.bfloat16)}},
+        "loop": {"step": jnp.int32(step)},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Steps 1 to 3 under `checkpoints`."""
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"), keep=None)
+    for step in (1, 2, 3):
+        checkpoints.save(step, tree(step), {"records_seen": 10 * step})
+    checkpoints.wait()
+    yield tmp_path / "checkpoints", checkpoints
+    checkpoints.close()
+
+
+def largest(directory):
+    """The file that holds most of the values."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGES = {"flip": flip, "cut": cut, "delete": lambda path: path.unlink()}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_newest_whole_step_is_gone_on_from_and_a_bad_one_is_set_aside(kept, damage, capsys):
+    home, checkpoints = kept
+    DAMAGES[damage](largest(home / "3" / "params"))
+    assert checkpoints.faults(2) == [] and checkpoints.faults(3)
+    with pytest.raises(DamagedCheckpoint, match=f"{home}/3"):
+        checkpoints.restore(3, tree(0))
+    assert restoring.newest_good(checkpoints, str(home)) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint 3 is damaged, set aside" in said and "params/a" in said
+    assert checkpoints.steps() == [1, 2] and (home.parent / "checkpoints_bad" / "3").is_dir()
+    found = checkpoints.restore(2, tree(0))
+    np.testing.assert_array_equal(found["params"]["a"], tree(2)["params"]["a"])
+    # The same step can be saved, be damaged and be set aside again.
+    checkpoints.save(3, tree(3), {})
+    checkpoints.wait()
+    DAMAGES[damage](largest(home / "3" / "params"))
+    assert restoring.newest_good(checkpoints, str(home)) == 2
+    assert sorted(p.name for p in (home.parent / "checkpoints_bad").iterdir()) == ["3", "3.1"]
+
+
+def test_where_none_is_whole_nothing_is_moved_and_nothing_begins_anew(kept):
+    home, checkpoints = kept
+    for step in (1, 2, 3):
+        flip(largest(home / str(step) / "params"))
+    with pytest.raises(DamagedCheckpoint, match="no checkpoint in .* is whole") as caught:
+        restoring.newest_good(checkpoints, str(home))
+    assert caught.value.exit_code == 65
+    assert all(f"step {step}: params/a" in str(caught.value) for step in (1, 2, 3))
+    assert checkpoints.steps() == [1, 2, 3] and not (home.parent / "checkpoints_bad").exists()
+
+
+def test_where_there_was_never_a_step_a_run_begins(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    assert restoring.newest_good(checkpoints, "") is None
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("changed", ["records_seen", "fingerprints", "checksum"])
+def test_what_a_checkpoint_says_of_itself_is_checked_too(kept, changed):
+    home, checkpoints = kept
+    file = home / "3" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    assert checkpoints.meta(3) == {"records_seen": 30}
+    for other in ({**meta, changed: 31}, {k: v for k, v in meta.items() if k != changed}):
+        file.write_text(json.dumps(other))
+        assert len(checkpoints.faults(3)) == 1
+        with pytest.raises(DamagedCheckpoint, match="says of itself"):
+            checkpoints.meta(3)
+    assert restoring.newest_good(checkpoints, str(home)) == 2
+
+
+def test_processes_share_the_leaves_among_them(kept):
+    home, checkpoints = kept
+    flip(largest(home / "3" / "params"))
+    parts = [checkpoints.faults(3, process, 3) for process in range(3)]
+    assert [line for part in parts for line in part] == checkpoints.faults(3)
+    assert max(map(len, parts)) == 1
+
+
+def test_a_checkpoint_of_before_there_were_fingerprints_is_restored_with_a_warning(kept, capsys):
+    home, checkpoints = kept
+    (home / "3" / "meta" / "metadata").write_text(json.dumps({"records_seen": 30}))
+    assert checkpoints.faults(3) == []
+    found = checkpoints.restore(3, tree(0))
+    np.testing.assert_array_equal(found["params"]["a"], tree(3)["params"]["a"])
+    assert "without fingerprints" in capsys.readouterr().err
+
+
+def test_what_there_is_is_listed_verified_and_shown(kept, capsys):
+    home, _ = kept
+    assert checkpoint_report.list_steps(str(home.parent)) == {"steps": [1, 2, 3]}
+    assert capsys.readouterr().out.count("records seen") == 3
+    assert checkpoint_report.verify_steps(str(home)) == {"steps": [1, 2, 3], "bad": []}
+    shown = checkpoint_report.show_steps(str(home), 2)
+    assert (shown["step"], shown["records_seen"], shown["leaves"]) == (2, 20, 3)
+    assert shown["bytes"] == 64 * 33 * 4 + 7 * 2 + 4
+    assert "params/b/c" in capsys.readouterr().out
+    flip(largest(home / "2" / "params"))
+    found = checkpoint_report.verify_steps(str(home.parent))
+    assert found == {"steps": [1, 2, 3], "bad": [f"{home}/2"]}
+    assert "params/a: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"--step=7: .* has 1, 2, 3"):
+        checkpoint_report.show_steps(str(home), 7)
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        checkpoint_report.list_steps(str(home / "2"))
+
+
+def test_a_save_that_fails_is_told_of_once_and_leaves_the_others(tmp_path):
+    """Files may grow no longer than a few kilobytes, which a leaf exceeds: the system refuses the
+    write in the background, as it does where a disk is full."""
+
+    def large(step):
+        values = np.random.default_rng(step).standard_normal((300, 300))
+        return {"params": {"a": jnp.asarray(values, jnp.float32)}}
+
+    def until_ended():
+        while checkpoints._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        return checkpoints.failed()
+
+    home = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(str(home), keep=None)
+    checkpoints.save(1, large(1), {})
+    assert until_ended() is None and checkpoints.failed() is None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        checkpoints.save(2, large(2), {})
+        said = until_ended()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert said is not None and "step 2 was not saved" in said and "File too large" in said
+    assert checkpoints.failed() is None
+    assert checkpoints.steps() == [1] and checkpoints.latest_step() == 1
+    assert sorted(path.name for path in home.iterdir()) == ["1"]
+    checkpoints.save(2, large(2), {})
+    assert until_ended() is None and checkpoints.faults(2) == []
+    checkpoints.close()
+
+
+def test_the_newest_the_regular_and_the_best_are_kept(tmp_path):
+    keep = Retention(newest=2, every=4, best=1)
+    losses = {1: 0.9, 2: 0.2, 3: 0.5, 4: 0.6, 5: 0.2, 6: 0.4, 7: 0.7, 8: 0.8, 9: 0.5}
+    assert keep.kept(range(1, 10), losses) == {4, 5, 8, 9}
+    assert keep.kept([3], {}) == {3} and keep.kept([1, 2, 3], {}) == {2, 3}
+    assert Retention(newest=None).kept([1, 2, 3], {}) == {1, 2, 3}
+    home = str(tmp_path / "checkpoints")
+    for first, last in ((1, 6), (7, 9)):  # the second time by a process that has saved none of them
+        checkpoints = Checkpoints(home, keep=keep)
+        for step in range(first, last + 1):
+            checkpoints.save(step, tree(step), {"metrics": {"heldout_loss": losses[step]}})
+        checkpoints.wait()
+        found = checkpoints.steps()
+        checkpoints.close()
+    assert found == [4, 5, 8, 9]
+
+
+def test_a_committed_step_is_flushed_with_all_directories_above_it(tmp_path, monkeypatch):
+    flushed = []
+    real = os.fsync
+
+    def fsync(number):
+        flushed.append(os.readlink(f"/proc/self/fd/{number}"))
+        return real(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    home = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(str(home))
+    checkpoints.save(1, tree(1), {})
+    checkpoints.wait()
+    checkpoints.close()
+    everything = {str(path) for path in (home / "1").rglob("*")}
+    assert everything | {str(home / "1"), str(home), str(tmp_path)} <= set(flushed)
+    assert flushed.index(str(home / "1")) < flushed.index(str(home))
+    durability.sync(home, 7)  # of a step that has gone
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(tmp_path, monkeypatch):
+    home = Workdir(str(tmp_path / "run"), {}, allow_change=False)
+    home.require_space(1000, "a checkpoint")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
+    with pytest.raises(Stop, match=r"has 1.00 GiB free, and a checkpoint takes 3.00 GiB") as caught:
+        home.require_space(3 * 2**30, "a checkpoint")
+    assert caught.value.exit_code == 74
+    home.release()

@@ -1,0 +1,332 @@
+"""The end of a process: stuck, told to stop, or slow to leave."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from nrdm_jax import config as configuration
+from nrdm_jax.processes import faults, lifecycle, peers
+from nrdm_jax.processes.watchdog import LONGEST, Watchdog
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LIMITS = {"compile": 100.0, "step": 10.0, "data": 20.0, "save": 0.0}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def watched(section="step", rounds=2, limits=LIMITS):
+    clock = Clock()
+    dog = Watchdog(limits, section, clock)
+    for _ in range(rounds):
+        dog.beat()
+    return dog, clock
+
+
+def seconds_until_it_barks(dog, clock, tick=1.0, most=1000):
+    """Of looks `tick` seconds apart; None: not within `most` of them."""
+    dog.hang()
+    for looks in range(1, most + 1):
+        clock.now += tick
+        if dog.hang():
+            return looks * tick
+    return None
+
+
+def test_a_section_may_take_its_limit_and_no_more():
+    for section, limit in (("step", 10), ("data", 20), ("no_limit_of_its_own", 10)):
+        dog, clock = watched(section)
+        assert seconds_until_it_barks(dog, clock) == limit + 1
+    dog, clock = watched("save")
+    assert seconds_until_it_barks(dog, clock) is None
+    assert seconds_until_it_barks(*watched(limits={})) is None
+
+
+def test_each_beat_and_each_section_begins_anew():
+    dog, clock = watched()
+    for _ in range(50):
+        assert dog.hang() is None
+        clock.now += 4
+        dog.beat()
+        clock.now += 4
+        dog.enter("data")
+        clock.now += 4
+        dog.enter("step")
+    clock.now += 4
+    assert seconds_until_it_barks(dog, clock) == 11
+    assert "section step for 11 s (watchdog.step=10)" in dog.hang()
+
+
+def test_the_first_rounds_may_take_what_a_compilation_may():
+    for rounds, seconds in ((0, 101), (1, 101), (2, 11)):
+        assert seconds_until_it_barks(*watched(rounds=rounds)) == seconds
+    # Where one of both is without a limit, so are they.
+    assert seconds_until_it_barks(*watched(rounds=0, limits=LIMITS | {"compile": 0.0})) is None
+    assert seconds_until_it_barks(*watched("save", rounds=0)) is None
+
+
+def test_names_of_the_account_are_those_of_the_watchdog():
+    sections = set(configuration.default().watchdog) - {"exit"}
+    dog, _ = watched()
+    for name in ("init", "restore", "compile", "evaluate", "sample", "score", "save", "report"):
+        dog.enter(name)
+        assert dog.section in sections
+
+
+def test_a_process_that_was_stopped_is_not_stuck():
+    dog, clock = watched()
+    dog.hang()
+    clock.now += 1e6  # SIGSTOP, a laptop that was closed
+    assert dog.hang() is None
+    # Of that time as much counts as may lie between two looks.
+    assert seconds_until_it_barks(dog, clock) == 11 - LONGEST
+
+
+def test_a_clock_that_goes_back_changes_nothing():
+    dog, clock = watched()
+    dog.hang()
+    clock.now -= 1e6
+    assert seconds_until_it_barks(dog, clock) == 11
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ("kill", "'kill' is no fault; give KIND@step=N"),
+        ("kill@step=", "'kill@step=' is no fault"),
+        ("kill@step=-3", "is no fault"),
+        ("kill@step=7,", "'' is no fault"),
+        ("drown@step=7", "'drown' is none; give one of kill, term"),
+        ("kill@save=7", "'kill@save=7' counts saves; give kill@step=N"),
+        ("enospc@step=2", "counts steps; give enospc@save=N"),
+        ("nan@step=0", "steps are counted from 1"),
+        ("nan@step=2:rank=1", "a batch is of all processes; leave out :rank"),
+    ],
+)
+def test_plans_that_are_none(plan, says):
+    with pytest.raises(ValueError, match=says):
+        faults.parse(plan)
+
+
+def test_plans():
+    assert faults.parse("") == ()
+    plan = faults.parse("kill@step=7, nan@step=5,hang@step=5:rank=1,enospc@save=2,flip@step=9")
+    assert [str(fault) for fault in plan] == [
+        "kill@step=7", "nan@step=5", "hang@step=5:rank=1", "enospc@save=2", "flip@step=9:rank=0",
+    ]  # fmt: skip
+    assert [fault.kind for fault in plan if fault.befalls(1)] == ["kill", "nan", "hang", "enospc"]
+
+
+def test_a_plan_that_is_none_is_told_before_anything_begins(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "nrdm_jax.train", "--config=configs/openmoji32.py:smoke",
+         f"--workdir={tmp_path / 'run'}", "--fault=kill@tuesday"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "'kill@tuesday' is no fault" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def start(body, *arguments):
+    """A process of the launcher, whose main is `body`; its stdout is read by `line`."""
+    script = """
+        import pathlib, sys, threading, time
+        from nrdm_jax.processes import exit_codes, lifecycle
+        from nrdm_jax.processes.exit_codes import Stop
+
+        def ready():
+            print("ready", flush=True)
+
+    """
+    script = textwrap.dedent(script) + textwrap.dedent(body)
+    script += "\narguments, sys.argv = sys.argv[1:], sys.argv[:1]\nlifecycle.launch(main, '')\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+HANGS = """
+    def the_deadlock():
+        threading.Lock().acquire() and threading.Event().wait()
+
+    def main():
+        limits = {"compile": 1.0, "step": 1.0}
+        life = lifecycle.Signals(limits, "step", workdir=pathlib.Path(arguments[0]))
+        with life.installed():
+            threading.Thread(target=the_deadlock, name="loader", daemon=True).start()
+            ready()
+            the_deadlock()
+"""
+
+
+def test_a_hang_is_71_with_the_stacks_of_all_threads(tmp_path):
+    process = start(HANGS, str(tmp_path))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 71, err
+    kept = (tmp_path / "stacks.txt").read_text()
+    for text in (err, kept):
+        assert "section step for" in text and "(watchdog.step=1)" in text
+        for name in ("MainThread", "loader"):
+            of_thread = text.split(f"thread {name} (most recent call last):")[1]
+            assert "in the_deadlock" in of_thread.split("\nthread ")[0]
+
+
+LOOPS = """
+    def main():
+        with lifecycle.Signals(patience=float(arguments[0])).installed() as life:
+            life.unsaved = arguments[1] == "unsaved"
+            ready()
+            if arguments[2] == "polls":
+                while not life.stop_requested():
+                    time.sleep(0.01)
+                print("saved", flush=True)
+                raise Stop(exit_codes.PREEMPTED, f"{life.received}: saved")
+            time.sleep(600)
+"""
+
+
+def stopped(process, *numbers):
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.3)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_polls_saves_and_leaves(number):
+    code, out, err = stopped(start(LOOPS, "60", "unsaved", "polls"), number)
+    assert code == 75 and "saved" in out and f"{signal.Signals(number).name}: saved" in err
+
+
+def test_who_comes_to_no_poll_and_has_nothing_to_save_leaves():
+    # The main thread sleeps, as in a compilation: it is not asked.
+    code, _, err = stopped(start(LOOPS, "1", "idle", "sleeps"), signal.SIGTERM)
+    assert code == 75 and "SIGTERM received; nothing was left to save" in err
+
+
+def test_a_second_signal_leaves_at_once_whatever_the_process_does():
+    process = start(LOOPS, "0", "unsaved", "sleeps")
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1.5)  # what is not saved is waited for
+    code, _, err = stopped(process, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM and "received again" in err
+
+
+def test_sigterm_before_there_is_a_loop_is_75():
+    code, _, _ = stopped(start("def main():\n    ready()\n    time.sleep(600)"), signal.SIGTERM)
+    assert code == 75
+
+
+def test_no_thread_holds_the_exit():
+    body = """
+        def main():
+            lifecycle.AT_EXIT = 1.0
+            threading.Thread(target=time.sleep, args=(600,), name="prefetch").start()
+            ready()
+            return 3
+    """
+    code, _, err = stopped(start(body))
+    assert code == 3 and "['prefetch']" in err
+
+
+def test_what_is_closed_is_waited_for_so_long():
+    closed = []
+    lifecycle.bounded("a", lambda: closed.append("a"), 60.0)
+    lifecycle.bounded("b", lambda: time.sleep(60), 0.1)
+    assert closed == ["a"]
+    with pytest.raises(OSError, match="full"):
+        lifecycle.bounded("c", lambda: (_ for _ in ()).throw(OSError("full")), 60.0)
+
+
+class Service:
+    """The coordination service, of which `peers` uses three calls."""
+
+    def __init__(self):
+        self.values, self.answers = {}, True
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        assert self.answers, "unreachable"
+        self.values[key] = value
+
+    def key_value_dir_get(self, prefix):
+        return [(k, v) for k, v in self.values.items() if k.startswith(prefix)]
+
+    def key_value_try_get(self, key):
+        assert self.answers, "unreachable"
+        return self.values[key]
+
+
+@pytest.fixture
+def three():
+    clock, service = Clock(), Service()
+    ended = []
+    found = [peers.Peers(service, i, 3, "127.0.0.1:1", lambda *what: ended.append(what))
+             for i in range(3)]  # fmt: skip
+    for one in found:
+        one._awake = clock
+    return found, clock, service, ended
+
+
+def beat(clock, seconds, *those):
+    for _ in range(int(seconds / peers.BEAT)):
+        clock.now += peers.BEAT
+        for one in those:
+            one.beat()
+
+
+def test_the_others_hear_who_is_silent(three):
+    (a, b, c), clock, _, ended = three
+    beat(clock, 6, a, b, c)
+    assert a.lost() is b.lost() is c.lost() is None
+    beat(clock, 14, a, b)
+    for one in (a, b):
+        assert one.lost().startswith("process 2 has not been heard of for 1")
+        assert one.code_of_abort()[0] == 71
+    assert not ended
+    beat(clock, peers.LOST, a, b)
+    assert {code for code, _ in ended} == {71} and "process 2" in ended[0][1]
+
+
+def test_a_coordinator_that_does_not_answer_is_silent(three):
+    (a, b, _), clock, service, _ = three
+    beat(clock, 6, a, b)
+    service.answers = False
+    beat(clock, 14, b)
+    assert b.lost().startswith("process 0, the coordinator, has not been heard of for 1")
+
+
+def test_who_leaves_says_why(three):
+    (a, b, c), clock, _, _ = three
+    beat(clock, 6, a, b, c)
+    c.note("left 65")
+    beat(clock, 4, a, b)
+    assert a.lost() == b.lost() == "process 2 has left with exit code 65; see what it says"
+
+
+def test_who_is_told_to_stop_tells_the_others(three):
+    (a, b, c), clock, _, _ = three
+    beat(clock, 6, a, b, c)
+    c.note("stopping")
+    beat(clock, 4, a, b)
+    assert a.stop_is_near() and b.stop_is_near()
+    assert b.code_of_abort()[0] == 75
+    b.nothing_to_save = lambda: False
+    assert b.code_of_abort()[0] == 71
+    c.note("left 75")
+    beat(clock, 40, a, b)
+    assert b.stop_is_near() and b.lost() is None
