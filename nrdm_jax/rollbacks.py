@@ -32,7 +32,7 @@ def gone_back(
     """
     config = parts.config
     with ledger.account("save"):
-        checkpoints.wait()
+        checkpoints.settle()
     rollback = config.guard.action == "rollback"
     every = config.checkpoint.every if rollback else 1
     good = recovery.last_good(checkpoints.steps(), trouble.since, every)

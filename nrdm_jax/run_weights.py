@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import power_ema
@@ -29,6 +30,8 @@ class Stored:
 
         Raises:
           ValueError: they are of other shapes, with a table.
+          DamagedCheckpoint: they are not what was saved, naming the newest step that is whole.
+            Nothing is read from there instead: whoever asked for these would not know.
         """
         checkpoints = Checkpoints(str(self.directory), read_only=True)
         try:
@@ -38,6 +41,18 @@ class Stored:
                 return checkpoints.restore(self.step, {"ema": abstract})["ema"]
             name = power_ema.name_of(self.width)
             return checkpoints.restore_part(self.step, "averages", {name: abstract})[name]
+        except DamagedCheckpoint as error:
+            others = (s for s in reversed(checkpoints.steps()) if s != self.step)
+            whole = next((s for s in others if not checkpoints.faults(s)), None)
+            raise DamagedCheckpoint(
+                f"{error}; "
+                + (
+                    "no other step is whole"
+                    if whole is None
+                    else f"the newest whole one is step {whole}: train on, which sets the damaged "
+                    f"one aside, or move {self.directory}/{self.step} away"
+                )
+            ) from error
         finally:
             checkpoints.close()
 

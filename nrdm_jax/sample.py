@@ -10,7 +10,10 @@ from absl import flags
 
 from nrdm_jax import command_line
 from nrdm_jax import config as configuration
+from nrdm_jax.bounded_files import read_text
 from nrdm_jax.processes import lifecycle
+
+MOST_CAPTIONS = 2**24  # bytes of a file
 
 
 def define_flags() -> None:
@@ -87,7 +90,7 @@ def captions(given: str) -> list[str]:
             raise ValueError(f"--captions: there is no file {path}")
         return [part.strip() for part in given.split(";")]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, MOST_CAPTIONS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--captions: {path} cannot be read: {error}") from error
     if not lines:

@@ -106,16 +106,21 @@ def train(
             configuration.to_dict(config),
             allow_change=allow_config_change,
         )
+        host_bytes = int(config.checkpoint.host_gib * 2**30)
         checkpoints = Checkpoints(
             str(home.path / run_weights.CHECKPOINTS),
             keep=Retention(
-                config.checkpoint.keep, config.checkpoint.keep_every, config.checkpoint.keep_best
+                config.checkpoint.keep,
+                config.checkpoint.keep_every,
+                config.checkpoint.keep_best,
+                config.checkpoint.best_metric,
             ),
+            host_bytes=host_bytes,
         )
         snapshots = None
         kept = home.path / run_weights.SNAPSHOTS
         if _takes_snapshots(config) or kept.is_dir():
-            snapshots = Checkpoints(str(kept), keep=None)
+            snapshots = Checkpoints(str(kept), keep=None, host_bytes=host_bytes)
     try:
         return _train(job, home, checkpoints, snapshots, signals, ledger)
     finally:
@@ -154,7 +159,10 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         first_step = int(state.step)
     size = sum(map(fingerprints.bytes_of, jax.tree.leaves(save_items(parts.abstract_state))))
     if first_step < last_step:
-        home.require_space(size, "a checkpoint")
+        every = parts.config.checkpoint.every
+        planned = [s for s in range(every, last_step, every) if s > first_step] + [last_step]
+        count = max(checkpoints.at_most(planned), 1)
+        home.require_space(count * size, f"{count} checkpoints of {size:,} bytes")
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
@@ -262,7 +270,7 @@ def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
             every=config.evaluate.every,
             last_step=last_step if config.evaluate.every else None,
         ),
-        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, signals, place),
+        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, tools.signals, place),
         # Before the checkpoint of the same step: what is restored has all its snapshots.
         *_snapshots(config, snapshots, meta, place),
         hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),

@@ -38,6 +38,7 @@ ASSEMBLY = (
     "data_reports",
     "checkpoint_report",
 )
+BOUNDED = ("bounded_files", "bounded_archives")  # what reads files that others wrote
 LOWER = (
     "config",
     "command_line",
@@ -46,25 +47,33 @@ LOWER = (
     "signatures",
     "trees",
     "weight_files",
+    "torch_files",
+    "torch_pickles",
     "named_tensors",
+    *BOUNDED,
     "__version__",
 )
-FILES_OF_WEIGHTS = ("weight_files", "named_tensors")
+FILES_OF_WEIGHTS = ("weight_files", "named_tensors", *BOUNDED)
 ALLOWED = {
     "signatures": (),
     "trees": (),
-    "weight_files": (),
+    "bounded_files": (),
+    "bounded_archives": ("bounded_files",),
+    "torch_pickles": (),
+    "torch_files": ("torch_pickles", *BOUNDED),
+    "weight_files": ("torch_files", *BOUNDED),
     "named_tensors": (),
     "config": (),
     "sharding": ("signatures", "trees"),
     "models": ("sharding.axes", "sharding.pipeline", "signatures", "trees"),
-    "data": ("sharding", "signatures", "trees"),
+    "data": ("sharding", "signatures", "trees", *BOUNDED),
     "diffusion": ("signatures", "trees"),
     "checkpointing": ("signatures", "trees"),
     "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
-    "processes": ("config", "signatures", "trees"),
-    "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees"),
+    "processes": ("config", "signatures", "trees", "bounded_files"),
+    "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees",
+                 "bounded_files"),
     "sampling": ("diffusion", "sharding", "processes", "signatures", "trees"),
     **dict.fromkeys(FROM_CONFIG, ("config", "data", "diffusion", "evaluation", "models", "sampling",
                                   "sharding", "signatures", "text", "trees", "training",

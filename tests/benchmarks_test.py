@@ -149,6 +149,14 @@ def test_a_run_on_other_devices_on_its_way_is_the_run_that_was_not():
 
 
 @pytest.mark.slow
+def test_sigterm_in_training_is_75_for_both_and_loses_nothing():
+    done = run("benchmarks.preempt", "--cases=train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["saved_once"] and result["exit_codes_right"] and result["bitwise"]
+
+
+@pytest.mark.slow
 def test_averages_that_are_made_are_those_that_were_tracked():
     done = run("benchmarks.post_hoc_ema", "--steps=320")
     assert done.returncode == 0, done.stderr

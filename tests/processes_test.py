@@ -118,6 +118,28 @@ def test_sigterm_to_one_stops_all_at_one_step(tmp_path, data_dir):
     assert f"saved step {max(steps)} of 2000" in logs[0]
 
 
+LOSSES = {
+    "kill@step=5:rank=1": ([71, -9], "process 1 has not been heard of for"),
+    "kill@step=5:rank=0": ([-9, 71], "process 0, the coordinator, has ended"),
+    "hang@step=5:rank=1": ([71, 71], "nothing has happened in section step for"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", LOSSES)
+def test_a_process_that_is_lost_or_hangs_ends_the_others_with_71(fault, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    flags = (f"--fault={fault}", "--config.train.steps=100000", "--config.evaluate.every=0",
+             "--config.watchdog.step=30", "--config.watchdog.data=30")  # fmt: skip
+    codes, logs = wait(workdir, start(workdir, data_dir, PROCESSES, *flags))
+    wanted, says = LOSSES[fault]
+    assert codes == wanted, logs
+    assert all(f"error: {says}" in log for log, code in zip(logs, codes, strict=True) if code == 71)
+    if fault.startswith("hang"):
+        stacks = (workdir / "stacks.1.txt").read_text()
+        assert "section step" in stacks and "in hang" in stacks
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -6,25 +6,29 @@ import pathlib
 SMALL = 2**20  # bytes; the files of values are synchronised by who writes them
 
 
-def sync(directory: pathlib.Path, step: int) -> None:
-    """Flushes the small files of a step and all directories that name them, up to the one above
-    `directory`: to rename a directory is to write the one that it is in. Nothing where there is no
-    such step any more."""
-    for root, _, names in os.walk(directory / str(step), topdown=False):
+def flush(directory: pathlib.Path) -> None:
+    """Of the small files in a directory, and of all directories there, itself the last: to be done
+    before it gets its name."""
+    for root, _, names in os.walk(directory, topdown=False):
         for name in names:
             file = pathlib.Path(root, name)
             if file.stat().st_size <= SMALL:
                 _flush(file)
         _flush(pathlib.Path(root))
-    _flush(directory)
-    _flush(directory.parent)
+
+
+def flush_name(directory: pathlib.Path) -> None:
+    """Of a directory that was renamed: of the one in which that is, and the one above, in which it
+    may be new; and of the marks that were put beside its contents meanwhile."""
+    for mark in directory.iterdir():
+        if mark.is_file():
+            _flush(mark)
+    for place in (directory, directory.parent, directory.parent.parent):
+        _flush(place)
 
 
 def _flush(path: pathlib.Path) -> None:
-    try:
-        number = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:  # removed meanwhile, as a step that is not kept
-        return
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

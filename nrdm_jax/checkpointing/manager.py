@@ -11,10 +11,9 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +21,17 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nrdm_jax import trees
-from nrdm_jax.checkpointing import durability, fingerprints, notes, verification
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing import differences, durability, fingerprints, notes, verification
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint, first_line, system_message
+from nrdm_jax.checkpointing.host_copies import HostCopies
 from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.checkpointing.votes import Votes
+from nrdm_jax.processes import distributed
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
-ABSENT = "absent"
 METRICS = "metrics"  # of a note: of the held-out records at that step
+HOST_BYTES = 64 * 2**30
+PROBE = ".probe"
 PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
 
 
@@ -39,14 +42,25 @@ class Checkpoints:
       directory: made if absent, unless `read_only`.
       keep: which steps stay as new ones are committed; a number is of the newest, None all.
       read_only: for sampling and evaluating; nothing is written or cleaned up.
+      host_bytes: of this process's memory that a save may take. A state of which it holds more is
+        copied in parts, and `save` returns when it is written.
     """
 
     def __init__(
-        self, directory: str, *, keep: Retention | int | None = 1, read_only: bool = False
+        self,
+        directory: str,
+        *,
+        keep: Retention | int | None = 1,
+        read_only: bool = False,
+        host_bytes: int = HOST_BYTES,
     ):
         self._directory = epath.Path(directory)
         self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
         self._values: dict[int, float | None] = {}  # of the retention's metric
+        self._copies = HostCopies(host_bytes)
+        self._votes = Votes()
+        self._being_saved: int | None = None
+        self._problem: str | None = None  # what went wrong with a save, until it is told
         if read_only:
             options = ocp.CheckpointManagerOptions(
                 read_only=True, save_interval_steps=0, create=False
@@ -56,18 +70,20 @@ class Checkpoints:
                 preservation_policy=_Kept(self._to_keep),
                 cleanup_tmp_directories=True,
                 # A failed directory creation in the background can hang the process at its exit.
-                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                async_options=ocp.AsyncOptions(
+                    create_directories_asynchronously=False,
+                    barrier_sync_fn=self._votes,
+                    post_finalization_callback=self._flush,
+                ),
                 # A run writes several directories at a time, and its processes meet for each.
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     barrier_sync_key_prefix=self._directory.name
                 ),
             )
-        self._being_saved: int | None = None
-        handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler() for item in ITEMS}
         self._manager = ocp.CheckpointManager(
             self._directory.resolve(),
             options=options,
-            item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
+            item_handlers=self._copies.handlers(ITEMS) | {"meta": ocp.JsonCheckpointHandler()},
         )
 
     def _to_keep(self, steps: list[int]) -> set[int]:
@@ -92,6 +108,11 @@ class Checkpoints:
         """All committed steps, from the oldest."""
         return sorted(self._manager.all_steps())
 
+    def at_most(self, planned: Sequence[int]) -> int:
+        """How many more than now there will be at once, as these ascending steps are saved."""
+        have = self.steps()
+        return self._retention.most([*have, *planned]) - len(have)
+
     def remove_after(self, step: int) -> None:
         """Removes what was committed of later steps."""
         for later in [s for s in self.steps() if s > step]:
@@ -99,36 +120,92 @@ class Checkpoints:
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
         """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background;
-        whether that went well `failed` tells, and `wait`.
+        whether that went well `failed` tells, and `wait`. What went wrong with the save before, and
+        was not asked for, is told here.
 
         Raises:
-          OSError: they, or those of the save before, cannot be written, as on a disk that is full.
+          OSError: of several processes this one cannot begin, alone.
         """
+        self.settle()
         arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
-        with self._writing():
-            self._manager.save(
-                step, args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)), force=True
-            )
+        if why := distributed.told(self._obstacle(items))[0]:
+            self._give_up(step, why)
+            return
+        in_parts = self._copies.begin(items)
+        self._votes.begin()
         self._being_saved = step
+        try:
+            with self._writing():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)),
+                    force=True,
+                )
+        except OSError as error:
+            if distributed.active():
+                raise  # the others wait within the library
+            self._give_up(step, error)
+        if in_parts:
+            self._finish()
+
+    def _obstacle(self, items: Mapping[str, Any]) -> str:
+        """Why the writer cannot write here, if that can be seen: all skip the step then, and none
+        waits for one that could not begin."""
+        if not distributed.is_writer():
+            return ""
+        probe = pathlib.Path(self._directory, PROBE)
+        try:
+            probe.mkdir(exist_ok=True)
+            probe.rmdir()
+            free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            return str(error)
+        needed = sum(map(fingerprints.bytes_of, jax.tree.leaves(dict(items))))
+        return "" if free > needed else (
+            f"No space left: {free / 2**30:.2f} GiB are free, and it takes {needed / 2**30:.2f} GiB"
+        )  # fmt: skip
+
+    def _give_up(self, step: int, why: object) -> None:
+        """As if the step had never been tried: older ones are as they were, and the next can be."""
+        self._being_saved = None
+        self._problem = f"step {step} was not saved: {why}"
+        self._manager.reload()  # until then it is taken for the newest
+        if distributed.is_writer():
+            partial = pathlib.Path(self._directory, f"{step}{PARTIAL}")
+            shutil.rmtree(partial, ignore_errors=True)  # what it has taken of a disk is needed
+
+    def _finish(self) -> None:
+        """Waits until what is being saved is committed, or given up."""
+        try:
+            with self._writing():
+                self._manager.wait_until_finished()
+                step, self._being_saved = self._being_saved, None
+                if step is not None and distributed.is_writer():
+                    durability.flush_name(pathlib.Path(self._directory, str(step)))
+        except OSError as error:
+            if self._being_saved is None:
+                raise
+            self._give_up(self._being_saved, error)
+
+    def settle(self) -> None:
+        """Returns when no step is being saved; tells of one that was not."""
+        self._finish()
+        if self._problem is not None and distributed.is_writer():
+            print(f"WARNING: {self._problem}", file=sys.stderr, flush=True)
+        self._problem = None
+
+    def _flush(self) -> None:
+        """In the background, before the directory of a step gets its name."""
+        durability.flush(pathlib.Path(self._directory, f"{self._being_saved}{PARTIAL}"))
 
     def failed(self) -> str | None:
-        """What went wrong with the save before, once it has ended: told once. It is as if it had
-        never been tried, older steps are as they were, and the next can be. Never waits."""
-        if self._being_saved is None or self._manager.is_saving_in_progress():
-            return None
-        step = self._being_saved
-        try:
-            self.wait()
-        except OSError as error:
-            self._being_saved = None
-            self._manager.reload()  # until then it is taken for the newest
-            if jax.process_index() == 0:
-                partial = self._directory / f"{step}{PARTIAL}"
-                shutil.rmtree(partial, ignore_errors=True)  # what it has taken of a disk is needed
-            return f"step {step} was not saved: {error}"
-        return None
+        """What went wrong with the save before, once it has ended: told once. Never waits."""
+        if not self._manager.is_saving_in_progress():
+            self._finish()
+        problem, self._problem = self._problem, None
+        return problem
 
     def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The items of `wanted` (abstract trees with shardings), bit for bit.
@@ -157,7 +234,7 @@ class Checkpoints:
         _, known = self._note(step)
         with self._reading(step):
             rows = self._rows(step, item, wanted)
-        self._check(step, [(path, a, b) for path, a, b in rows if b != ABSENT])
+        self._check(step, [(path, a, b) for path, a, b in rows if b != differences.ABSENT])
         arguments = _arguments(wanted, partial_restore=True)
         with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found = checkpointer.restore(
@@ -177,16 +254,15 @@ class Checkpoints:
         stored = self._manager.item_metadata(step).get(item)
         return getattr(stored, "tree", stored)
 
-    def _rows(self, step: int, item: str, wanted: Any) -> list[tuple[str, str, str]]:
-        return _differences(item, self._stored(step, item), wanted)
+    def _rows(self, step: int, item: str, wanted: Any) -> list[differences.Row]:
+        return differences.rows(item, self._stored(step, item), wanted)
 
-    def _check(self, step: int, rows: list[tuple[str, str, str]]) -> None:
+    def _check(self, step: int, rows: list[differences.Row]) -> None:
         if rows:
-            table = "\n".join(f"  {path}: stored {a}, wanted {b}" for path, a, b in rows[:40])
             raise ValueError(
                 f"checkpoint {self._directory}/{step} does not fit the config "
                 f"({len(rows)} leaves differ); use the config it was made with, or another workdir:"
-                f"\n{table}"
+                f"\n{differences.table(rows)}"
             )
 
     def meta(self, step: int) -> dict:
@@ -273,7 +349,7 @@ class Checkpoints:
             raise
         except Exception as error:
             raise DamagedCheckpoint(
-                f"{self._directory}/{step} cannot be read: {verification.first_line(error)}"
+                f"{self._directory}/{step} cannot be read: {first_line(error)}"
             ) from error
 
     def is_saving(self) -> bool:
@@ -281,13 +357,15 @@ class Checkpoints:
         return self._manager.is_saving_in_progress()
 
     def wait(self) -> None:
-        """Returns when everything saved is committed, and would outlive a loss of power; raises as
-        `save` what went wrong meanwhile."""
-        with self._writing():
-            self._manager.wait_until_finished()
-            step, self._being_saved = self._being_saved, None
-            if step is not None and jax.process_index() == 0:
-                durability.sync(pathlib.Path(self._directory), step)
+        """Returns when everything saved is committed, and would outlive a loss of power.
+
+        Raises:
+          OSError: the last save was not written, as on a disk that is full.
+        """
+        self._finish()
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise OSError(f"{self._directory}: {problem}")
 
     def close(self) -> None:
         with self._writing():
@@ -299,10 +377,9 @@ class Checkpoints:
         try:
             yield
         except ValueError as error:
-            system = re.search(r"(\w[\w ]+) \[os_error_code=", str(error))
-            if not system:
+            if not (system := system_message(error)):
                 raise
-            raise OSError(f"{self._directory} cannot be written: {system[1]}") from error
+            raise OSError(f"{self._directory} cannot be written: {system}") from error
 
 
 def _arguments(wanted: Any, **more) -> ocp.args.PyTreeRestore:
@@ -320,20 +397,3 @@ class _Kept(ocp.checkpoint_managers.PreservationPolicy):
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         kept = self.choose([info.step for info in checkpoints])
         return [info.step in kept for info in checkpoints]
-
-
-def _differences(item: str, stored, wanted) -> list[tuple[str, str, str]]:
-    """(path, stored, wanted) of each leaf that is not the same in shape and type."""
-
-    def described(tree) -> dict[str, str]:
-        leaves = trees.leaves_with_path(tree)
-        return {f"{item}/{path}": f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
-
-    # Stored containers come back as dicts and lists: compare by path alone.
-    a = described(getattr(stored, "tree", stored))
-    b = described(jax.tree.map(lambda x: x, wanted))
-    return [
-        (path, a.get(path, ABSENT), b.get(path, ABSENT))
-        for path in sorted(a.keys() | b.keys())
-        if a.get(path) != b.get(path)
-    ]

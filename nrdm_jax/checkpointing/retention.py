@@ -30,3 +30,11 @@ class Retention:
         known = [step for step in steps if step in values]
         # Of equal ones the newer.
         return kept | set(sorted(known, key=lambda step: (values[step], -step))[: self.best])
+
+    def most(self, steps: Sequence[int]) -> int:
+        """How many there may be at once while ascending steps are saved, the one that is being
+        written included."""
+        if self.newest is None:
+            return len(steps)
+        regular = sum(step % self.every == 0 for step in steps) if self.every else 0
+        return min(len(steps), self.newest + self.best + regular + 1)

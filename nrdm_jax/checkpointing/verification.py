@@ -11,6 +11,7 @@ from etils import epath
 
 from nrdm_jax import trees
 from nrdm_jax.checkpointing import fingerprints
+from nrdm_jax.checkpointing.errors import first_line
 
 READ = 2**28  # bytes of leaves that are read at a time, or one leaf
 
@@ -104,8 +105,3 @@ def _groups(leaves: Mapping[str, Any]) -> Iterator[list[str]]:
         size += more
     if group:
         yield group
-
-
-def first_line(error: Exception) -> str:
-    """For a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -55,7 +55,8 @@ def _check_keys(config) -> None:
             field = f"{path}{key}"
             if key not in reference:
                 raise ValueError(f"{field} is not a config field" + hint(key, reference.keys()))
-            want, have = reference.get_oneway_ref(key).get(), given[key]
+            field_of = reference.get_oneway_ref(key)
+            want, have = field_of.get(), given[key]
             if isinstance(want, ml_collections.ConfigDict):
                 if not isinstance(have, ml_collections.ConfigDict):
                     raise ValueError(f"{field} is a group of fields, got {have!r}")
@@ -64,6 +65,9 @@ def _check_keys(config) -> None:
                 raise ValueError(f"{field} must not be None; its default is {want!r}")
             elif want is not None and not _of_type(have, type(want)):
                 raise ValueError(f"{field} is {have!r}; give one like its default, {want!r}")
+            elif want is None and have is not None and not _of_type(have, field_of.get_type()):
+                kind = field_of.get_type().__name__
+                raise ValueError(f"{field} is {have!r}; give one of type {kind}, or None")
         for key in reference:
             if key not in given:
                 raise ValueError(f"{path}{key} is missing; start from nrdm_jax.config.default()")
@@ -117,7 +121,8 @@ def _check_numbers(c) -> None:
     positive = (
         "optim.learning_rate optim.gate_rate optim.eps train.ema_halflife_images data.scale "
         "model.mlp_ratio model.tolerance diffusion.logit_std diffusion.shift diffusion.sigma_min "
-        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance sample.voxel_mm"
+        "diffusion.sigma_data diffusion.snr_gamma sample.rho sample.tolerance sample.voxel_mm "
+        "checkpoint.host_gib"
     )
     for field in positive.split():
         value = get(c, field)

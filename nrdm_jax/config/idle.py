@@ -125,6 +125,7 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.ema_halflife_images": (lambda c: c.optim.name != "schedule_free", "optim.name"),
     "train.ema_snapshots": (lambda c: bool(c.train.ema_widths), "train.ema_widths"),
     "checkpoint.keep_best": (lambda c: c.evaluate.every > 0, "evaluate.every"),
+    "checkpoint.best_metric": (lambda c: c.checkpoint.keep_best > 0, "checkpoint.keep_best"),
     "guard.most_rollbacks": (lambda c: c.guard.action == "rollback", "guard.action"),
     "guard.spike_window": (lambda c: c.guard.spike_factor > 0, "guard.spike_factor"),
     "diffusion.logit_mean": (_drawn("logit_normal", "log_normal"), "diffusion.times"),

@@ -27,6 +27,7 @@ CHOICES = {
     "task": ("diffusion", "autoencoder"),
     "autoencoder.name": ("none", "kl", "taef2", "sd"),
     "autoencoder.reconstruction": ("l1", "l2"),
+    "checkpoint.best_metric": ("heldout_loss", "heldout_x0_error"),
     "model.name": ("dit", "uvit", "unet", "continuous"),
     "model.variant": (
         "gated",
@@ -315,6 +316,11 @@ def default() -> ml_collections.ConfigDict:
     c.checkpoint.keep_every = 0  # and those that it divides; 0: none for that
     # And so many of the least held-out loss, of those that were evaluated; 0: none for that.
     c.checkpoint.keep_best = 0
+    c.checkpoint.best_metric = "heldout_loss"  # or heldout_x0_error
+    # GiB of a process's memory that a save may take. A state of which it holds less is copied at
+    # once, and written while training goes on; of a larger one a few leaves at a time are, and
+    # training waits.
+    c.checkpoint.host_gib = 64.0
     c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
 
     c.evaluate = ml_collections.ConfigDict()
@@ -433,6 +439,9 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
         for key, value in part.items():
             if key not in node:
                 raise ValueError(f"config field {path}{key} is unknown" + hint(key, node.keys()))
+            if isinstance(node[key], ml_collections.ConfigDict) != isinstance(value, dict):
+                raise ValueError(f"config field {path}{key} is {str(value)[:60]!r}: a group of "
+                                 "fields has fields, and a field has none")  # fmt: skip
             if isinstance(value, dict):
                 fill(node[key], value, f"{path}{key}.")
             else:

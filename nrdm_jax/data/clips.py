@@ -1,18 +1,28 @@
 """Files of moving pictures, as clips of one shape."""
 
 import importlib.util
+import math
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image, ImageSequence
 
-from nrdm_jax.data.errors import DataError, is_of_machine
-from nrdm_jax.data.pictures import fitted
+from nrdm_jax.bounded_files import BoundedFile
+from nrdm_jax.data.errors import DataError, named
+from nrdm_jax.data.pictures import MOST_PIXELS, check_size, fitted, opened
 
 ANIMATED = (".gif", ".webp", ".apng")  # Pillow's
 ENCODED = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v")  # PyAV's
 SUFFIXES = ANIMATED + ENCODED
+# FFmpeg's names of what these are. It knows lists of other files as well, which it would open.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+# Frames of a file: half an hour of an animation, a day of a video.
+MOST_FRAMES = {ANIMATED: 2**16, ENCODED: 2**22}
+# Pixels that are decoded of a file, and of each of its bytes: slides that hardly change take some
+# 10^4 of them a byte, and a picture that is repeated for ever takes 10^7.
+LEAST_DECODED, MOST_DECODED = 2**30, 2**17
 
 
 def check(files: Iterable[pathlib.Path]) -> None:
@@ -38,36 +48,50 @@ def read_frames(path: pathlib.Path, shape: tuple[int, ...]) -> Iterator[np.ndarr
       DataError: the file cannot be decoded, or not to its end.
       OSError, MemoryError: the machine fails, which says nothing of the file.
     """
-    pictures = _encoded(path) if path.suffix.lower() in ENCODED else _animated(path)
-    try:
-        for picture in pictures:
+    kind = ENCODED if path.suffix.lower() in ENCODED else ANIMATED
+    with named(str(path), ": cannot be decoded"), BoundedFile(path) as file:
+        pictures = _encoded(file) if kind is ENCODED else _animated(file)
+        most, decoded = max(LEAST_DECODED, MOST_DECODED * file.length), 0
+        for count, picture in enumerate(pictures, 1):
+            decoded += math.prod(picture.size)
+            if count > MOST_FRAMES[kind] or decoded > most:
+                raise DataError(
+                    f"is longer than {MOST_FRAMES[kind]:,} frames, or of {file.length:,} bytes "
+                    f"makes more than {most:,} pixels"
+                )
             yield np.asarray(fitted(picture, shape)).reshape(shape)
-    except Exception as error:  # of either library, whatever it comes upon
-        if is_of_machine(error):
-            raise
-        raise DataError(f"{path}: cannot be decoded: {error}") from error
 
 
-def _animated(path: pathlib.Path) -> Iterator[Image.Image]:
-    with Image.open(path) as picture:
+def _animated(file: BoundedFile) -> Iterator[Image.Image]:
+    with opened(file) as picture:
+        check_size(picture.size)
         yield from ImageSequence.Iterator(picture)
 
 
-def _encoded(path: pathlib.Path) -> Iterator[Image.Image]:
+def _refuse(url: str, flags: int, options: dict) -> NoReturn:
+    raise DataError(f"names another file, {url}")
+
+
+def _encoded(file: BoundedFile) -> Iterator[Image.Image]:
     import av
 
     try:
         # Opened here, so that what the system says comes from here: PyAV's errors of damaged files
         # have the system's numbers, too.
-        with path.open("rb") as file, av.open(file, "r") as container:
+        with av.open(
+            file, "r", container_options={"format_whitelist": CONTAINERS}, io_open=_refuse
+        ) as container:
             if not container.streams.video:
                 raise DataError("has no pictures")
-            for frame in container.decode(video=0):
+            stream = container.streams.video[0]
+            check_size((stream.width, stream.height))
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # of later frames
+            for frame in container.decode(stream):
                 picture = frame.to_image()
                 # The turn, in degrees against the clock, that a player makes.
                 yield picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
     except av.FFmpegError as error:
-        raise DataError(str(error)) from error
+        raise DataError(f"cannot be decoded: {error}") from error
 
 
 def windows(

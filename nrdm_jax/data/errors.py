@@ -1,6 +1,8 @@
 """Errors that are the data's fault and not the config's."""
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 # What the system says of a file that is not there or not what it seems: EINVAL and EOVERFLOW of a
 # place that a damaged header names and no file has.
@@ -27,3 +29,27 @@ def is_of_machine(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _OF_THE_FILE
     return isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def named(name: str, says: str = " cannot be read") -> Iterator[None]:
+    """Within it, whatever a library comes upon in a damaged file is the file's fault.
+
+    Args:
+      name: of the file, for the message.
+      says: what of it, right behind the name.
+
+    Raises:
+      DataError: with the name; what the machine does to a file is raised as it is, see
+        `is_of_machine`.
+    """
+    try:
+        yield
+    except NoRecordsError:
+        raise
+    except DataError as error:
+        raise error if name in str(error) else DataError(f"{name}: {error}") from error
+    except Exception as error:  # as of as many kinds as there are libraries
+        if is_of_machine(error):
+            raise
+        raise DataError(f"{name}{says}: {error or type(error).__name__}") from error

@@ -14,9 +14,12 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Collection, Iterator
+from typing import NoReturn
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.bounded_files import check_link, file_below, parse_json, read_lines, read_text
+from nrdm_jax.data.errors import DataError, named
 
 HELDOUT = ("heldout", "val", "validation", "test")  # the first that is there
 TABLES = ("captions.jsonl", "metadata.jsonl")
@@ -92,13 +95,36 @@ def list_folder(root: pathlib.Path, suffixes: tuple[str, ...]) -> Listing:
 
 
 def walk_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All files, links followed, but nothing hidden and no folder twice."""
+    """All files, links followed, but nothing hidden and no folder twice.
+
+    Raises:
+      DataError: a link leads out of the folder, or what is there is no regular file.
+      OSError: a folder cannot be listed.
+    """
     seen = set()
-    for place, below, files in os.walk(root, followlinks=True):
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    def checked(path: pathlib.Path) -> pathlib.Path:
+        kind = path.lstat().st_mode
+        if stat.S_ISLNK(kind):
+            with named(str(root)):
+                check_link(path, root)
+            kind = path.stat().st_mode if path.exists() else stat.S_IFREG  # of what is missing
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise DataError(f"{path} is no regular file; remove it")
+        return path
+
+    for place, below, files in os.walk(root, followlinks=True, onerror=fail):
         real = os.path.realpath(place)
         below[:] = [] if real in seen else sorted(d for d in below if _shown(d))
         if real not in seen:
-            yield from (pathlib.Path(place, file) for file in sorted(files) if _shown(file))
+            for name in below:
+                checked(pathlib.Path(place, name))
+            yield from (
+                checked(pathlib.Path(place, file)) for file in sorted(files) if _shown(file)
+            )
         seen.add(real)
 
 
@@ -157,7 +183,8 @@ def _captions(
     for key in found:
         beside = stamps.get(_beside(key))
         if beside:
-            captions[key] = _text(beside).strip()
+            with named(str(beside), " is no text in UTF-8"):
+                captions[key] = read_text(beside).strip()
     return captions
 
 
@@ -167,25 +194,17 @@ def _beside(key: str) -> str:
 
 def _table(root: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
     captions = {}
-    # Not splitlines, which ends a line at separators that JSON may have within a text, U+2028 one.
-    for i, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                key = (path.parent / row["file_name"]).relative_to(root).as_posix()
-                captions[key] = str(row["text"]).strip()
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f'{path}, line {i}: is not {{"file_name": …, "text": …}}: {error}'
-                ) from error
+    with named(str(path)):
+        for number, line in read_lines(path):
+            if line.strip():
+                says = f', line {number}: is not {{"file_name": …, "text": …}}'
+                with named(str(path), says):
+                    row = parse_json(line.decode())
+                    file = file_below(path.parent, row["file_name"])
+                    text = str(row["text"]).strip()
+                    text.encode()  # JSON can have halves of characters, which nothing can write
+                    captions[file.relative_to(root).as_posix()] = text
     return captions
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8: {error}") from error
 
 
 def stamp_of(stamps: dict[str, pathlib.Path]) -> str:

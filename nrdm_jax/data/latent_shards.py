@@ -7,7 +7,6 @@ statistics.json: a set is whole where that is.
 """
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from nrdm_jax.bounded_files import read_object
 from nrdm_jax.data import latents
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.latents import NAME, STATISTICS, Statistics, to_bits, write_json
 from nrdm_jax.data.sources import Source
 from nrdm_jax.signatures import Shape
@@ -136,7 +136,7 @@ class Writer:
         for split, source in sources.items():
             count = shards(source)
             files = [_file(self._directory, split, i, count) for i in range(count)]
-            found[split] = [json.loads(_sums_file(file).read_text()) for file in files]
+            found[split] = [_sums(_sums_file(file)) for file in files]
             template = tfds.core.ShardedFileTemplate(
                 data_dir=self._directory,
                 dataset_name=NAME,
@@ -197,11 +197,9 @@ def bound(directory: pathlib.Path) -> dict[str, str] | None:
     note = directory / BOUND
     if not note.exists():
         return None
-    try:
-        values = json.loads(note.read_text())
+    with named(str(note), " does not say whose latents are there"):
+        values = read_object(note)
         return {name: str(values[name]) for name in ("fingerprint", "data")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{note} does not say whose latents are there: {error}") from error
 
 
 def shards(source: Source) -> int:
@@ -217,6 +215,17 @@ def per_shard(shape: Shape) -> int:
 
 def _file(directory: pathlib.Path, split: str, number: int, count: int) -> pathlib.Path:
     return directory / f"{NAME}-{split}.array_record-{number:05d}-of-{count:05d}"
+
+
+def _sums(file: pathlib.Path) -> dict[str, Any]:
+    """What `write` has noted of a shard."""
+    with named(str(file), " is damaged; remove it, and encode again"):
+        values = read_object(file)
+        lists = [[float(n) for n in values[name]] for name in ("sum", "squares")]
+        counts = [int(values[name]) for name in ("examples", "bytes", "numbers")]
+        if min(counts) < 1 or not all(map(math.isfinite, lists[0] + lists[1])):
+            raise DataError("its counts are not above 0, or its sums are not finite")
+        return values
 
 
 def _sums_file(file: pathlib.Path) -> pathlib.Path:

@@ -14,7 +14,9 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.bounded_files import read_object
+from nrdm_jax.data.errors import DataError, named
+from nrdm_jax.data.prepared import open_directory
 from nrdm_jax.data.sources import Source, captions_of, check_labels, fingerprint_of
 
 NAME, VERSION = "latents", "1.0.0"
@@ -55,12 +57,14 @@ class Statistics:
         """Raises:
         DataError: it is not there, or something else.
         """
-        try:
-            values = json.loads(path.read_text())
+        with named(str(path), " has no statistics of latents"):
+            values = read_object(path)
             shift, scale = (tuple(map(float, values[name])) for name in ("shift", "scale"))
-            return cls(shift, scale, values["fingerprint"], values["weights"])
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"{path} has no statistics of latents: {error}") from error
+            if not all(map(math.isfinite, shift + scale)) or min(scale) <= 0:
+                raise DataError("numbers are not finite, or a scale is not above 0")
+            if len(shift) != len(scale):
+                raise DataError(f"{len(shift)} shifts and {len(scale)} scales")
+            return cls(shift, scale, str(values["fingerprint"]), str(values["weights"]))
 
 
 def to_bits(x: np.ndarray) -> np.ndarray:
@@ -92,7 +96,7 @@ class Encoded:
         import tensorflow_datasets as tfds
 
         self.statistics = Statistics.read(directory / STATISTICS)
-        builder = tfds.builder_from_directory(directory)
+        builder = open_directory(directory)
         if split not in builder.info.splits:
             raise DataError(f"the latents in {directory} have no split {split!r}")
         features = builder.info.features

@@ -6,7 +6,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.bounded_files import check_name, read_object
+from nrdm_jax.data.errors import DataError, named
 
 MANIFEST = "manifest.json"
 
@@ -48,15 +49,19 @@ def read(directory: pathlib.Path) -> dict:
     """Raises:
     DataError: there is none, or it is damaged.
     """
-    try:
-        found = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        found["files"], found["corrupt"]
-    except FileNotFoundError:
-        raise DataError(
-            f"{directory} has no {MANIFEST}: it was not made by `nrdm data prepare`"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{directory / MANIFEST} is damaged: {error}") from error
+    path = directory / MANIFEST
+    if not path.exists():
+        raise DataError(f"{directory} has no {MANIFEST}: it was not made by `nrdm data prepare`")
+    with named(str(path), " is damaged"):
+        found = read_object(path)
+        files, corrupt = found["files"], found["corrupt"]
+        if not (isinstance(files, dict) and isinstance(corrupt, dict)):
+            raise DataError("files and corrupt are to be objects")
+        if not all(isinstance(reason, str) for reason in corrupt.values()):
+            raise DataError("what is corrupt has no reason")
+        for name, said in files.items():
+            if "/" in check_name(name) or not isinstance(said["sha256"], str):
+                raise DataError(f"the entry of {name!r} is none of a file of the set")
     return found
 
 

@@ -1,16 +1,26 @@
 """Picture files of any kind and size, as pictures of one shape."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from nrdm_jax.data.errors import DataError, is_of_machine
+from nrdm_jax.bounded_files import BoundedFile
+from nrdm_jax.data.errors import DataError, is_of_machine, named
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Whatever a file's name: of the other kinds that Pillow has, some start programs (EPS) or are read
+# by code that few use.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MOST_PIXELS = 2**27  # of a picture: the largest sensors have 1.5 * 10^8, and JPEG's are reduced
+# Pillow would warn from here on, and refuse twice as many; here they are refused.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ...]) -> Image.Image:
@@ -25,23 +35,34 @@ def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ..
       DataError: it cannot be decoded, or its numbers have no known range.
       OSError, MemoryError: the machine fails, which says nothing of the picture.
     """
-    try:
-        with Image.open(file) as picture:
-            # JPEG can be decoded at a fraction of its size, several times as fast.
-            picture.draft(None, (3 * max(shape[:2]),) * 2)
-            return fitted(ImageOps.exif_transpose(picture), shape)
-    except DataError as error:
-        raise DataError(f"{name}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise whatever they come upon
-        if is_of_machine(error):
-            raise
-        raise DataError(f"{name}: cannot be decoded: {error}") from error
+    with named(name, ": cannot be decoded"), opened(file) as picture:
+        # JPEG can be decoded at a fraction of its size, several times as fast.
+        picture.draft(None, (3 * max(shape[:2]),) * 2)
+        check_size(picture.size)
+        return fitted(ImageOps.exif_transpose(picture), shape)
+
+
+@contextlib.contextmanager
+def opened(file: pathlib.Path | IO[bytes]) -> Iterator[Image.Image]:
+    """A picture of `FORMATS`, its header read. Raises as `BoundedFile`, and as Pillow does."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(file, pathlib.Path):
+            file = stack.enter_context(BoundedFile(file))
+        yield stack.enter_context(Image.open(file, formats=FORMATS))
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Raises:
+    DataError: (width, height) are of more pixels than are decoded.
+    """
+    if math.prod(size) > MOST_PIXELS:
+        raise DataError(f"is of {size[0]} x {size[1]} pixels, more than {MOST_PIXELS:,}")
 
 
 def size_of(path: pathlib.Path) -> tuple[int, int] | None:
     """(height, width) of a picture that is upright, by its header; None where it has none."""
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return picture.size if turned else picture.size[::-1]
     except Exception as error:  # as above; `read_picture` will tell

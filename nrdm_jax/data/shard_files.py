@@ -4,6 +4,7 @@ A shard appears whole under its final name, then a note of what it holds beside 
 note whose checksum is right is not made again, and its bytes depend on nothing but its items.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
+from nrdm_jax.bounded_files import read_object
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.manifest import checksum, write_json
 
@@ -187,7 +189,7 @@ def _noted(path: pathlib.Path) -> Shard | None:
     """The shard, if it is done, sound, and none of its items was corrupt (which may have been
     repaired since)."""
     try:
-        fields = json.loads(_note_of(path).read_text(encoding="utf-8"))
+        fields = read_object(_note_of(path))
         shard = Shard(**(fields | {"corrupt": tuple(map(tuple, fields["corrupt"]))}))
         sound = not shard.corrupt and checksum(path) == shard.sha256
     except (OSError, ValueError, TypeError, KeyError):
@@ -210,8 +212,9 @@ def _bind(
             digest.update(json.dumps(name).encode())
     wanted = {"plan": digest.hexdigest()}
     note = directory / "plan.json"
-    if note.exists() and json.loads(note.read_text()) == wanted:
-        return
+    with contextlib.suppress(OSError, ValueError):  # one that is damaged is of other items
+        if read_object(note) == wanted:
+            return
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     write_json(note, wanted)

@@ -5,6 +5,9 @@ Legend. A volume is (D, H, W): up, to the back or front, to the right, so that a
 `data.flip`, which mirrors the last axis, exchanges right and left. Millimetres throughout.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.ndimage
 
@@ -12,6 +15,17 @@ from nrdm_jax.data.errors import DataError
 
 # Scanners have no unit of intensity, and a few voxels of them are far too bright.
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles
+MOST_VOXELS = 2**29  # of a scan; a body by CT has 512 x 512 x 2000
+# Of a voxel, mm: from a micrometre to a metre.
+LEAST_SPACING, MOST_SPACING = 1e-3, 1e3
+
+
+def check_size(size: Sequence[int], name: str) -> None:
+    """Raises:
+    DataError: a scan has no voxels, or more than `MOST_VOXELS`.
+    """
+    if min(size) < 1 or math.prod(map(int, size)) > MOST_VOXELS:
+        raise DataError(f"{name} is of {tuple(size)} voxels; give it 1 to {MOST_VOXELS:,}")
 
 
 def windowed(volume: np.ndarray, name: str) -> np.ndarray:
@@ -58,7 +72,11 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[
 
 def has_spacing(steps: np.ndarray) -> bool:
     """Whether indices are places in space: (3, 3), of one voxel along each axis, in mm."""
-    return bool(np.isfinite(steps).all() and abs(np.linalg.det(steps)) >= 1e-9)
+    if not np.isfinite(steps).all() or np.abs(steps).max() > 10 * MOST_SPACING:
+        return False
+    sides = np.linalg.norm(steps, axis=0)
+    apart = sides.min() >= LEAST_SPACING and sides.max() <= MOST_SPACING
+    return bool(apart and abs(np.linalg.det(steps)) >= 1e-9)
 
 
 def fitted(
@@ -80,9 +98,9 @@ def fitted(
     factors = np.where(np.abs(factors - 1) < 1e-3, 1.0, factors)
     starts = (np.asarray(volume.shape) - 1) / 2 - factors * (np.asarray(shape) - 1) / 2
     starts = np.where(factors == 1, np.floor(starts), starts)
-    smooth = scipy.ndimage.gaussian_filter(
-        volume.astype(np.float32), np.maximum(factors - 1, 0) / 2, mode="nearest"
-    )
+    # Beyond its own size there is nothing more to smooth: the mean of a scan is what it is.
+    spread = np.minimum(np.maximum(factors - 1, 0) / 2, volume.shape)
+    smooth = scipy.ndimage.gaussian_filter(volume.astype(np.float32), spread, mode="nearest")
     out = scipy.ndimage.affine_transform(
         smooth, factors, starts, output_shape=shape, order=1, mode="nearest"
     )

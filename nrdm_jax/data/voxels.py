@@ -12,6 +12,8 @@ import scipy.ndimage
 from nrdm_jax.data.errors import DataError
 
 SPACING = 0.5  # of points on a surface, in voxels; see `voxelised`
+MOST_PARTS = 2**22  # corners, and triangles, of a mesh
+MOST_POINTS = 2**25  # on a surface
 
 
 def read_obj(text: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -25,12 +27,14 @@ def read_obj(text: str, name: str) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
       DataError: there is no face, a corner is no three numbers, or a face names one that is not
-        there.
+        there; or there are more than `MOST_PARTS`.
     """
     corners: list[list[float]] = []
     triangles: list[tuple[int, int, int]] = []
     for number, line in enumerate(text.splitlines(), 1):
         kind, *values = line.split("#")[0].split() or [""]
+        if max(len(corners), len(triangles)) > MOST_PARTS:
+            raise DataError(f"{name} has more than {MOST_PARTS:,} corners or triangles")
         try:
             if kind == "v":
                 x, y, z = map(float, values[:3])
@@ -45,10 +49,10 @@ def read_obj(text: str, name: str) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(f"{name}, line {number}: {line.strip()[:60]!r}: {error}") from error
     if not triangles:
         raise DataError(f"{name} has no faces")
-    faces = np.asarray(triangles)
-    if faces.min() < 0 or faces.max() >= len(corners):
+    lowest, highest = min(map(min, triangles)), max(map(max, triangles))
+    if lowest < 0 or highest >= len(corners):
         raise DataError(f"{name} has faces of corners that it lacks")
-    return np.asarray(corners), faces
+    return np.asarray(corners), np.asarray(triangles)
 
 
 def from_obj_axes(corners: np.ndarray) -> np.ndarray:
@@ -61,6 +65,8 @@ def surface_points(corners: np.ndarray, triangles: np.ndarray, spacing: float) -
     abc = corners[triangles]
     sides = np.linalg.norm(abc - np.roll(abc, 1, axis=1), axis=-1).max(axis=1)
     parts = np.maximum(np.ceil(sides / spacing), 1).astype(int)
+    if ((parts + 1) * (parts + 2) // 2).sum() > MOST_POINTS:
+        raise DataError(f"a surface of more than {MOST_POINTS:,} points, {spacing} voxels apart")
     found = []
     for count in np.unique(parts):
         i, j = np.mgrid[: count + 1, : count + 1].reshape(2, -1)
@@ -86,16 +92,19 @@ def voxelised(corners: np.ndarray, triangles: np.ndarray, size: int) -> np.ndarr
       size: of the cube.
 
     Raises:
-      DataError: the mesh is a single point, or is not finite.
+      DataError: the mesh is a single point, is not finite, or is of more than `MOST_POINTS`.
     """
     used = corners[np.unique(triangles)]
     low, high = used.min(axis=0), used.max(axis=0)
-    extent = (high - low).max()
-    if not np.isfinite(extent) or extent <= 0:
-        raise DataError(f"a mesh of extent {extent}; give it a size")
+    with np.errstate(over="ignore", invalid="ignore"):
+        extent = (high - low).max()
+    # A float has 53 bits: a mesh that is small beside its place has no shape.
+    if not np.isfinite(extent) or extent <= max(1e-9 * np.abs(used).max(), 1e-100):
+        raise DataError(f"a mesh of extent {extent}, from {low.tolist()} on; give it a size")
     # A hair smaller, so that sides that end where voxels do touch those inside, and all of them.
     scale = size / extent * (1 - 1e-4)
-    placed = (corners - (low + high) / 2) * scale + size / 2
+    with np.errstate(over="ignore", invalid="ignore"):  # of corners that no face has
+        placed = (corners - (low + high) / 2) * scale + size / 2
     points = surface_points(placed, triangles, SPACING)
     touched = np.zeros((size,) * 3, bool)
     touched[tuple(np.floor(points).astype(int).T)] = True

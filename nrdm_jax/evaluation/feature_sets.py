@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 
+from nrdm_jax.bounded_archives import read_npz
 from nrdm_jax.evaluation.frechet import Moments
 
 
@@ -109,8 +110,7 @@ def save(path: pathlib.Path, found: FeatureSet, protocol: dict) -> None:
 def load(path: pathlib.Path) -> FeatureSet | None:
     """The inverse of `save`; None where the file is not there or cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = read_npz(path)
         moments = {
             name: Moments(
                 int(arrays[f"{name}/count"]),

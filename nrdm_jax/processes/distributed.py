@@ -196,13 +196,13 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def meet(name: str) -> None:
+def meet(name: str, limit_ms: int = HOUR_MS) -> None:
     """Returns when every process has come here, once a name; however slow one is, up to an hour.
 
     Through the coordinator, and no collective of devices: some give up after half a minute.
     """
     if _active:
-        _client().wait_at_barrier(name, timeout_in_ms=HOUR_MS)
+        _client().wait_at_barrier(name, timeout_in_ms=limit_ms)
 
 
 def _client():
@@ -214,10 +214,16 @@ def _client():
 
 
 def told(value, limit: float = 1800.0) -> list:
-    """The values of all processes, plain JSON, by their numbers; all must ask equally often.
+    """`agree` under a name of its own; all processes must ask equally often."""
+    return agree(f"question/{next(_questions)}", value, limit)
+
+
+def agree(name: str, value, limit: float = 1800.0) -> list:
+    """The values of all processes, plain JSON, by their numbers; once a name.
 
     Through the coordinator: a process that fails in what it has to tell tells that, and none waits
-    in a collective for it.
+    in a collective for it. The writer reads them and tells all, so that of N processes there are N
+    messages and not N^2.
 
     Raises:
       Stop: one has told nothing within `limit` seconds (exit code 71).
@@ -227,19 +233,23 @@ def told(value, limit: float = 1800.0) -> list:
     import jax
 
     client = _client()
-    question = next(_questions)
-    client.key_value_set(f"nrdm_jax/{question}/{jax.process_index()}", json.dumps(value))
-    found = []
-    for process in range(jax.process_count()):
+
+    def asked(key: str, process: int) -> str:
         try:
-            text = client.blocking_key_value_get(
-                f"nrdm_jax/{question}/{process}", int(limit * 1000)
-            )
+            return client.blocking_key_value_get(key, int(limit * 1000))
         except Exception as error:  # jaxlib's own type, not exported
             raise Stop(
                 exit_codes.PEER_LOST, f"process {process} told nothing for {limit:.0f} s: {error}"
             ) from error
-        found.append(json.loads(text))
+
+    if not is_writer():
+        client.key_value_set(f"nrdm_jax/{name}/{jax.process_index()}", json.dumps(value))
+        return json.loads(asked(f"nrdm_jax/{name}/all", 0))
+    found = [json.loads(json.dumps(value))]
+    for process in range(1, jax.process_count()):
+        found.append(json.loads(asked(f"nrdm_jax/{name}/{process}", process)))
+        client.key_value_delete(f"nrdm_jax/{name}/{process}")
+    client.key_value_set(f"nrdm_jax/{name}/all", json.dumps(found))
     return found
 
 

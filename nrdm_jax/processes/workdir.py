@@ -8,6 +8,7 @@ import shutil
 import sys
 from typing import IO
 
+from nrdm_jax.bounded_files import read_object
 from nrdm_jax.config import default, difference, to_dict
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
@@ -77,8 +78,8 @@ class Workdir:
         if free < needed:
             raise Stop(
                 exit_codes.IO,
-                f"workdir {self.path} has {free / 2**30:.2f} GiB free, and {what} takes "
-                f"{needed / 2**30:.2f} GiB; free some, or choose a --workdir on another disk",
+                f"workdir {self.path} has {free / 2**30:.2f} GiB free, and "
+                f"{needed / 2**30:.2f} GiB are needed for {what}; free some, or choose a --workdir on another disk",
             )
 
     def record(self, environment: dict) -> None:
@@ -137,13 +138,14 @@ def read_config(path: pathlib.Path) -> dict:
     """
     file = pathlib.Path(path) / "config.json"
     try:
-        config = json.loads(file.read_text())
+        config = read_object(file)
         # Before there was this field, the second half of the channels was not trained.
-        config.get("diffusion", {}).setdefault("variance_weight", 0.0)
+        if isinstance(group := config.get("diffusion", {}), dict):
+            group.setdefault("variance_weight", 0.0)
         return config
     except FileNotFoundError:
         raise ValueError(f"workdir {path} is no run: it has no config.json") from None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nrdm_jax import weight_files
+from nrdm_jax.bounded_files import file_below, read_object
 from nrdm_jax.text.tokens import Tokenize, open_vocabulary
 from nrdm_jax.text.transformer import Network
 
@@ -149,16 +150,18 @@ def _weight_files(place: pathlib.Path) -> list[pathlib.Path]:
         if not isinstance(listed, dict) or not listed:
             raise ValueError(f"{indices[0].name} has no weight_map")
         names = sorted({str(name) for name in listed.values()})
+        for name in names:
+            file_below(place, name)
     else:
         names = sorted(path.name for path in place.glob("*.safetensors"))
         if len(names) != 1:
             raise ValueError(
                 f"the folder has {', '.join(names) or 'no .safetensors'}; give the file itself"
             )
-    missing = [name for name in names if not (place / pathlib.Path(name).name).is_file()]
+    missing = [name for name in names if not (place / name).is_file()]
     if missing:
         raise ValueError(f"missing files: {', '.join(missing)}")
-    return [place / pathlib.Path(name).name for name in names]
+    return [place / name for name in names]
 
 
 def _settings(path: pathlib.Path) -> dict[str, Any]:
@@ -169,9 +172,6 @@ def _settings(path: pathlib.Path) -> dict[str, Any]:
 
 def _json_object(path: pathlib.Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} is not an object")
-    return values

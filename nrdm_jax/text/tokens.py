@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from nrdm_jax.bounded_files import MOST_JSON, read_bytes
+
 # (captions, T) -> (tokens (n, T) int32, whether the caption was longer (n,) bool).
 Tokenize = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
 
@@ -44,8 +46,10 @@ def open_vocabulary(path: pathlib.Path) -> Tokenize:
     if not path.is_file():
         raise ValueError(f"there is no {path.name} beside the weights, in {path.parent}")
     try:
-        vocabulary = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing narrower
+        vocabulary = Tokenizer.from_buffer(read_bytes(path, MOST_JSON))
+    except BaseException as error:  # nothing narrower, and where Rust panics nothing narrower yet
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
         raise ValueError(f"{path} is no tokenizer: {error}") from error
     vocabulary.no_padding()
     marks = vocabulary.num_special_tokens_to_add(False)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nrdm_jax.bounded_files import MOST_JSON, parse_json, read_lines
 from nrdm_jax.processes import distributed
 
 
@@ -158,9 +159,10 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
     left out."""
     path = workdir / "metrics.jsonl"
     rows: list[dict] = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(nans(json.loads(line)))
+    for _, line in read_lines(path, MOST_JSON) if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            row = nans(parse_json(line))
+            rows += [row] if isinstance(row, dict) else []
     return rows
 
 

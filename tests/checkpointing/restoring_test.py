@@ -6,12 +6,13 @@ import resource
 import shutil
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint._src.serialization import replica_slices
 
 from nrdm_jax import checkpoint_report, restoring
-from nrdm_jax.checkpointing import durability
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
@@ -185,6 +186,8 @@ def test_the_newest_the_regular_and_the_best_are_kept(tmp_path):
     assert keep.kept(range(1, 10), losses) == {4, 5, 8, 9}
     assert keep.kept([3], {}) == {3} and keep.kept([1, 2, 3], {}) == {2, 3}
     assert Retention(newest=None).kept([1, 2, 3], {}) == {1, 2, 3}
+    assert keep.most(range(1, 10)) == 2 + 1 + 2 + 1 and keep.most([3, 5]) == 2
+    assert Retention(newest=None).most([1, 2, 3]) == 3
     home = str(tmp_path / "checkpoints")
     for first, last in ((1, 6), (7, 9)):  # the second time by a process that has saved none of them
         checkpoints = Checkpoints(home, keep=keep)
@@ -210,10 +213,12 @@ def test_a_committed_step_is_flushed_with_all_directories_above_it(tmp_path, mon
     checkpoints.save(1, tree(1), {})
     checkpoints.wait()
     checkpoints.close()
-    everything = {str(path) for path in (home / "1").rglob("*")}
-    assert everything | {str(home / "1"), str(home), str(tmp_path)} <= set(flushed)
-    assert flushed.index(str(home / "1")) < flushed.index(str(home))
-    durability.sync(home, 7)  # of a step that has gone
+    partial = f"{home}/1.orbax-checkpoint-tmp"  # what it is called until it is committed
+    names = {str(path.relative_to(home / "1")) for path in (home / "1").rglob("*")}
+    marks = {path.name for path in (home / "1").iterdir() if path.is_file()}
+    assert {partial, *(f"{partial}/{name}" for name in names - marks)} <= set(flushed)
+    assert {*(f"{home}/1/{name}" for name in marks), str(home), str(tmp_path)} <= set(flushed)
+    assert flushed.index(partial) < flushed.index(str(home))
 
 
 def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(tmp_path, monkeypatch):
@@ -221,7 +226,37 @@ def test_a_disk_without_room_for_a_checkpoint_is_refused_at_the_start(tmp_path, 
     home.require_space(1000, "a checkpoint")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**30))
-    with pytest.raises(Stop, match=r"has 1.00 GiB free, and a checkpoint takes 3.00 GiB") as caught:
+    with pytest.raises(
+        Stop, match=r"1.00 GiB free, and 3.00 GiB are needed for a checkpoint"
+    ) as caught:
         home.require_space(3 * 2**30, "a checkpoint")
     assert caught.value.exit_code == 74
     home.release()
+
+
+def test_a_state_larger_than_the_host_may_hold_is_copied_in_parts(tmp_path, monkeypatch):
+    copied = []
+    real = replica_slices.transfer_arrays_to_host
+
+    def transfer(arrays, *rest, **options):
+        copied.append(sum(array.nbytes for array in arrays))
+        return real(arrays, *rest, **options)
+
+    monkeypatch.setattr(replica_slices, "transfer_arrays_to_host", transfer)
+    parts = {f"{i}": jnp.full((100, 10), i, jnp.float32) for i in range(12)}  # 4,000 bytes each
+    wanted = {"ema": parts}
+    for limit, largest in ((2**20, 48_000), (40_000, 8_000), (4_000, 4_000)):
+        copied.clear()
+        home = tmp_path / str(limit)
+        checkpoints = Checkpoints(str(home), host_bytes=limit)
+        state = jax.tree.map(jnp.copy, wanted)
+        checkpoints.save(1, state, {})
+        jax.tree.map(lambda leaf: leaf.delete(), state)  # as a step does, to which it is given
+        checkpoints.wait()
+        assert max(copied) == largest and sum(copied) == 48_000
+        assert checkpoints.faults(1) == []
+        for a, b in zip(
+            *map(jax.tree.leaves, (checkpoints.restore(1, wanted), wanted)), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        checkpoints.close()

@@ -1,6 +1,5 @@
 import errno
 import io
-import pathlib
 import struct
 
 import numpy as np
@@ -122,10 +121,11 @@ def test_failures_of_the_machine_are_not_the_files(tmp_path, monkeypatch, name, 
     def fail(path, *args, **kwargs):
         if error.errno == errno.EMFILE:
             raise error
-        return Failing(path)
+        opened = Failing(path)
+        opened.length = 1000
+        return opened
 
-    monkeypatch.setattr(pathlib.Path, "open", fail)
-    monkeypatch.setattr("builtins.open", fail)
+    monkeypatch.setattr(clips, "BoundedFile", fail)
     with pytest.raises(OSError) as caught:
         list(clips.read_frames(tmp_path / name, (8, 8, 1)))
     assert caught.value is error

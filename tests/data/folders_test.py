@@ -73,10 +73,27 @@ def test_a_lone_train_folder_is_no_class(tmp_path):
 def test_hidden_files_are_none_and_links_are_followed_once(tmp_path):
     root = tmp_path / "root"
     make(root, "a/1.png", "a/2.png", "a/._1.png", ".git/1.png", "__MACOSX/1.png", "a/notes.md")
-    make(tmp_path, "elsewhere/3.png")
-    os.symlink(tmp_path / "elsewhere", root / "b")
+    make(root, ".store/3.png")
+    os.symlink(root / ".store", root / "b")
     os.symlink(root, root / "a" / "again")
     assert set(labels(listing(root))) == {"a/1.png", "a/2.png", "b/3.png"}
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "elsewhere/3.png", "absent"])
+def test_links_out_of_the_folder_are_refused_by_name(tmp_path, target):
+    root = tmp_path / "root"
+    make(root, "a/1.png", "a/2.png")
+    make(tmp_path, "elsewhere/3.png")
+    os.symlink(tmp_path / target, root / "a" / "b.png")
+    with pytest.raises(DataError, match=r"a/b.png is a link out of .*root, to "):
+        listing(root)
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+    make(tmp_path, "1.png", "2.png")
+    os.mkfifo(tmp_path / "3.png")
+    with pytest.raises(DataError, match=r"3.png is no regular file"):
+        listing(tmp_path)
 
 
 @pytest.mark.parametrize("table", folders.TABLES)

@@ -248,7 +248,7 @@ def test_damaged_compressed_files_are_named_and_machines_are_not(tmp_path, monke
     def fail(path):
         raise OSError(errno.EIO, "disk")
 
-    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
+    monkeypatch.setattr(nifti_folder, "BoundedFile", fail)
     with pytest.raises(OSError, match="disk"):
         nifti_folder.load(file)
 
@@ -274,10 +274,9 @@ def test_a_header_of_more_voxels_than_there_is_memory_is_a_fault(tmp_path, suffi
     struct.pack_into("<3h", content, 42, *[32767] * 3)
     file = tmp_path / f"b{suffix}"
     file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
-    if suffix.endswith("gz"):  # of which the header alone is read at first
-        assert nifti_folder.header_of(file)[0] == (32767,) * 3
-    with pytest.raises(DataError, match=r"cannot be read: its header says [\d,]+ bytes"):
-        nifti_folder.load(file)
+    for read in (nifti_folder.header_of, nifti_folder.load):
+        with pytest.raises(DataError, match=r"is of \(32767, 32767, 32767\) voxels"):
+            read(file)
 
 
 def test_a_nifti_file_of_the_second_kind(tmp_path):

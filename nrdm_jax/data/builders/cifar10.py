@@ -16,12 +16,14 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nrdm_jax.data import pictures
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.shard_files import Item
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
            "dog", "frog", "horse", "ship", "truck")  # fmt: skip
+MOST_BYTES, MOST_UNPACKED = 2**20, 2**30  # of a picture, and of all: those of 32 x 32 are small
 ENVIRONMENT = "NRDM_CIFAR10"
 BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 MEMBER = re.compile(r"^(?:\./)?(?:[\w-]+/)?(train|test)/(\w+)/(\w+)\.jpe?g$")
@@ -85,25 +87,37 @@ def members(archive: pathlib.Path):
     Raises:
       DataError: the archive is damaged.
     """
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                found = MEMBER.match(member.name)
-                if member.isfile() and found and found[2] in CLASSES:
-                    with tar.extractfile(member) as file:  # type: ignore[union-attr]
-                        yield member.name, (found[1], found[2]), file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{archive} cannot be read: {error}") from error
+    unpacked = 0
+    with named(str(archive)), tarfile.open(archive, tarinfo=_SmallMember) as tar:
+        for member in tar:
+            found = MEMBER.match(member.name)
+            unpacked += member.size
+            if unpacked > MOST_UNPACKED:
+                raise DataError(f"unpacks to more than {MOST_UNPACKED:,} bytes")
+            if member.isreg() and found and found[2] in CLASSES:
+                with tar.extractfile(member) as file:  # type: ignore[union-attr]
+                    yield member.name, (found[1], found[2]), file.read(MOST_BYTES)
+
+
+class _SmallMember(tarfile.TarInfo):
+    """A header of tar, also one that tarfile itself reads whole, such as a long name's."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        found = super().frombuf(buf, encoding, errors)
+        if found.size > MOST_BYTES:
+            raise DataError(f"its member {found.name!r} has {found.size:,} bytes")
+        return found
 
 
 def decode(archive: pathlib.Path, name: str, data: bytes) -> Image.Image:
     """Raises:
     DataError: the bytes are no 32 x 32 picture, naming file and member.
     """
-    try:
-        picture = Image.open(io.BytesIO(data)).convert("RGB")
-    except Exception as error:
-        raise DataError(f"{archive}, {name}: cannot be decoded: {error}") from error
-    if picture.size != (32, 32):
-        raise DataError(f"{archive}, {name}: is {picture.size}, not 32 x 32")
-    return picture
+    with (
+        named(f"{archive}, {name}", ": cannot be decoded"),
+        pictures.opened(io.BytesIO(data)) as picture,
+    ):
+        if picture.size != (32, 32):
+            raise DataError(f"is {picture.size}, not 32 x 32")
+        return picture.convert("RGB")

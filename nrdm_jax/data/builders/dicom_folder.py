@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from nrdm_jax.bounded_files import BoundedFile
 from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
-from nrdm_jax.data.errors import DataError, is_of_machine
+from nrdm_jax.data.errors import DataError, is_of_machine, named
 
 TOLERANCE = 0.1  # of the spacing of slices, by which a gap may differ from it
 # What slices of one series share.
@@ -25,6 +26,7 @@ COUNTS = {
     "Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6,
     "ImagePositionPatient": 3,
 }  # fmt: skip
+MOST_BYTES, MOST_PIXELS = 2**31, 2**26  # of a slice
 POSITIVE = ("Rows", "Columns", "PixelSpacing")
 
 
@@ -55,6 +57,7 @@ class DicomFolder(scans.ScanFolder, skip_registration=True):  # type: ignore[cal
             try:
                 headers = slices(found.files, pixels=False)
                 size = (int(headers[0].Columns), int(headers[0].Rows), len(headers))
+                volumes.check_size(size, str(files[0].parent))
                 turned, spacing = volumes.canonical(
                     np.broadcast_to(False, size), affine_of(headers)
                 )
@@ -95,20 +98,12 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
       DataError: a file is none, or is no slice of a place and an orientation in space; they are of
         several series, sizes or orientations; two are of one place, or one is missing.
     """
-    import pydicom
-
     found: list[tuple[pathlib.Path, Any]] = []
     for file in files:
-        try:
-            part = pydicom.dcmread(file, stop_before_pixels=not pixels)
-        except (OSError, EOFError, ValueError, pydicom.errors.InvalidDicomError) as error:
-            if is_of_machine(error):
-                raise
-            raise DataError(f"{file} cannot be read: {error}") from error
-        try:
+        with named(str(file)):
+            part = read_slice(file, pixels=pixels)
+        with named(str(file), " is no slice of a scan"):
             fault = fault_of(part)
-        except (TypeError, ValueError) as error:  # of values that are no numbers, once looked at
-            fault = str(error)
         if fault:
             raise DataError(f"{file} is no slice of a scan: {fault}")
         for name in ONE_EACH:
@@ -132,6 +127,25 @@ def slices(files: tuple[pathlib.Path, ...], *, pixels: bool) -> list[Any]:
     return [found[i][1] for i in order]
 
 
+def read_slice(file: pathlib.Path, *, pixels: bool) -> Any:
+    """Raises:
+    DataError: it is deflated: pydicom would unpack whatever there is of it.
+    OSError, ValueError, …: as pydicom does.
+    """
+    import pydicom
+    from pydicom.filereader import read_dataset, read_preamble
+
+    with BoundedFile(file, MOST_BYTES) as stored:
+        read_preamble(stored, force=False)
+        meta = read_dataset(stored, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            raise DataError(f"{file} is deflated; write it in another transfer syntax")
+        stored.seek(0)
+        part = pydicom.dcmread(stored, stop_before_pixels=not pixels)
+    part.filename = str(file)
+    return part
+
+
 def fault_of(part: Any) -> str:
     """Why it cannot be a slice, or empty.
 
@@ -145,6 +159,11 @@ def fault_of(part: Any) -> str:
         return f"without {', '.join(absent)}"
     if int(part.get("NumberOfFrames") or 1) > 1:
         return "of several frames"
+    if int(part.get("SamplesPerPixel") or 1) > 1:
+        return "of colours"
+    # Of what is compressed, these alone say how much memory is taken.
+    if int(part.Rows) * int(part.Columns) > MOST_PIXELS:
+        return f"of {part.Rows} x {part.Columns} pixels"
     for name, count in COUNTS.items():
         numbers = np.atleast_1d(np.asarray(values[name], float))
         if numbers.shape != (count,) or not np.isfinite(numbers).all():

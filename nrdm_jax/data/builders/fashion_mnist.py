@@ -4,7 +4,6 @@ Read from the IDX files of Debian's dataset-fashion-mnist. With data.shape = (32
 two black pixels is added, so that patches of 4 and U-shaped stacks fit.
 """
 
-import gzip
 import math
 import pathlib
 from collections.abc import Iterator
@@ -13,11 +12,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from nrdm_jax.bounded_archives import read_gzip
+from nrdm_jax.bounded_files import BoundedFile, read_bytes
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # fmt: skip
+MOST_BYTES = 2**27  # of a file; the largest of the set has 47 million
 DIRECTORY = pathlib.Path("/usr/share/datasets/fashion-mnist")
 FILES = {"train": "train", "heldout": "t10k"}
 
@@ -82,10 +84,11 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     """
     packed = path.with_name(path.name + ".gz")
     if path.exists():
-        raw = path.read_bytes()
+        with named(str(path)):
+            raw = read_bytes(path, MOST_BYTES)
     elif packed.exists():
-        with gzip.open(packed) as file:
-            raw = file.read()
+        with named(str(packed)), BoundedFile(packed) as file:
+            raw = read_gzip(file, MOST_BYTES)
     else:
         raise DataError(
             f"{path} is not there; `apt-get install dataset-fashion-mnist`, or prepare the set "

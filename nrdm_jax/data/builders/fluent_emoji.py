@@ -9,15 +9,15 @@ A clip is frames taken evenly over a whole loop; the package's still pictures ar
 by groups of code points, as OpenMoji's drawings are.
 """
 
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from nrdm_jax.data import clips
+from nrdm_jax.data import clips, pictures
 from nrdm_jax.data.builders.items import ItemsBuilder
 from nrdm_jax.data.builders.openmoji import (
     CLASSES,
@@ -26,10 +26,11 @@ from nrdm_jax.data.builders.openmoji import (
     group_of,
     is_heldout,
 )
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, is_of_machine
 from nrdm_jax.data.shard_files import Item
 
 PACKAGE = "@lobehub/fluent-emoji-anim-1@1.0.0"
+MOST_FRAMES = 1000  # of a loop that are kept; the longest has 300
 ENVIRONMENT = "NRDM_FLUENT_EMOJI"
 
 
@@ -84,7 +85,7 @@ class FluentEmoji(ItemsBuilder, skip_registration=True):  # type: ignore[call-ar
 
     def _examples(self, content: pathlib.Path) -> Iterator[dict]:
         count, *shape = self.builder_config.shape
-        frames = list(clips.read_frames(content, tuple(shape)))
+        frames = list(itertools.islice(clips.read_frames(content, tuple(shape)), MOST_FRAMES))
         if len(frames) < count:
             raise DataError(f"{content}: has {len(frames)} frames, fewer than data.shape says")
         places = np.arange(count) * len(frames) // count
@@ -121,7 +122,9 @@ def loops() -> list[pathlib.Path]:
 
 def _moves(path: pathlib.Path) -> bool:
     try:
-        with Image.open(path) as picture:
+        with pictures.opened(path) as picture:
             return getattr(picture, "n_frames", 1) > 1
-    except OSError:
+    except Exception as error:  # as of `pictures`
+        if is_of_machine(error):
+            raise
         return True  # said to be corrupt when it is read

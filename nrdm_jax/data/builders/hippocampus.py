@@ -11,16 +11,15 @@ more than 1.4 %: data.shape (32, 48, 32, 1) is of 1 mm, (16, 24, 16, 1) of 2 mm.
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from nrdm_jax.bounded_archives import array_names, open_archive, read_array
 from nrdm_jax.data import volumes
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.shard_files import Item
 
 ENVIRONMENT = "NRDM_HIPPOCAMPUS"
@@ -122,11 +121,8 @@ def numbers(archive: pathlib.Path) -> list[str]:
     Raises:
       DataError: the archive is damaged, or there is none.
     """
-    try:
-        with np.load(archive) as arrays:
-            names = sorted(name for name in arrays if name.startswith("image_"))
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise DataError(f"{archive} cannot be read: {error}") from error
+    with named(str(archive)), open_archive(archive) as arrays:
+        names = sorted(name for name in array_names(arrays) if name.startswith("image_"))
     if not names:
         raise DataError(f"{archive} holds no image_NNN")
     return [name.removeprefix("image_") for name in names]
@@ -139,13 +135,17 @@ def read(archive: pathlib.Path, number: str) -> tuple[np.ndarray, np.ndarray]:
       DataError: either is damaged, or they do not go together.
     """
     name = f"{archive}, image_{number}"
-    try:
-        with np.load(archive) as arrays:
-            scan, mask = arrays[f"image_{number}"], arrays[f"mask_{number}"]
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError) as error:
-        raise DataError(f"{name}: cannot be read: {error}") from error
-    if scan.ndim != 3 or scan.shape != mask.shape or mask.max() >= len(CLASSES):
+    with named(name, ": cannot be read"), open_archive(archive) as arrays:
+        scan, mask = (read_array(arrays, f"{kind}_{number}") for kind in ("image", "mask"))
+    sound = scan.ndim == 3 and scan.size and scan.dtype.kind in "iuf" and mask.dtype.kind in "iu"
+    if not sound or scan.shape != mask.shape:
         raise DataError(
-            f"{name}: {scan.shape} with a mask of {mask.shape} and classes up to {mask.max()}"
+            f"{name}: {scan.dtype} {scan.shape} with a mask of {mask.dtype} {mask.shape}"
+        )
+    volumes.check_size(scan.shape, name)
+    if mask.min() < 0 or mask.max() >= len(CLASSES):
+        raise DataError(
+            f"{name}: {scan.shape} with a mask of classes from {mask.min()}, classes up to "
+            f"{mask.max()}; {', '.join(CLASSES)} are known"
         )
     return scan, mask

@@ -10,15 +10,14 @@ they are; two are empty, and left out.
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from nrdm_jax.bounded_archives import open_archive, read_array
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.shard_files import Item
 
 ENVIRONMENT = "NRDM_MODELNET"
@@ -113,17 +112,14 @@ def shapes(archive: pathlib.Path):
     Raises:
       DataError: the archive is damaged.
     """
-    try:
-        with np.load(archive) as arrays:
-            for kind in CLASSES:
-                packed = arrays[kind]
-                if packed.shape[1:] != (SIDE**3 // 8,) or packed.dtype != np.uint8:
-                    raise DataError(
-                        f"{archive}, {kind}: {packed.dtype} {packed.shape}, and not uint8 "
-                        f"(n, {SIDE**3 // 8})"
-                    )
-                for number, bits in enumerate(packed):
-                    if bits.any():
-                        yield kind, number, bits
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{archive} cannot be read: {error}") from error
+    for kind in CLASSES:
+        with named(str(archive)), open_archive(archive) as arrays:
+            packed = read_array(arrays, kind)
+        if packed.shape[1:] != (SIDE**3 // 8,) or packed.dtype != np.uint8:
+            raise DataError(
+                f"{archive}, {kind}: {packed.dtype} {packed.shape}, and not uint8 "
+                f"(n, {SIDE**3 // 8})"
+            )
+        for number, bits in enumerate(packed):
+            if bits.any():
+                yield kind, number, bits

@@ -11,21 +11,21 @@ says the channel. PATH/imagesTs is held out, if there is labelsTs, and else not 
 for the rest.
 """
 
-import contextlib
 import dataclasses
 import gzip
 import math
 import pathlib
 import re
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from nrdm_jax.bounded_archives import read_gzip
+from nrdm_jax.bounded_files import BoundedFile
 from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders import scans
-from nrdm_jax.data.errors import DataError, is_of_machine
+from nrdm_jax.data.errors import DataError, named
 
 SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 MASK = re.compile(r"_seg\.nii(\.gz)?$", re.IGNORECASE)
@@ -33,6 +33,8 @@ MASK = re.compile(r"_seg\.nii(\.gz)?$", re.IGNORECASE)
 LABELS = {"images": "labels", "imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 SPLITS = {"imagesTr": "train", "imagesTs": "test"}
 CHANNEL = re.compile(r"_\d{4}$")
+HEADER = 540  # bytes, of NIfTI-2
+MOST_BEYOND = 2**24  # bytes of a file before its voxels, and after them
 SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
@@ -148,11 +150,12 @@ def header_of(file: pathlib.Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
     Raises:
       DataError: it is no NIfTI file of one volume.
     """
-    image = opened(file)
-    size = tuple(image.shape)
-    # Of no size in memory, whatever a damaged header says.
-    empty, spacing = volumes.canonical(np.broadcast_to(False, size), image.affine)
-    return empty.shape, spacing
+    with named(str(file)):
+        header = _header(_start(file), file)
+        affine = _checked_affine(header.get_best_affine(), file)
+        # Of no size in memory, whatever a damaged header says.
+        empty, spacing = volumes.canonical(np.broadcast_to(False, _volume_of(header)), affine)
+        return empty.shape, spacing
 
 
 def load(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -163,63 +166,76 @@ def load(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """
     import nibabel
 
-    with named(file):
-        image = nibabel.as_closest_canonical(opened(file, whole=True))
+    with named(str(file)):
+        image = nibabel.as_closest_canonical(_image(file))
         return np.asarray(image.dataobj, np.float32).T, image.affine
 
 
-def opened(file: pathlib.Path, *, whole: bool = False):
-    """The image, of three dimensions, its numbers not read.
+def _image(file: pathlib.Path) -> Any:
+    """The image, of three dimensions. A compressed file is read to its end, where its checksum is:
+    nibabel stops before, and takes what a damaged one holds for voxels."""
+    import nibabel
 
-    Args:
-      whole: a compressed file is read to its end, where its checksum is. nibabel stops before, and
-        takes what a damaged one holds for voxels.
+    header = _header(_start(file), file)
+    said = int(header["vox_offset"]) + _bytes_of(header)
+    with BoundedFile(file) as stored:
+        contents = read_gzip(stored, said + MOST_BEYOND) if _is_packed(file) else stored.read()
+    if said > len(contents):
+        held = f"and there are {len(contents):,}"
+        raise DataError(f"{file} cannot be read: its header says {said:,} bytes, {held}")
+    second = isinstance(header, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    image: Any = kind.from_bytes(contents)
+    _checked_affine(image.affine, file)
+    return image.slicer[..., 0] if len(image.shape) == 4 else image
+
+
+def _is_packed(file: pathlib.Path) -> bool:
+    return file.name.lower().endswith(".gz")
+
+
+def _start(file: pathlib.Path) -> bytes:
+    """The first bytes of what a file holds, which are its header."""
+    with BoundedFile(file) as stored:
+        if not _is_packed(file):
+            return stored.read(HEADER)
+        with gzip.GzipFile(fileobj=stored) as unpacked:
+            return unpacked.read(HEADER)
+
+
+def _header(start: bytes, file: pathlib.Path) -> Any:
+    """The header of one volume, of numbers, no larger than `volumes` takes. Neither voxels nor
+    extensions are read: both are as large as it says.
 
     Raises:
-      DataError: it is no NIfTI file of one volume, or says nothing of where it is in space.
+      DataError: it is none.
     """
     import nibabel
 
-    with named(file):
-        image: Any
-        compressed = file.name.lower().endswith(".gz")
-        if whole and compressed:
-            content = gzip.decompress(file.read_bytes())
-            second = nibabel.Nifti2Header.may_contain_header(content[:540])
-            kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-            image, held = kind.from_bytes(content), len(content)
-        else:
-            image, held = nibabel.load(file), file.stat().st_size
-        said = math.prod(image.shape) * image.get_data_dtype().itemsize
-        # Or else as much memory is asked for as a damaged header says.
-        if said > held and (whole or not compressed):
-            raise ValueError(f"its header says {said:,} bytes of voxels, and there are {held:,}")
-        if len(image.shape) == 4 and image.shape[3] == 1:
-            image = image.slicer[..., 0]
-    if len(image.shape) != 3 or min(image.shape) < 1:
-        raise DataError(f"{file} is of {image.shape}; a scan is one volume of three dimensions")
-    steps = image.affine[:3, :3]
-    if not volumes.has_spacing(steps):
-        raise DataError(f"{file} has no spacing: its affine is {np.round(steps, 3).tolist()}")
-    return image
+    second = nibabel.Nifti2Header.may_contain_header(start)
+    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+    header = kind(start[: kind.template_dtype.itemsize])
+    shape = header.get_data_shape()
+    if len(shape) not in (3, 4) or tuple(shape[3:]) not in ((), (1,)):
+        raise DataError(f"{file} is of {tuple(shape)}; a scan is one volume of three dimensions")
+    volumes.check_size(_volume_of(header), str(file))
+    if header.get_data_dtype().kind not in "iuf":
+        raise DataError(f"{file} is of {header.get_data_dtype()}; a scan is of real numbers")
+    if not 0 <= float(header["vox_offset"]) <= MOST_BEYOND:
+        raise DataError(f"{file} has its voxels at byte {float(header['vox_offset']):g}")
+    return header
 
 
-@contextlib.contextmanager
-def named(file: pathlib.Path) -> Iterator[None]:
-    """Raises:
-    DataError: for what nibabel and zlib say of a damaged file; what the machine does to a file is
-      raised as it is.
-    """
-    from nibabel import filebasedimages, spatialimages
+def _volume_of(header: Any) -> tuple[int, ...]:
+    return tuple(map(int, header.get_data_shape()[:3]))
 
-    try:
-        yield
-    except DataError:
-        raise
-    except (
-        OSError, EOFError, ValueError, zlib.error, filebasedimages.ImageFileError,
-        spatialimages.HeaderDataError, spatialimages.HeaderTypeError,
-    ) as error:  # fmt: skip
-        if is_of_machine(error):
-            raise
-        raise DataError(f"{file} cannot be read: {error}") from error
+
+def _bytes_of(header: Any) -> int:
+    return math.prod(_volume_of(header)) * header.get_data_dtype().itemsize
+
+
+def _checked_affine(affine: np.ndarray, file: pathlib.Path) -> np.ndarray:
+    if not volumes.has_spacing(affine[:3, :3]):
+        steps = np.round(affine[:3, :3], 3).tolist()
+        raise DataError(f"{file} has no spacing: its affine is {steps}")
+    return affine

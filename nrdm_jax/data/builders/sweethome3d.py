@@ -11,17 +11,16 @@ import hashlib
 import os
 import pathlib
 import re
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from nrdm_jax.bounded_archives import open_archive, read_member
 from nrdm_jax.data import voxels
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.shard_files import Item
 
 ENVIRONMENT = "NRDM_SWEETHOME3D"
@@ -31,7 +30,8 @@ UNPACKED = (
 )
 INSTALLED = pathlib.Path("/usr/share/sweethome3d/furniture")
 PROPERTIES = "PluginFurnitureCatalog.properties"
-ENTRY = re.compile(r"^(\w+)#(\d+)\s*[=:]\s*(.*)$")
+ENTRY = re.compile(r"^(\w+)#([0-9]{1,9})\s*[=:]\s*(.*)$")
+MOST_TEXT = 2**26  # bytes of a mesh, or of the properties of all models
 CLASSES = (
     "Bathroom",
     "Bedroom",
@@ -132,17 +132,15 @@ def models(catalogue: pathlib.Path) -> dict[int, dict[str, str]]:
     Raises:
       DataError: the catalogue is damaged, or a model has no name, file or known category.
     """
-    try:
-        with zipfile.ZipFile(catalogue) as archive:
-            text = archive.read(PROPERTIES).decode("latin-1")
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
-        raise DataError(f"{catalogue} cannot be read: {error}") from error
+    with named(str(catalogue)), open_archive(catalogue) as archive:
+        text = read_member(archive, PROPERTIES, MOST_TEXT).decode("latin-1")
     found: dict[int, dict[str, str]] = defaultdict(dict)
     for line in text.splitlines():
         entry = ENTRY.match(line.strip())
         if entry:
             # Properties of Java are in Latin-1, and what it lacks is \uNNNN.
             value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda hit: chr(int(hit[1], 16)), entry[3])
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             found[int(entry[2])][entry[1]] = value.strip()
     for number, model in found.items():
         absent = {"name", "category", "model"} - model.keys()
@@ -167,12 +165,10 @@ def voxelised(catalogue: pathlib.Path, model: dict[str, str], size: int) -> np.n
     """
     file = model["model"].lstrip("/")
     name = f"{catalogue}, {file}"
-    try:
-        with zipfile.ZipFile(catalogue) as archive:
-            text = archive.read(file).decode("latin-1")
+    with named(name):
+        with open_archive(catalogue) as archive:
+            text = read_member(archive, file, MOST_TEXT).decode("latin-1")
         corners, triangles = voxels.read_obj(text, name)
         if "modelRotation" in model:  # how it stands, row by row
             corners = corners @ np.asarray(model["modelRotation"].split(), float).reshape(3, 3).T
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError) as error:
-        raise DataError(f"{name} cannot be read: {error}") from error
-    return voxels.voxelised(voxels.from_obj_axes(corners), triangles, size)
+        return voxels.voxelised(voxels.from_obj_axes(corners), triangles, size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from nrdm_jax.bounded_files import check_name
 from nrdm_jax.data import listings, manifest
 from nrdm_jax.data.builders.cifar10 import Cifar10
 from nrdm_jax.data.builders.dicom_folder import DicomFolder
@@ -25,6 +26,7 @@ from nrdm_jax.data.builders.sweethome3d import Sweethome3d
 from nrdm_jax.data.builders.video_folder import VideoFolder
 from nrdm_jax.data.builders.weizmann import Weizmann
 from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.prepared import open_directory
 
 # Nothing is fetched at run time, not even the list of what could be.
 tfds.core.utils.gcs_utils._is_gcs_disabled = True
@@ -88,7 +90,7 @@ def opened(
         cls, given = FOLDERS[kind], [pathlib.Path(place)]
         known = listings.directory_of(_asked(name, shape, stride, among), data_dir)
         if known:
-            return tfds.builder_from_directory(known)
+            return open_directory(known)
     else:
         folders = "".join(f"{folder}:PATH, " for folder in FOLDERS)
         raise ValueError(
@@ -171,11 +173,21 @@ def split_of(builder, split: str) -> str:
 
 
 def _read_only(name: str, data_dir: str):
+    # What `builder_from_files` does first: the rest of it trusts the files.
+    find = tfds.core.utils.error_utils.reraise_with_context(tfds.core.DatasetNotFoundError)(
+        tfds.core.read_only_builder._find_builder_dir
+    )
     try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, FileNotFoundError) as error:
+        check_name(name.replace(":", "/"))
+        home = find(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, FileNotFoundError):
+        home = None
+    except ValueError as error:
+        raise ValueError(f"data.name=tfds:{name}: {error}") from error
+    if home is None:
         where = os.path.abspath(data_dir)
         raise DataError(
             f"data.name=tfds:{name} is not prepared in {where}; prepare it there with "
             "file_format='array_record', or set data.dir or TFDS_DATA_DIR to where it is"
-        ) from error
+        )
+    return open_directory(pathlib.Path(home))

@@ -18,9 +18,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from nrdm_jax.data import clips
+from nrdm_jax.bounded_archives import open_archive, read_member
+from nrdm_jax.data import clips, pictures
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.pictures import fitted
 from nrdm_jax.data.shard_files import Item
 
@@ -33,6 +34,7 @@ CAPTIONS = {
 ENVIRONMENT = "NRDM_WEIZMANN"
 BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "weizmann_actions.zip"
 MEMBER = re.compile(r"^(?:[\w-]+/)?(\w+)/(\d+)\.webp$")
+MOST_BYTES = 2**26  # of a video
 SIDE, SHORTEST = 64, 51  # pixels of a frame, frames of the shortest clip
 CLIPS_OF_A_PERFORMER, HELDOUT = 8, (7, 8)
 
@@ -135,11 +137,11 @@ def read_strip(name: str) -> list[Image.Image]:
       DataError: it cannot be decoded, or is no strip of frames.
     """
     archive = archive_path()
-    try:
-        with Image.open(io.BytesIO(_opened(archive).read(name))) as strip:
+    with named(f"{archive}, {name}", ": cannot be decoded"):
+        content = io.BytesIO(read_member(_opened(archive), name, MOST_BYTES))
+        with pictures.opened(content) as strip:
+            pictures.check_size(strip.size)
             strip.load()
-    except Exception as error:
-        raise DataError(f"{archive}, {name}: cannot be decoded: {error}") from error
     if strip.height != SIDE or strip.width % SIDE:
         raise DataError(f"{archive}, {name}: is {strip.size}, no strip of {SIDE} x {SIDE} frames")
     lefts = range(0, strip.width, SIDE)
@@ -148,7 +150,5 @@ def read_strip(name: str) -> list[Image.Image]:
 
 @functools.cache
 def _opened(archive: pathlib.Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{archive} cannot be read: {error}") from error
+    with named(str(archive)):
+        return open_archive(archive)

@@ -1,0 +1,57 @@
+"""How much of a host's memory the copies of a state take while it is written."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint._src.metadata import array_metadata_store
+from orbax.checkpoint._src.serialization import types
+
+LARGE = 4  # items that are written side by side: params, ema, opt, averages
+
+
+class HostCopies(types.DefaultSerializationStatusCallback):
+    """At most `limit` bytes of this process. A state of which it holds less is copied at once, and
+    written while training goes on; of a larger one a few leaves at a time are copied and written,
+    at least one of an item, and training has to wait."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._in_parts = False
+
+    def begin(self, items: Mapping[str, Any]) -> bool:
+        """Before these are saved. Whether training has to wait."""
+        self._in_parts = bytes_here(items) > self._limit
+        return self._in_parts
+
+    def handlers(self, items: Iterable[str]) -> dict[str, Any]:
+        """Orbax's, that ask this."""
+        arrays = ocp.type_handlers.ArrayHandler(
+            array_metadata_store=array_metadata_store.Store(), callback=self
+        )
+        return {
+            item: ocp.PyTreeCheckpointHandler(
+                save_device_host_concurrent_gb=self._limit / LARGE / 1e9,
+                type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+                    (jax.Array, arrays)
+                ),
+            )
+            for item in items
+        }
+
+    def key_priority(self, _) -> types.TransferPriority:
+        """Of a leaf: whether it is copied before the call that saves returns."""
+        if self._in_parts:
+            return types.TransferPriority.ASYNCHRONOUS_DEPRIORITIZED
+        return types.TransferPriority.SYNCHRONOUS
+
+
+def bytes_here(tree: Any) -> int:
+    """Of a tree of arrays, what this process writes."""
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.replica_id == 0
+    )
