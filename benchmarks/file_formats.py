@@ -1,5 +1,5 @@
-"""A small valid file of every format that is read, and what of the package reads it: for the fuzzing
-of tests, and for `hostile_files`, which are most of them such files with something else in them."""
+"""A small valid file of every format that is read, and what of the package reads it: for fuzzing,
+and for `hostile_files`, which are most of them such files with something else in them."""
 
 import dataclasses
 import gzip
@@ -65,7 +65,11 @@ def safetensors(path: pathlib.Path, **tensors: np.ndarray) -> None:
     tensors = tensors or {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(3, "f4")}
     header, at = {}, 0
     for name, values in tensors.items():
-        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [at, at + values.nbytes]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": values.shape,
+            "data_offsets": [at, at + values.nbytes],
+        }
         at += values.nbytes
     text = json.dumps(header).encode()
     data = b"".join(values.tobytes() for values in tensors.values())
@@ -78,7 +82,9 @@ def _text(text: str) -> bytes:
 
 def pickled_state() -> bytes:
     """The pickle of {"w": (2, 3) floats of the storage "0"}, as torch's pickler writes it."""
-    storage = b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x06tQ"
+    storage = (
+        b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x06tQ"
+    )
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
     tensor += b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
     return b"\x80\x02ccollections\nOrderedDict\n)R(" + _text("w") + tensor + b"u."
@@ -93,7 +99,13 @@ def torch_archive(path: pathlib.Path, pickled: bytes | None = None) -> None:
 
 def torch_pickles(path: pathlib.Path, pickled: bytes | None = None) -> None:
     magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-    system = b"\x80\x02}(" + _text("protocol_version") + b"M\xe9\x03" + _text("little_endian") + b"\x88u."
+    system = (
+        b"\x80\x02}("
+        + _text("protocol_version")
+        + b"M\xe9\x03"
+        + _text("little_endian")
+        + b"\x88u."
+    )
     numbers = (6).to_bytes(8, "little") + np.arange(6, dtype="f4").tobytes()
     keys = b"\x80\x02](" + _text("0") + b"e."
     path.write_bytes(
@@ -333,7 +345,9 @@ def read_prepared(path: pathlib.Path) -> Any:
 
 def latent_set(path: pathlib.Path) -> None:
     count = 6
-    pixels = ArraySource(noise(count, 4, 4, 1), np.arange(count) % 2, num_classes=2, fingerprint="f")
+    pixels = ArraySource(
+        noise(count, 4, 4, 1), np.arange(count) % 2, num_classes=2, fingerprint="f"
+    )
 
     def encode(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         half = x[:, ::2, ::2].astype(np.float32)
@@ -390,7 +404,7 @@ FORMATS = {
         )),
         Format("run/config.json", run_config, read_run_config),
         Format("run/metrics.jsonl",
-               lambda path: path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n'),
+               lambda path: path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2}\n'),
                lambda path: [list(row.items()) for row in read_metrics(path.parent)]),
         *(Format(f"prepared/{name}", prepared_set, read_prepared) for name in (
             TRAIN_SHARD, "features.json", "dataset_info.json", "manifest.json",

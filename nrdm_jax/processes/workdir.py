@@ -79,7 +79,8 @@ class Workdir:
             raise Stop(
                 exit_codes.IO,
                 f"workdir {self.path} has {free / 2**30:.2f} GiB free, and "
-                f"{needed / 2**30:.2f} GiB are needed for {what}; free some, or choose a --workdir on another disk",
+                f"{needed / 2**30:.2f} GiB are needed for {what}; "
+                "free some, or choose a --workdir on another disk",
             )
 
     def record(self, environment: dict) -> None:

@@ -91,7 +91,8 @@ def test_a_full_disk_is_told_from_a_defect(tmp_path, monkeypatch, problem, kind)
         (lambda c: c.model.update(width=64),
          r"final/kernel: stored float32\[32, 48\], wanted .*\[64, 48\]"),
         (lambda c: c.data.update(num_classes=5),
-         r"data.num_classes: stored 4, wanted 5\n.*embedding: stored float32\[5, 32\], wanted .*\[6, 32\]"),
+         r"data.num_classes: stored 4, wanted 5\n"
+         r".*embedding: stored float32\[5, 32\], wanted .*\[6, 32\]"),
         (lambda c: c.model.update(beta=False), r"attention/beta/bias: stored .*, wanted absent"),
     ],
     ids=["width", "classes", "gates"],
