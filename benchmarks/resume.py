@@ -54,9 +54,9 @@ def train_and_kill(workdir: pathlib.Path) -> None:
         raise RuntimeError(f"the run ended with {code} before it could be killed")
 
 
-def digest(workdir: pathlib.Path) -> tuple[str, int]:
-    """sha256 over path, type and bytes of every leaf of the newest checkpoint, whose step is given
-    too, and of all snapshots."""
+def digest(workdir: pathlib.Path, step: int | None = None) -> tuple[str, int]:
+    """sha256 over path, type and bytes of every leaf of a checkpoint, the newest unless it is said,
+    whose step is given too, and of all snapshots."""
     import jax
     import numpy as np
 
@@ -66,7 +66,8 @@ def digest(workdir: pathlib.Path) -> tuple[str, int]:
     from nrdm_jax.training.hooks import save_items
 
     parts = build.run(config.from_dict(read_config(workdir)))
-    step = run_weights.steps_of(str(workdir), run_weights.CHECKPOINTS)[-1]
+    if step is None:
+        step = run_weights.steps_of(str(workdir), run_weights.CHECKPOINTS)[-1]
     snapshots = run_weights.steps_of(str(workdir), run_weights.SNAPSHOTS)
     items = save_items(parts.abstract_state)
     total = hashlib.sha256()
