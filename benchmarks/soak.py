@@ -328,7 +328,7 @@ def run() -> int:
     # Of a soak that goes on, each leg has a draw of its own.
     while disturbed(home, log, last, random.Random(f"{flags.FLAGS.seed} {len(log.of('leg'))}")):
         pass
-    kept = [step for step in range(KEPT, last + 1, KEPT)]
+    kept = range(KEPT, last + 1, KEPT)
     pairs = [
         (resume.digest(home / "reference", step), resume.digest(home / "disturbed", step))
         for step in kept
