@@ -119,6 +119,11 @@ def by_class(config) -> bool:
     return configuration.with_class(config) and _label_alone(config)
 
 
+def unconditional(config) -> bool:
+    """Whether samples are given nothing."""
+    return not configuration.with_class(config) and _label_alone(config)
+
+
 def _label_alone(config) -> bool:
     return set(networks.given(config, 1)) == {"label"}
 
@@ -156,7 +161,7 @@ def prompts(
         return {"label": np.asarray(labels, np.int32)[rows]}
     if labels is not None:
         raise ValueError("samples of this run are not given a class alone; leave out --labels")
-    if _label_alone(config):
+    if unconditional(config):
         return {"label": np.full(len(rows), config.data.num_classes, np.int32)}
     records = heldout()
     numbers, seeds = order.spread(len(seeds), len(records))[rows], seeds[rows]

@@ -37,7 +37,8 @@ def pixels(config, split: str, data_dir: str, *, streamed: bool = False) -> Sour
     """
     shape = frozen_autoencoders.open_frozen(config).pixel_shape(tuple(config.data.shape))
     config = config.copy_and_resolve_references()
-    config.text.encoder = "none"  # what is read of captions is of the latents
+    # What a network is told of them is of the latents: these have the set's own labels.
+    config.text.encoder, config.data.with_class = "none", True
     if streamed:
         config.data.in_memory_gib = 0.0
     return build.source(config, split, data_dir, shape)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nrdm_jax import measures
+from nrdm_jax.data.captions import plain
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation import feature_sets
@@ -85,7 +86,8 @@ def compared(
 
 
 def _titles(records: Source, numbers: np.ndarray, before: str = "") -> list[str]:
-    """Captions, or classes where there are none."""
+    """Captions, or classes where there are none, whatever of them the network is told."""
+    records = plain(records)
     try:
         words = records.captions(numbers)
     except DataError:  # there are none

@@ -95,11 +95,7 @@ class SampleQuality:
             + ("" if self._net.clips or len(records.shape) == 3 else "; each frame an example"),
             "samples": self._samples,
             "seeds": f"0 to {self._samples - 1}",
-            "given": (
-                "classes in the reference's proportions"
-                if self._by_prompted_class()
-                else "held-out records evenly from the first to the last"
-            ),
+            "given": self._given_in_words(),
             "reference": {
                 "data": parts.config.data.name,
                 "fingerprint": records.fingerprint,
@@ -116,6 +112,13 @@ class SampleQuality:
         }
         self._examples = examples
         self._known: FeatureSet | None = None
+
+    def _given_in_words(self) -> str:
+        if self._by_prompted_class():
+            return "classes in the reference's proportions"
+        if not self._task.original and drawing.unconditional(self._config):
+            return "nothing"
+        return "held-out records evenly from the first to the last"
 
     def _by_prompted_class(self) -> bool:
         """Whether samples are given a class and nothing else."""

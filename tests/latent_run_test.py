@@ -162,9 +162,14 @@ def test_captions_go_with_the_latents(config, tmp_path):
     batch = found.drawn(0)(some, some)
     assert set(batch) == {"x", "label", "tokens"} and batch["tokens"].shape == (3, 24)
     assert batch["x"].shape == (3, *LATENTS)
-    # One set serves runs with and without captions.
+    # One set serves runs with and without captions, and those that are told nothing.
     config.text.encoder = "none"
     assert records.source(config, "train", str(tmp_path)).fingerprint != found.fingerprint
+    config.data.with_class = False
+    untold = records.source(config, "train", str(tmp_path))
+    assert set(untold.drawn(0)(some, some)["label"]) == {pixels.num_classes}
+    shown = records.pictures(config, "train", str(tmp_path), untold).gather(some)
+    np.testing.assert_array_equal(shown["label"], pixels.label[some])
     assert len(list((tmp_path / "latents").iterdir())) == 1
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from nrdm_jax import likeness
+from nrdm_jax.data.captions import Unlabelled
 from nrdm_jax.data.sources import ArraySource
 from nrdm_jax.sampling import comparisons, generate
 
@@ -35,7 +36,8 @@ def test_a_copy_is_found_with_or_without_captions(tiny_config, tmp_path, shape, 
     heldout = source(shape, 6, 1, captions=lambda numbers: [f"number {i}" for i in numbers])
     copied = train.x[[3, 11]] / np.float32(127.5) - 1
     drawn = np.concatenate([copied, copied[::-1] + 0.01])
-    found = likeness.compared(c, drawn, train, heldout, generate.to_pixels, tmp_path / "evals")
+    untold = Unlabelled(train)  # a run that is told no class: examples still have theirs
+    found = likeness.compared(c, drawn, untold, heldout, generate.to_pixels, tmp_path / "evals")
     rows = json.loads((tmp_path / "evals" / "nearest.json").read_text())
     assert [row["example"] for row in rows] == [3, 11, 11, 3]
     assert [row["title"] for row in rows] == ["dog"] * 4

@@ -102,6 +102,10 @@ READ: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda c: _trained(c) and c.autoencoder.discriminator_weight > 0,
         "autoencoder.discriminator_weight",
     ),
+    "model.label_dropout": (
+        lambda c: c.data.with_class or c.text.encoder != "none",
+        "data.with_class",
+    ),
     "model.skip": (_named("uvit", "unet"), "model.name"),
     "model.channel_factors": (_named("unet"), "model.name"),
     "model.attention_at": (_named("unet"), "model.name"),

@@ -257,6 +257,9 @@ def test_without_a_class_all_records_and_samples_are_of_none(tiny_config, tmp_pa
     )
     given = drawing.prompts(c, np.arange(3), lambda: pytest.fail("opened"))
     assert set(given) == {"label"} and given["label"].tolist() == [null] * 3
-    assert not drawing.by_class(c)
+    assert drawing.unconditional(c) and not drawing.by_class(c)
+    c.data.seen = "box"
+    assert not drawing.unconditional(c)
+    c.data.seen = "none"
     with pytest.raises(ValueError, match="leave out --labels"):
         drawing.prompts(c, np.arange(1), lambda: None, labels=np.asarray([1]))
