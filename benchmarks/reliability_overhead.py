@@ -3,14 +3,19 @@
   python -m benchmarks.reliability_overhead
 
 The train step of openmoji32, in alternated pairs of segments of 20 steps within one process: with
-the hooks of `with_hooks`, that is the guard with all its detectors, the step lines and the account
-of the run's time every 10 steps; and with none. `overhead` is the median ratio of their times less
-one, with its 95 % interval (order statistics). Exits 1 if it is above 0.02.
+the signals, the watchdog and the hooks of `with_hooks`, that is the guard with all its detectors,
+the look for failed saves, the step lines and the account of the run's time every 10 steps; and
+with nothing. `steps` is the median ratio of their times less one, with its 95 % interval (order
+statistics). `saves` is the time of a checkpoint's fingerprints, of which there is one every
+`checkpoint.every` steps, over that of those steps. `overhead` is the sum. Exits 1 if it is above
+0.02.
 """
 
 import itertools
 import pathlib
+import statistics
 import tempfile
+import time
 
 from absl import flags
 
@@ -41,6 +46,8 @@ def run_config():
 def with_hooks(parts, workdir: pathlib.Path) -> list:
     """What a run has for reliability's sake at every step, in its order."""
     from nrdm_jax import reports
+    from nrdm_jax.checkpointing.manager import Checkpoints
+    from nrdm_jax.training import hooks
     from nrdm_jax.training.goodput import Goodput
     from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
 
@@ -50,7 +57,24 @@ def with_hooks(parts, workdir: pathlib.Path) -> list:
     progress = Progress(0, parts.config.train.steps)
     place = reports.Place(workdir, writer, progress, ledger, goodput)
     watch = reports.watch(parts, place, {})
-    return [watch, reports.step_lines(parts, place, watch.counts)]
+    checkpoints = Checkpoints(str(workdir / "checkpoints"))
+    failed = hooks.FailedSaves(checkpoints, progress)
+    return [failed, watch, reports.step_lines(parts, place, watch.counts)]
+
+
+def fingerprint_seconds(state, count: int = 9) -> float:
+    """Of all leaves of a checkpoint, the median of so many."""
+    from nrdm_jax.checkpointing import fingerprints
+    from nrdm_jax.training.state import save_items
+
+    items = save_items(state)
+    fingerprints.of_tree(items)
+    found = []
+    for _ in range(count):
+        before = time.perf_counter()
+        fingerprints.of_tree(items)
+        found.append(time.perf_counter() - before)
+    return statistics.median(found)
 
 
 def run() -> int:
@@ -66,7 +90,7 @@ def run() -> int:
     batch = measuring.placed_batch(parts)
     state, done = parts.fresh_state(), 0
 
-    def segment(hooks: list) -> None:
+    def segment(hooks: list, **watched) -> None:
         nonlocal state, done
         state, done = loop.run(
             state,
@@ -75,24 +99,35 @@ def run() -> int:
             hooks,
             first_step=done,
             last_step=done + f.steps,
-            stop_requested=lambda: False,
+            **{"stop_requested": lambda: False} | watched,
         )
         jax.block_until_ready(state)
 
     with tempfile.TemporaryDirectory() as directory:
         hooks = with_hooks(parts, pathlib.Path(directory))
-        segment(hooks)
+        limits = parts.config.watchdog.to_dict()
+        signals = lifecycle.Signals(limits, "step", workdir=pathlib.Path(directory))
+
+        def guarded() -> None:
+            with signals.installed():
+                segment(hooks, stop_requested=signals.stop_requested, enter=signals.enter)
+
+        guarded()
         segment([])
-        pairs = measuring.paired_seconds(
-            lambda: segment(hooks), lambda: segment([]), f.pairs, untimed=False
-        )
+        pairs = measuring.paired_seconds(guarded, lambda: segment([]), f.pairs, untimed=False)
     ratio, interval = median_and_interval([one / other for one, other in pairs])
-    overhead = round(ratio - 1, 4)
+    step = float(np.median([other for _, other in pairs])) / f.steps
+    seconds = fingerprint_seconds(state)
+    saves = seconds / (parts.config.checkpoint.every * step)
+    overhead = round(ratio - 1 + saves, 4)
     measuring.print_result(
         {
             "overhead": overhead,
+            "steps": round(ratio - 1, 4),
             "interval": [round(x - 1, 4) for x in interval],
-            "step_seconds": round(float(np.median([other for _, other in pairs])) / f.steps, 4),
+            "saves": round(saves, 5),
+            "fingerprint_seconds": round(seconds, 4),
+            "step_seconds": round(step, 4),
             "pairs": f.pairs,
         }
     )
