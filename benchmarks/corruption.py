@@ -103,7 +103,7 @@ def work(home: pathlib.Path, first: int) -> None:
     made = {step: state_and_digest(parts, step) for step in STEPS}
     whole = home / "whole" / "checkpoints"
     if not (home / "saved").exists():
-        checkpoints = Checkpoints(str(whole), keep=None)
+        checkpoints = Checkpoints(str(whole), keep=None, together=distributed)
         for step, (items, _) in made.items():
             checkpoints.save(step, items, {"records_seen": step})
         checkpoints.wait()
@@ -134,10 +134,11 @@ def come_back(place: pathlib.Path, wanted, expected: dict[int, str]) -> dict:
     from nrdm_jax import restoring
     from nrdm_jax.checkpointing.errors import DamagedCheckpoint
     from nrdm_jax.checkpointing.manager import Checkpoints
+    from nrdm_jax.processes import distributed
 
     checkpoints = None
     try:
-        checkpoints = Checkpoints(str(place), keep=None)
+        checkpoints = Checkpoints(str(place), keep=None, together=distributed)
         step = restoring.newest_good(checkpoints, str(place))
         if step is None:
             return {"end": "silently_wrong", "why": "no step was seen"}

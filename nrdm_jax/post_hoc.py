@@ -65,7 +65,7 @@ def reconstruct(
         if kept is not None and distributed.is_writer():
             kept.write(home.path / records.STATISTICS)
         meta = {"step": step, "of": str(workdir), "width": width, "version": __version__}
-        checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS))
+        checkpoints = Checkpoints(str(home.path / run_weights.CHECKPOINTS), together=distributed)
         try:
             checkpoints.save(step, {"ema": average}, {"data": data, **meta})
             checkpoints.wait()

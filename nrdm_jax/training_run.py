@@ -116,11 +116,14 @@ def train(
                 config.checkpoint.best_metric,
             ),
             host_bytes=host_bytes,
+            together=distributed,
         )
         snapshots = None
         kept = home.path / run_weights.SNAPSHOTS
         if _takes_snapshots(config) or kept.is_dir():
-            snapshots = Checkpoints(str(kept), keep=None, host_bytes=host_bytes)
+            snapshots = Checkpoints(
+                str(kept), keep=None, host_bytes=host_bytes, together=distributed
+            )
     try:
         return _train(job, home, checkpoints, snapshots, signals, ledger)
     finally:

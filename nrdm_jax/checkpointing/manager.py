@@ -25,8 +25,8 @@ from nrdm_jax.checkpointing import differences, durability, fingerprints, notes,
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, first_line, system_message
 from nrdm_jax.checkpointing.host_copies import HostCopies
 from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.checkpointing.together import Alone, Together
 from nrdm_jax.checkpointing.votes import Votes
-from nrdm_jax.processes import distributed
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 METRICS = "metrics"  # of a note: of the held-out records at that step
@@ -44,6 +44,10 @@ class Checkpoints:
       read_only: for sampling and evaluating; nothing is written or cleaned up.
       host_bytes: of this process's memory that a save may take. A state of which it holds more is
         copied in parts, and `save` returns when it is written.
+      together: what the processes do together that save here; alone, where they only read.
+
+    Raises:
+      ValueError: there are several processes, and nothing by which they save together.
     """
 
     def __init__(
@@ -53,12 +57,16 @@ class Checkpoints:
         keep: Retention | int | None = 1,
         read_only: bool = False,
         host_bytes: int = HOST_BYTES,
+        together: Together | None = None,
     ):
+        if together is None and not read_only and jax.process_count() > 1:
+            raise ValueError("several processes save one checkpoint together; say how")
+        self._together: Together = together or Alone()
         self._directory = epath.Path(directory)
         self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
         self._values: dict[int, float | None] = {}  # of the retention's metric
         self._copies = HostCopies(host_bytes)
-        self._votes = Votes()
+        self._votes = Votes(self._together)
         self._being_saved: int | None = None
         self._problem: str | None = None  # what went wrong with a save, until it is told
         if read_only:
@@ -130,7 +138,7 @@ class Checkpoints:
         arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
-        if why := distributed.told(self._obstacle(items))[0]:
+        if why := self._together.told(self._obstacle(items))[0]:
             self._give_up(step, why)
             return
         in_parts = self._copies.begin(items)
@@ -144,7 +152,7 @@ class Checkpoints:
                     force=True,
                 )
         except OSError as error:
-            if distributed.active():
+            if self._together.active():
                 raise  # the others wait within the library
             self._give_up(step, error)
         if in_parts:
@@ -153,7 +161,7 @@ class Checkpoints:
     def _obstacle(self, items: Mapping[str, Any]) -> str:
         """Why the writer cannot write here, if that can be seen: all skip the step then, and none
         waits for one that could not begin."""
-        if not distributed.is_writer():
+        if not self._together.is_writer():
             return ""
         probe = pathlib.Path(self._directory, PROBE)
         try:
@@ -172,7 +180,7 @@ class Checkpoints:
         self._being_saved = None
         self._problem = f"step {step} was not saved: {why}"
         self._manager.reload()  # until then it is taken for the newest
-        if distributed.is_writer():
+        if self._together.is_writer():
             partial = pathlib.Path(self._directory, f"{step}{PARTIAL}")
             shutil.rmtree(partial, ignore_errors=True)  # what it has taken of a disk is needed
 
@@ -182,7 +190,7 @@ class Checkpoints:
             with self._writing():
                 self._manager.wait_until_finished()
                 step, self._being_saved = self._being_saved, None
-                if step is not None and distributed.is_writer():
+                if step is not None and self._together.is_writer():
                     durability.flush_name(pathlib.Path(self._directory, str(step)))
         except OSError as error:
             if self._being_saved is None:
@@ -192,7 +200,7 @@ class Checkpoints:
     def settle(self) -> None:
         """Returns when no step is being saved; tells of one that was not."""
         self._finish()
-        if self._problem is not None and distributed.is_writer():
+        if self._problem is not None and self._together.is_writer():
             print(f"WARNING: {self._problem}", file=sys.stderr, flush=True)
         self._problem = None
 

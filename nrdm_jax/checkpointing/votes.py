@@ -9,7 +9,7 @@ import itertools
 import sys
 
 from nrdm_jax.checkpointing.errors import first_line
-from nrdm_jax.processes import distributed
+from nrdm_jax.checkpointing.together import Together
 
 WRITTEN, COMMITTED = "async_write_complete", "async_commit_complete"  # orbax's barriers, in order
 ENDED = "set_value_start"  # that every process comes to, in whatever way it ended
@@ -20,7 +20,8 @@ _saves = itertools.count(1)
 class Votes:
     """Of the processes that save under one directory; called as orbax calls its barriers."""
 
-    def __init__(self):
+    def __init__(self, together: Together):
+        self._together = together
         self._save = 0
         self._open: list[str] = []  # questions of the save that this process has not answered
 
@@ -32,7 +33,7 @@ class Votes:
         """Raises:
         OSError: another process has failed.
         """
-        if not distributed.active():
+        if not self._together.active():
             return
         question = next((name for name in self._open if name in key), None)
         failure = sys.exception()  # that orbax ends its thread with
@@ -42,11 +43,11 @@ class Votes:
         if ENDED in key and failure is not None and self._open:
             # Process 0 alone commits, after the first vote.
             self._vote(self._open[0], first_line(failure), timeout_ms, known=True)
-        distributed.meet(key, timeout_ms)
+        self._together.meet(key, timeout_ms)
 
     def _vote(self, question: str, failure: str, timeout_ms: int, known: bool = False) -> None:
         self._open.remove(question)
-        told = distributed.agree(f"save/{self._save}/{question}", failure, timeout_ms / 1000)
+        told = self._together.agree(f"save/{self._save}/{question}", failure, timeout_ms / 1000)
         failed = {process: why for process, why in enumerate(told) if why}
         if failed:
             self._open = []
