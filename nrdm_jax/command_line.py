@@ -30,11 +30,14 @@ def define_workdir() -> None:
 
 
 def define_processes() -> None:
-    """--coordinator, --num_processes, --process_id: of a job of several processes."""
+    """--coordinator, --num_processes, --process_id, --start_timeout: of a job of several
+    processes."""
     flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 of several listens; on "
                         "SLURM, Open MPI and Cloud TPU it is found")  # fmt: skip
     flags.DEFINE_integer("num_processes", 0, "of the job, where the cluster does not say")
     flags.DEFINE_integer("process_id", -1, "of this process, from 0")
+    flags.DEFINE_integer("start_timeout", distributed.ARRIVAL, "seconds that the processes of the "
+                         "job may take to be there", lower_bound=1)  # fmt: skip
 
 
 def define_ema_width() -> None:
@@ -64,7 +67,7 @@ def signals(
 def start_processes() -> None:
     """Joins the other processes of the job, if there are any. Raises as `distributed.start`."""
     f = flags.FLAGS
-    distributed.start(f.coordinator, f.num_processes, f.process_id)
+    distributed.start(f.coordinator, f.num_processes, f.process_id, f.start_timeout)
 
 
 def config_of_flags():

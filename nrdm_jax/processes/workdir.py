@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 from typing import IO
 
 from nrdm_jax.bounded_files import read_object
@@ -97,6 +98,24 @@ class Workdir:
     def release(self) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def check_place(path: str) -> None:
+    """Whether there can be a workdir, before anything takes long; nothing is left behind. Of
+    several processes the writer looks.
+
+    Raises:
+      Stop: it cannot be written (exit code 74).
+    """
+    if not distributed.is_writer():
+        return
+    place = pathlib.Path(path).absolute()
+    try:
+        there = next(p for p in (place, *place.parents) if p.exists())
+        with tempfile.TemporaryDirectory(prefix=".probe", dir=there):
+            pass
+    except OSError as error:
+        raise Stop(exit_codes.IO, f"workdir {path} cannot be written: {error}") from error
 
 
 def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
