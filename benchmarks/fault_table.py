@@ -71,9 +71,7 @@ def shortened(line: Line) -> str:
     part = line.row.expected_message
     text = re.sub(r"[^\x20-\x7e\xa0-\uffff]+", " ", line.message).replace("`", "'")
     at = max(text.find(part), 0)
-    first = max(0, min(at, at + len(part) - LONGEST, len(text) - LONGEST))
-    if len(text) > LONGEST and at + len(part) > LONGEST:
-        first = at
+    first = at if at + len(part) > LONGEST else 0
     shown = text[first : first + LONGEST]
     whole = ("…" if first else "") + shown.strip() + ("…" if first + LONGEST < len(text) else "")
     return "`" + whole.replace("|", "\\|") + "`"
