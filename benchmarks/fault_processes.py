@@ -70,7 +70,10 @@ class Job:
             os.environ,
             JAX_PLATFORMS="cpu",
             TFDS_DATA_DIR=str(place / "data"),
-            XLA_FLAGS="--xla_cpu_collective_call_terminate_timeout_seconds=600",
+            # Machine code need not be fast, and devices that share two cores may come late to a
+            # collective.
+            XLA_FLAGS="--xla_backend_optimization_level=0 "
+            "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         )
         self._logs = [place / f"{name}.{i}.log" for i in range(processes)]
         self._started = []

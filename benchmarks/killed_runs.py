@@ -82,7 +82,7 @@ class Run:
         self.attempts += 1
         command = [
             sys.executable, "-m", "benchmarks.recorded_run", f"--config={self.config}",
-            f"--workdir={self.workdir}", "--config.data.name=synthetic",
+            f"--workdir={self.workdir}", "--config.data.name=synthetic", "--config.model.depth=1",
             f"--config.train.batch_size={BATCH}", f"--config.train.steps={STEPS}",
             "--config.train.ema_widths=(0.1,)", "--config.train.ema_snapshots=4",
             f"--config.checkpoint.every={SAVE_EVERY}", "--config.log.every=2",
@@ -93,9 +93,11 @@ class Run:
             os.environ,
             JAX_PLATFORMS="cpu",
             JAX_COMPILATION_CACHE_DIR=str(self.cache),
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.2",
-            # Devices that share two cores may come late to a collective.
-            XLA_FLAGS="--xla_cpu_collective_call_terminate_timeout_seconds=600",
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            # Machine code need not be fast, and devices that share two cores may come late to a
+            # collective.
+            XLA_FLAGS="--xla_backend_optimization_level=0 "
+            "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -172,7 +174,7 @@ class Run:
         while not has_come() and all(process.poll() is None for process in started):
             if time.monotonic() > deadline:
                 break
-            time.sleep(0.001)
+            time.sleep(0.002)
         time.sleep(later)
         if any(process.poll() is not None for process in started):
             self._end(started)
