@@ -121,13 +121,18 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
 
 
 def _over(defaults: dict, stored: dict) -> dict:
-    """The stored values, over the defaults of fields that are not there."""
+    """The stored values, over the defaults of fields that are not there.
+
+    Raises:
+      ValueError: a value is of another kind than the field's default.
+    """
     merged = dict(defaults)
     for key, value in stored.items():
         known = merged.get(key)
-        if isinstance(value, dict) and isinstance(known, dict):
-            value = _over(known, value)
-        merged[key] = value
+        kind = next((k for k in (dict, list, bool, float | int) if isinstance(known, k)), None)
+        if kind is not None and not isinstance(value, kind):
+            raise ValueError(f"{key} is {str(value)[:60]!r}, and its default {str(known)[:60]!r}")
+        merged[key] = _over(known, value) if isinstance(known, dict) else value
     return merged
 
 
@@ -151,5 +156,13 @@ def read_config(path: pathlib.Path) -> dict:
 
 
 def read_whole_config(path: pathlib.Path) -> dict:
-    """The same; a field that is newer than the run has its default."""
-    return _over(to_dict(default()), read_config(path))
+    """The same; a field that is newer than the run has its default.
+
+    Raises:
+      ValueError: as `read_config`, or a value is of another kind than its field.
+    """
+    stored = read_config(path)
+    try:
+        return _over(to_dict(default()), stored)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(path) / 'config.json'}: {error}") from error
