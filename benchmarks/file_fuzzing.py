@@ -81,22 +81,18 @@ def fault(one, path: pathlib.Path, content: bytes) -> str:
     before = path.read_bytes()
     path.write_bytes(content)
     _told = events = []
-    begun = time.monotonic()
+    begun, found = time.monotonic(), ""
     try:
         one.read(path)
     except Exception as error:
-        return _fault_of(error, path) or _events(events)
+        found = _fault_of(error, path)
     finally:
         _told = None
         path.write_bytes(before)
-        seconds = time.monotonic() - begun
-        if seconds > MOST_SECONDS:
-            events.append(f"{seconds:.0f} s")
-    return _events(events)
-
-
-def _events(events: list[str]) -> str:
-    return f"it did {events[0]}" if events else ""
+    seconds = time.monotonic() - begun
+    if seconds > MOST_SECONDS:
+        events.append(f"nothing for {seconds:.0f} s")
+    return found or (f"it did {events[0]}" if events else "")
 
 
 def _fault_of(error: Exception, path: pathlib.Path) -> str:
@@ -138,7 +134,7 @@ def bound_addresses() -> None:
 
 
 def fuzz(one, path: pathlib.Path, cases: int, seed: int) -> dict:
-    """{"format", "cases", "refused", "seconds", "faults": [what was done, and what was wrong]}."""
+    """{"format", "cases", "seconds", "faults": [what was done, and what was wrong]}."""
     content, faults = path.read_bytes(), []
     one.read(path)  # the file itself is a valid one
     begun = time.monotonic()
