@@ -121,7 +121,7 @@ def _train(arguments: list[str], scratch: pathlib.Path, *, alone: bool = False) 
     started = process if alone else entry
     name = "nrdm_jax.train" if alone else "train"
     code, message = started(name, *arguments, f"--workdir={workdir}")
-    return code, f"{message} (and {workdir} was made)" if workdir.exists() else message
+    return (-1, f"{workdir} was made") if workdir.exists() else (code, message)
 
 
 def _of_fields(fields: str, scratch: pathlib.Path, *, alone: bool = False) -> Answer:

@@ -40,18 +40,24 @@ def safetensors(path: pathlib.Path, **tensors: np.ndarray) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def _text(text: str) -> bytes:
+def text_opcode(text: str) -> bytes:
+    """A pickle's."""
     return b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
 def pickled_state() -> bytes:
     """The pickle of {"w": (2, 3) floats of the storage "0"}, as torch's pickler writes it."""
     storage = (
-        b"(" + _text("storage") + b"ctorch\nFloatStorage\n" + _text("0") + _text("cpu") + b"K\x06tQ"
+        b"("
+        + text_opcode("storage")
+        + b"ctorch\nFloatStorage\n"
+        + text_opcode("0")
+        + text_opcode("cpu")
+        + b"K\x06tQ"
     )
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
     tensor += b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
-    return b"\x80\x02ccollections\nOrderedDict\n)R(" + _text("w") + tensor + b"u."
+    return b"\x80\x02ccollections\nOrderedDict\n)R(" + text_opcode("w") + tensor + b"u."
 
 
 def torch_archive(path: pathlib.Path, pickled: bytes | None = None) -> None:
@@ -65,13 +71,13 @@ def torch_pickles(path: pathlib.Path, pickled: bytes | None = None) -> None:
     magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
     system = (
         b"\x80\x02}("
-        + _text("protocol_version")
+        + text_opcode("protocol_version")
         + b"M\xe9\x03"
-        + _text("little_endian")
+        + text_opcode("little_endian")
         + b"\x88u."
     )
     numbers = (6).to_bytes(8, "little") + np.arange(6, dtype="f4").tobytes()
-    keys = b"\x80\x02](" + _text("0") + b"e."
+    keys = b"\x80\x02](" + text_opcode("0") + b"e."
     path.write_bytes(
         magic + b"\x80\x02M\xe9\x03." + system + (pickled or pickled_state()) + keys + numbers
     )
