@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks import valid_files, valid_folders
 from benchmarks.valid_files import MESH
 from benchmarks.valid_folders import SHAPE
-from nrdm_jax import comparison, config, sample, weight_files
+from nrdm_jax import comparison, sample, weight_files
 from nrdm_jax.data import clips, folders, latent_shards, manifest, pictures, prepared, voxels
 from nrdm_jax.data.builders import (
     cifar10,
@@ -30,7 +30,7 @@ from nrdm_jax.data.builders import (
 from nrdm_jax.data.latents import Encoded
 from nrdm_jax.data.sources import TfdsSource, mapped
 from nrdm_jax.evaluation import feature_sets
-from nrdm_jax.processes.workdir import read_whole_config
+from nrdm_jax.processes.workdir import open_config
 from nrdm_jax.text import encoders
 
 TRAIN_SHARD = "image_folder-train.array_record-00000-of-00001"
@@ -73,7 +73,8 @@ def read_nifti(path: pathlib.Path) -> Any:
 
 
 def read_dicom(path: pathlib.Path) -> Any:
-    dicom_folder.slices((path,), pixels=False)
+    (header,) = dicom_folder.slices((path,), pixels=False)
+    str(header.get("PatientID"))
     found = dicom_folder.slices((path,), pixels=True)
     return [dicom_folder.intensities(part) for part in found], dicom_folder.affine_of(found)
 
@@ -122,9 +123,7 @@ def read_encoder(path: pathlib.Path) -> Any:
 
 
 def read_run_config(path: pathlib.Path) -> dict:
-    values = config.from_dict(read_whole_config(path.parent))
-    config.validate(values)
-    return values.to_dict()
+    return open_config(path.parent).to_dict()
 
 
 def read_run(path: pathlib.Path) -> dict:

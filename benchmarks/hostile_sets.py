@@ -1,5 +1,5 @@
-"""Hostile sets that seem to be prepared: their files name other files and classes, say other counts,
-and hold something else."""
+"""Hostile sets that seem to be prepared: their files name other files and classes, say other
+counts, and hold something else."""
 
 import atexit
 import functools

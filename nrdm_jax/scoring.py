@@ -17,7 +17,7 @@ from nrdm_jax.bounded_files import read_object
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation.heldout import bits_per_dim
 from nrdm_jax.processes import distributed, lifecycle
-from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.processes.workdir import open_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import archives, writers
 
@@ -135,7 +135,7 @@ def _comparable(config, workdir: str):
     Raises:
       ValueError: what its network puts out cannot be combined with that of `config`'s.
     """
-    other = configuration.from_dict(read_config(pathlib.Path(workdir)))
+    other = open_config(pathlib.Path(workdir))
     alike = {
         "diffusion": ("path", "shift", "sigma_min", "sigma_max", "sigma_data", "t_min", "t_max",
                       "prediction"),

@@ -128,21 +128,22 @@ class TfdsSource:
     def __init__(self, builder, split: str, *, seen_classes: int = 0, by_contents: bool = False):
         features = builder.info.features
         name = builder.info.full_name
+        where = f"{name} in {builder.data_dir}"
         self._further = ("segmentation",) if seen_classes else ()
         self._seen_classes = seen_classes
         if seen_classes and "segmentation" not in features:
             raise DataError(
-                f"data set {name} has no segmentation; choose another data.seen, or data.name"
+                f"data set {where} has no segmentation; choose another data.seen, or data.name"
             )
         self._feature = next((f for f in FEATURES if f in features), "")
         if not self._feature or "label" not in features:
             raise DataError(
-                f"data set {name} has features {', '.join(features)}; "
+                f"data set {where} has features {', '.join(features)}; "
                 f"needed: one of {', '.join(FEATURES)}, and `label`"
             )
         if split not in builder.info.splits or not builder.info.splits[split].num_examples:
             raise NoRecordsError(
-                f"data set {name} has no records in split {split!r}; "
+                f"data set {where} has no records in split {split!r}; "
                 f"its splits: {', '.join(builder.info.splits)}"
             )
         self._records = Records(builder, split)
@@ -163,7 +164,7 @@ class TfdsSource:
             ]  # fmt: skip
         self.fingerprint = fingerprint_of(*made_of, *self._further)
         if None in self.shape:
-            raise DataError(f"data set {name}: examples of {self.shape} differ in size")
+            raise DataError(f"data set {where}: examples of {self.shape} differ in size")
 
     def __len__(self) -> int:
         return len(self._records)

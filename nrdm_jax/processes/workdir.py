@@ -9,7 +9,7 @@ import sys
 from typing import IO
 
 from nrdm_jax.bounded_files import read_object
-from nrdm_jax.config import default, difference, to_dict
+from nrdm_jax.config import default, difference, from_dict, to_dict, validate
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
@@ -153,6 +153,22 @@ def read_config(path: pathlib.Path) -> dict:
         raise ValueError(f"workdir {path} is no run: it has no config.json") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def open_config(path: pathlib.Path):
+    """The config of a run, validated.
+
+    Raises:
+      ValueError: as `read_config`, or it has unknown fields or values that are none, as that of
+        another version; names the file.
+    """
+    stored = read_config(path)
+    try:
+        config = from_dict(stored)
+        validate(config)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(path) / 'config.json'}: {error}") from error
+    return config
 
 
 def read_whole_config(path: pathlib.Path) -> dict:
