@@ -66,7 +66,12 @@ def entry(name: str, *arguments: str, variables: Mapping[str, str] | None = None
       variables: of the environment.
     """
     module = importlib.import_module(f"nrdm_jax.{name}")
-    with _flags_of(module), mock.patch.dict(os.environ, variables or {}):
+    argv = [f"python -m nrdm_jax.{name}", *arguments]
+    with (
+        _flags_of(module),
+        mock.patch.dict(os.environ, variables or {}),
+        mock.patch.object(sys, "argv", argv),  # of which config_flags reads the fields
+    ):
         launched: list[bool] = []
         # Whether there are operands is said by the entry's own call.
         with mock.patch.object(
@@ -75,7 +80,6 @@ def entry(name: str, *arguments: str, variables: Mapping[str, str] | None = None
             lambda *_, with_operands=False: launched.append(with_operands),
         ):
             module.main()
-        argv = [f"python -m nrdm_jax.{name}", *arguments]
         return _answer(lambda: lifecycle._run(module.run, "", argv, launched[0]))
 
 

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed, faults, lifecycle
-from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.processes.workdir import open_config
 
 
 def define_config(required: bool) -> None:
@@ -75,7 +75,7 @@ def config_of_flags():
     that were set and that nothing reads.
 
     Raises:
-      ValueError: as `config.validate`.
+      ValueError: as `config.validate` or `open_config`.
     """
     try:
         config = flags.FLAGS.config
@@ -84,8 +84,9 @@ def config_of_flags():
     except Exception as error:
         raise ValueError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
     if config is None:
-        config = configuration.from_dict(read_config(flags.FLAGS.workdir))
-    configuration.validate(config)
+        config = open_config(pathlib.Path(flags.FLAGS.workdir))
+    else:
+        configuration.validate(config)
     for text in configuration.idle_fields(config):
         print(f"warning: {text}", file=sys.stderr, flush=True)
     return config

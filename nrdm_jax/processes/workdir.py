@@ -10,7 +10,7 @@ import tempfile
 from typing import IO
 
 from nrdm_jax.bounded_files import read_object
-from nrdm_jax.config import default, difference, to_dict
+from nrdm_jax.config import default, difference, from_dict, to_dict, validate
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
@@ -140,13 +140,18 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
 
 
 def _over(defaults: dict, stored: dict) -> dict:
-    """The stored values, over the defaults of fields that are not there."""
+    """The stored values, over the defaults of fields that are not there.
+
+    Raises:
+      ValueError: a value is of another kind than the field's default.
+    """
     merged = dict(defaults)
     for key, value in stored.items():
         known = merged.get(key)
-        if isinstance(value, dict) and isinstance(known, dict):
-            value = _over(known, value)
-        merged[key] = value
+        kind = next((k for k in (dict, list, bool, float | int) if isinstance(known, k)), None)
+        if kind is not None and not isinstance(value, kind):
+            raise ValueError(f"{key} is {str(value)[:60]!r}, and its default {str(known)[:60]!r}")
+        merged[key] = _over(known, value) if isinstance(known, dict) else value
     return merged
 
 
@@ -169,6 +174,30 @@ def read_config(path: pathlib.Path) -> dict:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
+def open_config(path: pathlib.Path):
+    """The config of a run, validated.
+
+    Raises:
+      ValueError: as `read_config`, or it has unknown fields or values that are none, as that of
+        another version; names the file.
+    """
+    stored = read_config(path)
+    try:
+        config = from_dict(stored)
+        validate(config)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(path) / 'config.json'}: {error}") from error
+    return config
+
+
 def read_whole_config(path: pathlib.Path) -> dict:
-    """The same; a field that is newer than the run has its default."""
-    return _over(to_dict(default()), read_config(path))
+    """The same; a field that is newer than the run has its default.
+
+    Raises:
+      ValueError: as `read_config`, or a value is of another kind than its field.
+    """
+    stored = read_config(path)
+    try:
+        return _over(to_dict(default()), stored)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(path) / 'config.json'}: {error}") from error
