@@ -5,7 +5,8 @@
   python -m benchmarks.fault_table --write
 
 Each fault befalls a run, or another entry, in a folder of its own; looked at are the exit code and
-the message. `--write` puts the table into docs/reliability.md. Exits 1 unless all are as expected.
+the message. `--write` puts the table, or the groups of it that were asked for, into
+docs/reliability.md. Exits 1, and writes nothing, unless all are as expected.
 """
 
 import collections
@@ -77,27 +78,30 @@ def shortened(line: Line) -> str:
     return "`" + whole.replace("|", "\\|") + "`"
 
 
-def table(lines: list[Line]) -> str:
-    """A part for each group, in Markdown."""
-    groups: dict[str, list[Line]] = {}
+def tables(lines: list[Line]) -> dict[str, str]:
+    """Of each group, in Markdown."""
+    groups: dict[str, str] = {}
     for line in lines:
-        groups.setdefault(line.row.group, []).append(line)
-    parts = []
-    for group, of_group in groups.items():
-        cells = "\n".join(
-            f"| {line.row.name.replace('|', '/')} | {line.row.expected_code} | {line.code} | "
-            f"{shortened(line)} |"
-            for line in of_group
+        groups.setdefault(line.row.group, HEAD)
+        groups[line.row.group] += (
+            f"\n| {line.row.name} | {line.row.expected_code} | {line.code} | {shortened(line)} |"
         )
-        parts.append(f"**{group.capitalize()}**\n\n{HEAD}\n{cells}\n")
-    return "\n".join(parts)
+    return groups
 
 
-def write(text: str) -> None:
-    """Between the two marks."""
+def written() -> dict[str, str]:
+    """The tables between the marks."""
+    text = DOC.read_text().partition(BEGIN)[2].partition(END)[0]
+    parts = re.split(r"^\*\*(.+)\*\*$", text, flags=re.MULTILINE)[1:]
+    return {name: table.strip() for name, table in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def write(found: dict[str, str], order: list[str]) -> None:
+    """In the place of those that are there of these groups; all in their order."""
+    every = written() | found
+    text = "\n".join(f"**{group}**\n\n{every[group]}\n" for group in order if group in every)
     before, _, rest = DOC.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOC.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    DOC.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
 
 
 def run() -> int:
@@ -105,8 +109,6 @@ def run() -> int:
     known = list(dict.fromkeys(row.group for row in every))
     if unknown := set(f.groups) - set(known):
         raise Stop(USAGE, f"--groups: {min(unknown)!r} is none; give some of {', '.join(known)}")
-    if f.write and f.groups:
-        raise Stop(USAGE, "--write is of the whole table; leave out --groups")
     wanted = [row for row in every if not f.groups or row.group in f.groups]
     lines = []
     with tempfile.TemporaryDirectory() as directory:
@@ -121,10 +123,9 @@ def run() -> int:
                 + f", {time.monotonic() - before:.1f} s",
                 flush=True,
             )
-    print(table(lines), flush=True)
     equal = [line for line in lines if line.is_equal]
     if f.write and len(equal) == len(lines):
-        write(table(lines))
+        write(tables(lines), known)
     counts = collections.Counter(line.row.group for line in lines)
     measuring.print_result(
         {
