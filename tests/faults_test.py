@@ -21,7 +21,7 @@ def test_names_and_codes_of_the_table_are_those_of_the_rows():
 
 def test_a_message_is_shown_on_one_line_with_the_part_that_was_expected(tmp_path):
     row = fault_rows.Row("a fault", "disk", 74, "a part", lambda scratch: (74, ""))
-    shown = fault_table.shortened(fault_table.Line(row, 74, "x" * 200 + " a part | of\n it `y`"))
+    shown = fault_table.shortened(fault_table.Line(row, 74, "x" * 200 + " a part | of\nit `y`"))
     assert shown == "`…a part \\| of it 'y'`"
     line = fault_table.tried(
         fault_rows.Row("it", "disk", 0, "run", lambda place: (0, f"{place}/run")), tmp_path
