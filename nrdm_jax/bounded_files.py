@@ -4,6 +4,7 @@ No number in a file is believed before it is compared with the bytes that are th
 one leads out of the folder that it is in. What is refused is a ValueError that says why.
 """
 
+import collections
 import errno
 import io
 import json
@@ -83,14 +84,25 @@ def read_lines(path: str | os.PathLike, most: int = MOST_LINE) -> Iterator[tuple
             yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Raises:
-    ValueError: it is no JSON, or nested more deeply than Python can follow.
+def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
+    """Args:
+      unique: an object may not have two values of one name, of which Python would take the last.
+
+    Raises:
+      ValueError: it is no JSON, has a name twice, or is nested more deeply than Python can follow.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once if unique else None)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"it has {twice[:200]!r} twice")
+    return found
 
 
 def read_json(path: str | os.PathLike, most: int = MOST_JSON) -> Any:

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed, faults, lifecycle
-from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.processes.workdir import open_config
 
 
 def define_config(required: bool) -> None:
@@ -30,11 +30,14 @@ def define_workdir() -> None:
 
 
 def define_processes() -> None:
-    """--coordinator, --num_processes, --process_id: of a job of several processes."""
+    """--coordinator, --num_processes, --process_id, --start_timeout: of a job of several
+    processes."""
     flags.DEFINE_string("coordinator", "", "HOST:PORT at which process 0 of several listens; on "
                         "SLURM, Open MPI and Cloud TPU it is found")  # fmt: skip
     flags.DEFINE_integer("num_processes", 0, "of the job, where the cluster does not say")
     flags.DEFINE_integer("process_id", -1, "of this process, from 0")
+    flags.DEFINE_integer("start_timeout", distributed.ARRIVAL, "seconds that the processes of the "
+                         "job may take to be there", lower_bound=1)  # fmt: skip
 
 
 def define_ema_width() -> None:
@@ -64,7 +67,7 @@ def signals(
 def start_processes() -> None:
     """Joins the other processes of the job, if there are any. Raises as `distributed.start`."""
     f = flags.FLAGS
-    distributed.start(f.coordinator, f.num_processes, f.process_id)
+    distributed.start(f.coordinator, f.num_processes, f.process_id, f.start_timeout)
 
 
 def config_of_flags():
@@ -72,7 +75,7 @@ def config_of_flags():
     that were set and that nothing reads.
 
     Raises:
-      ValueError: as `config.validate`.
+      ValueError: as `config.validate` or `open_config`.
     """
     try:
         config = flags.FLAGS.config
@@ -81,8 +84,9 @@ def config_of_flags():
     except Exception as error:
         raise ValueError(f"--config: {str(error).strip().splitlines()[-1].strip()}") from error
     if config is None:
-        config = configuration.from_dict(read_config(flags.FLAGS.workdir))
-    configuration.validate(config)
+        config = open_config(pathlib.Path(flags.FLAGS.workdir))
+    else:
+        configuration.validate(config)
     for text in configuration.idle_fields(config):
         print(f"warning: {text}", file=sys.stderr, flush=True)
     return config

@@ -2,7 +2,6 @@
 their configs differ. Two measurements are set side by side only if they are of the same thing."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nrdm_jax import config as configuration
+from nrdm_jax.bounded_files import parse_json, read_lines
 from nrdm_jax.processes.workdir import read_whole_config
 from nrdm_jax.training.metrics import nulls, read_metrics
 
@@ -123,11 +123,12 @@ def _names(paths: Sequence[pathlib.Path]) -> list[str]:
 
 def _last_start(path: pathlib.Path) -> dict:
     file = path / "env.json"
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = [line for _, line in read_lines(file)] if file.exists() else []
     try:
-        return json.loads(lines[-1]) if lines else {}
-    except json.JSONDecodeError:  # of a run that starts just now
+        found = parse_json(lines[-1]) if lines else {}
+    except ValueError:  # of a run that starts just now
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def curves(run: Run) -> dict[str, Curve]:

@@ -14,11 +14,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nrdm_jax import autoencoding, run_weights, trees, weight_files
-from nrdm_jax import config as configuration
 from nrdm_jax.data.sources import fingerprint_of
 from nrdm_jax.models import autoencoder_weights, tiny_autoencoder
 from nrdm_jax.models.autoencoder import KLAutoencoder
-from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.processes.workdir import open_config
 from nrdm_jax.signatures import Array, Params
 
 TAEF2_VARIABLE = "NRDM_TAEF2"
@@ -88,7 +87,7 @@ def _open(name: str, weights: str | None, groups: int) -> Frozen:
 
 
 def _of_run(workdir: str) -> Frozen:
-    config = configuration.from_dict(read_config(pathlib.Path(workdir)))
+    config = open_config(pathlib.Path(workdir))
     if config.task != "autoencoder":
         raise ValueError(
             f"autoencoder.weights={workdir} is a run of task={config.task}; give one of "

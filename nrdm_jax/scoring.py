@@ -13,10 +13,11 @@ import numpy as np
 
 from nrdm_jax import build, drawing, likeness, measures, records, run_weights
 from nrdm_jax import config as configuration
+from nrdm_jax.bounded_files import read_object
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation.heldout import bits_per_dim
 from nrdm_jax.processes import distributed, lifecycle
-from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.processes.workdir import open_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import archives, writers
 
@@ -134,7 +135,7 @@ def _comparable(config, workdir: str):
     Raises:
       ValueError: what its network puts out cannot be combined with that of `config`'s.
     """
-    other = configuration.from_dict(read_config(pathlib.Path(workdir)))
+    other = open_config(pathlib.Path(workdir))
     alike = {
         "diffusion": ("path", "shift", "sigma_min", "sigma_max", "sigma_data", "t_min", "t_max",
                       "prediction"),
@@ -265,10 +266,10 @@ def _write(path: pathlib.Path, result: dict, details: dict) -> None:
     """Scores as JSON, beside what was measured of the same step before; `nets` has, for each
     feature network, its scores with their protocol."""
     known: dict = {}
-    with contextlib.suppress(OSError, json.JSONDecodeError):
-        known = json.loads(path.read_text())
+    with contextlib.suppress(OSError, ValueError):
+        known = read_object(path)
     known = known if known.get("step") == result["step"] else {}
-    nets = known.get("nets", {})
+    nets = known["nets"] if isinstance(known.get("nets"), dict) else {}
     if details:
         nets[details["protocol"]["net"]] = details
     path.write_text(json.dumps(known | result | ({"nets": nets} if nets else {}), indent=2))

@@ -74,7 +74,7 @@ def source(config, records: Source, data_dir: str) -> Source:
             _check_width(config, states.states.shape[1])
             table = states
         else:
-            _network(config)  # refused now, and not with the first batch
+            _check_words(config, tokens)  # refused now, and not with the first batch
     return captions.CaptionedSource(given, rows, table, fingerprint=f"{name} {t.length}")
 
 
@@ -107,10 +107,23 @@ def _check_width(config, width: int) -> None:
         )
 
 
+def _check_words(config, tokens: np.ndarray) -> None:
+    """Raises ValueError: the vocabulary has words that the weights lack, and jax would read as NaN;
+    or as `_network`."""
+    known = len(_network(config).params["words"])
+    if tokens.size and tokens.max() > known:
+        raise ValueError(
+            f"text.encoder={config.text.encoder}, weights {encoder(config).place}: tokenizer.json "
+            f"has a word number {tokens.max() - 1}, and the weights have {known} words"
+        )
+
+
 def given_of(config, texts: Sequence[str]) -> dict[str, np.ndarray]:
     """(n,) captions -> what a network is given of them, as a device here computes it. Raises as
     `source`."""
     tokens, _ = _tokens(config, texts)
+    if config.text.encoder in ENCODERS:
+        _check_words(config, tokens)
     parts = [
         finish(config)({"tokens": tokens[start : start + ENCODED]})
         for start in range(0, len(tokens), ENCODED)
@@ -157,6 +170,7 @@ def _telling(config, count: int) -> captions.EncodeFn:
 
     def encode(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         nonlocal begun
+        _check_words(config, tokens)
         program = _program(_network(config), None)
         if not begun:
             print(f"text: {count} captions are encoded by {config.text.encoder}", flush=True)

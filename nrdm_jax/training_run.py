@@ -31,7 +31,7 @@ from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
-from nrdm_jax.processes.workdir import Workdir, read_whole_config
+from nrdm_jax.processes.workdir import Workdir, check_place, read_whole_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
@@ -98,6 +98,7 @@ def train(
     """
     ledger = Ledger(listener=signals.enter)
     with ledger.account("init"):
+        check_place(workdir)
         job = _opened(config, signals)
         if config.checkpoint.init_from:
             run_weights.find(config.checkpoint.init_from)
@@ -374,13 +375,14 @@ def _start(
     latest = restoring.newest_good(checkpoints, str(where))
     if latest is not None:
         meta = recovery.whole(checkpoints.meta(latest))
+        wanted = save_items(parts.abstract_state)
+        # What another shape or number of classes changes is said before that the data are others.
+        state = state_of(checkpoints.restore(latest, wanted))
         if meta["data"] != data:
             raise DataError(
                 f"the checkpoint was trained on data {meta['data']}, and data.name="
                 f"{config.data.name} is now {data}; use another workdir"
             )
-        wanted = save_items(parts.abstract_state)
-        state = state_of(checkpoints.restore(latest, wanted))
         print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
         if note := configuration.other_batch_size(config, meta):
             print(note, file=sys.stderr, flush=True)

@@ -91,10 +91,10 @@ def _read_safetensors(contents: bytes) -> dict[str, np.ndarray]:
     length = int.from_bytes(contents[:8], "little")
     if len(contents) < 8 or length > min(len(contents) - 8, _SAFETENSORS_LONGEST_HEADER):
         raise ValueError("its header is longer than the file")
-    header = parse_json(contents[8 : 8 + length])
+    header = parse_json(contents[8 : 8 + length], unique=True)
     if not isinstance(header, dict):
         raise ValueError("its header is not an object")
-    start, arrays = 8 + length, {}
+    start, arrays, places = 8 + length, {}, []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -111,4 +111,15 @@ def _read_safetensors(contents: bytes) -> dict[str, np.ndarray]:
             raise ValueError(f"the data of {name!r} lies outside the file or has another size")
         arrays[name] = np.frombuffer(contents, dtype, math.prod(shape), start + begin)
         arrays[name] = arrays[name].reshape(shape)
+        places.append((begin, end, name))
+    # The format has each byte in one tensor: no two share any, and none hides between them.
+    last = 0
+    for begin, end, name in sorted(places):
+        if begin != last:
+            raise ValueError(
+                f"the data of {name!r} begin at {begin:,}, and those before them end at {last:,}"
+            )
+        last = end
+    if start + last != len(contents):
+        raise ValueError(f"{len(contents) - start - last:,} bytes are of no tensor")
     return arrays

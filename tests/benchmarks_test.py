@@ -157,6 +157,15 @@ def test_sigterm_in_training_is_75_for_both_and_loses_nothing():
 
 
 @pytest.mark.slow
+def test_killed_at_random_moments_a_run_is_the_run_that_was_not():
+    done = run("benchmarks.kill_test", "--kills=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    assert result["bitwise"] is True and result["kills"] == 4 and result["kills_in_save"] >= 1
+    assert result["records_lost"] == result["records_repeated"] == 0
+
+
+@pytest.mark.slow
 def test_averages_that_are_made_are_those_that_were_tracked():
     done = run("benchmarks.post_hoc_ema", "--steps=320")
     assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ class Checkpoints:
         self._votes = Votes(self._together)
         self._being_saved: int | None = None
         self._problem: str | None = None  # what went wrong with a save, until it is told
+        self._gave_up = False  # the last save, whose failure orbax raises again when it is closed
         if read_only:
             options = ocp.CheckpointManagerOptions(
                 read_only=True, save_interval_steps=0, create=False
@@ -143,7 +144,7 @@ class Checkpoints:
             return
         in_parts = self._copies.begin(items)
         self._votes.begin()
-        self._being_saved = step
+        self._being_saved, self._gave_up = step, False
         try:
             with self._writing():
                 self._manager.save(
@@ -177,7 +178,7 @@ class Checkpoints:
 
     def _give_up(self, step: int, why: object) -> None:
         """As if the step had never been tried: older ones are as they were, and the next can be."""
-        self._being_saved = None
+        self._being_saved, self._gave_up = None, True
         self._problem = f"step {step} was not saved: {why}"
         self._manager.reload()  # until then it is taken for the newest
         if self._together.is_writer():
@@ -376,8 +377,15 @@ class Checkpoints:
             raise OSError(f"{self._directory}: {problem}")
 
     def close(self) -> None:
-        with self._writing():
-            self._manager.close()
+        """Raises:
+        OSError: the last save was not written, and nobody has asked for it.
+        """
+        try:
+            with self._writing():
+                self._manager.close()
+        except OSError:
+            if not self._gave_up:
+                raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

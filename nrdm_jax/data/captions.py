@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.latents import LatentSource
-from nrdm_jax.data.sources import Source, fingerprint_of
+from nrdm_jax.data.sources import Source, fingerprint_of, mapped
 from nrdm_jax.data.stored import once
 
 READ = 4096  # captions at a time
@@ -155,6 +156,9 @@ def encoded(
       encode: see there.
       directory: of all that are kept.
       key: JSON values; everything that decides the states.
+
+    Raises:
+      DataError: what is kept is damaged.
     """
 
     def write(folder: pathlib.Path) -> None:
@@ -180,8 +184,12 @@ def encoded(
         np.save(folder / "ends.npy", ends)
 
     home = once(directory / fingerprint_of(FORMAT, *key), write)
-    states, pooled = (np.load(home / f"{name}.npy", mmap_mode="r") for name in ("states", "pooled"))
-    return States(states, np.load(home / "ends.npy"), pooled, tokens.shape[1])
+    states, pooled, ends = (mapped(home / f"{name}.npy") for name in ("states", "pooled", "ends"))
+    with named(str(home), " is damaged; remove it"):
+        said = np.cumsum((tokens > 0).sum(axis=1))
+        if not np.array_equal(ends, said) or len(pooled) != len(tokens) or len(states) < said[-1]:
+            raise DataError("its states are not those of as many tokens")
+    return States(states, ends, pooled, tokens.shape[1])
 
 
 def _file(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:

@@ -6,7 +6,8 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
+from nrdm_jax.data.prepared import Records
 from nrdm_jax.data.sources import FEATURES
 
 
@@ -28,16 +29,16 @@ class Some:
 
 
 def count_classes(builder, split: str) -> dict[str, int]:
-    """Records by name of the class, in the order of the classes; nothing is decoded."""
+    """Records by name of the class, in the order of the classes; nothing is decoded. Raises as
+    `Records`."""
     features = builder.info.features
     if "label" not in features:
         return {}
     pictures = [f for f, kind in features.items() if isinstance(kind, tfds.features.Image)]
-    undecoded = dict.fromkeys(pictures, tfds.decode.SkipDecoding())
-    records = builder.as_data_source(split, decoders=undecoded)
+    records = Records(builder, split, skip=pictures)
     counts: collections.Counter[int] = collections.Counter()
     for start in range(0, len(records), 1024):
-        part = records.__getitems__(list(range(start, min(start + 1024, len(records)))))
+        part = records.read(range(start, min(start + 1024, len(records))))
         counts.update(int(record["label"]) for record in part)
     label = features["label"]
     return {label.int2str(i): counts[i] for i in range(label.num_classes)}
@@ -47,7 +48,8 @@ def take(builder, split: str, most: int) -> Some:
     """Up to `most` records of a split.
 
     Raises:
-      DataError: the set has nothing that could be shown, or its records differ in shape.
+      DataError: the set has nothing that could be shown, or its records differ in shape; or as
+        `Records`.
     """
     features, name = builder.info.features, builder.info.full_name
     kind = next((f for f in FEATURES if f in features), "")
@@ -56,13 +58,15 @@ def take(builder, split: str, most: int) -> Some:
             f"data set {name} has features {', '.join(features)}; needed: one of "
             f"{', '.join(FEATURES)}, of one shape"
         )
-    records = builder.as_data_source(split)
+    records = Records(builder, split)
     places = np.linspace(0, len(records) - 1, min(most, len(records))).round().astype(int)
-    chosen = records.__getitems__(places.tolist())
-    captions = [r["caption"].decode() if "caption" in features else "" for r in chosen]
-    classes = [
-        features["label"].int2str(int(r["label"])) if "label" in features else "" for r in chosen
-    ]
+    chosen = records.read(places.tolist())
+    with named(records.name, " has a caption that is no text, or a label that is no class"):
+        captions = [r["caption"].decode() if "caption" in features else "" for r in chosen]
+        classes = [
+            features["label"].int2str(int(r["label"])) if "label" in features else ""
+            for r in chosen
+        ]
     titles = [caption or label for caption, label in zip(captions, classes, strict=True)]
     return Some(
         kind,

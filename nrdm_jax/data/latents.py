@@ -16,7 +16,7 @@ import numpy as np
 
 from nrdm_jax.bounded_files import read_object
 from nrdm_jax.data.errors import DataError, named
-from nrdm_jax.data.prepared import open_directory
+from nrdm_jax.data.prepared import Records, open_directory
 from nrdm_jax.data.sources import Source, captions_of, check_labels, fingerprint_of
 
 NAME, VERSION = "latents", "1.0.0"
@@ -100,29 +100,36 @@ class Encoded:
         if split not in builder.info.splits:
             raise DataError(f"the latents in {directory} have no split {split!r}")
         features = builder.info.features
-        self._records, self._builder, self._split = builder.as_data_source(split), builder, split
-        self._further = {
-            name: feature.np_dtype  # of one number TFDS gives Python's
-            for name, feature in features.items()
-            if name not in ("mean", "label") and not isinstance(feature, tfds.features.Text)
-        }
-        self.shape, self.dtype = tuple(features["mean"].shape), np.dtype(np.uint16)
-        self.num_classes = int(features["label"].num_classes)
-        self.class_names = tuple(features["label"].names) if features["label"].names else ()
+        self._records, self._builder, self._split = Records(builder, split), builder, split
+        with named(str(directory), " is no set of latents"):
+            self._further = {
+                name: feature.np_dtype  # of one number TFDS gives Python's
+                for name, feature in features.items()
+                if name not in ("mean", "label") and not isinstance(feature, tfds.features.Text)
+            }
+            self.shape, self.dtype = tuple(features["mean"].shape), np.dtype(np.uint16)
+            self.num_classes = int(features["label"].num_classes)
+            self.class_names = tuple(features["label"].names) if features["label"].names else ()
+            channels = len(self.statistics.shift)
+            if features["mean"].np_dtype != self.dtype or self.shape[-1:] != (channels,):
+                said = f"{features['mean'].np_dtype} {self.shape}"
+                raise DataError(f"{STATISTICS} has {channels} channels, and the latents are {said}")
         self.fingerprint = fingerprint_of(NAME, VERSION, self.statistics.fingerprint, split)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        records = self._records.__getitems__([int(i) for i in indices])
-        label = np.asarray([r["label"] for r in records], np.int32)
+        records = self._records.read([int(i) for i in indices])
+        with named(self._records.name):
+            label = np.asarray([r["label"] for r in records], np.int32)
+            batch = {"x": np.stack([r["mean"] for r in records]), "label": label}
+            batch |= {
+                name: np.asarray([r[name] for r in records], dtype)
+                for name, dtype in self._further.items()
+            }
         check_labels(label, self.num_classes)
-        batch = {"x": np.stack([r["mean"] for r in records]), "label": label}
-        return batch | {
-            name: np.asarray([r[name] for r in records], dtype)
-            for name, dtype in self._further.items()
-        }
+        return batch
 
     def captions(self, indices: np.ndarray) -> list[str]:
         return captions_of(self._builder, self._split, indices)

@@ -1,18 +1,32 @@
-"""Prepared data sets by their directories, opened without running what their files name.
+"""Prepared data sets by their directories, opened without running what their files name, and their
+records.
 
-TFDS imports the module of every feature's class that features.json names, whatever it is; here they
-are TFDS's own.
+TFDS imports the module of every feature's class that features.json names, whatever it is, opens
+pictures of any kind that Pillow has, and reads as many records from wherever dataset_info.json
+says; here the classes are TFDS's own, the pictures those of `pictures.FORMATS`, and files and
+counts those that are there.
 """
 
+import io
 import pathlib
+import re
+import types
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from nrdm_jax.bounded_files import parse_json, read_object
-from nrdm_jax.data.errors import DataError, named
+from PIL import Image
 
-FEATURES, OURS = "features.json", "tensorflow_datasets."
+from nrdm_jax.bounded_files import check_link, check_name, parse_json, read_object
+from nrdm_jax.data import pictures
+from nrdm_jax.data.errors import DataError, is_of_machine, named
+
+FEATURES, OURS = "features.json", "tensorflow_datasets.core.features."
 # A class's name as protobuf's JSON has it, in its two spellings, and as TFDS had it before 4.4.
 NAMES = ("pythonClassName", "python_class_name", "type")
+# Names of shards: Python would format whatever stands in braces, and as wide as is asked for.
+TEMPLATE = re.compile(
+    r"([\w.@-]|\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})+"
+)
 
 
 def open_directory(directory: pathlib.Path):
@@ -37,5 +51,94 @@ def _check_features(node: Any) -> None:
     for key, value in node.items():
         if key in NAMES and isinstance(value, str) and "." in value and not value.startswith(OURS):
             raise DataError(f"{FEATURES} names the class {value}, which is none of {OURS}")
+        if key == "encoding" and value == "zlib":
+            raise DataError(f"{FEATURES} has tensors that zlib has packed, to whatever size")
         # Of features without a message of their own the content is JSON within JSON.
         _check_features(parse_json(value) if key == "json" and isinstance(value, str) else value)
+
+
+class Records:
+    """The records of a split of a prepared set, decoded as they are asked for.
+
+    Args:
+      builder: of TFDS, prepared.
+      split: of it.
+      skip: features that are left as they are stored.
+
+    Raises:
+      DataError: its files are not there, not within its directory, or have other numbers of records
+        than it says.
+    """
+
+    def __init__(self, builder, split: str, *, skip: Collection[str] = ()):
+        from tensorflow_datasets.core import decode
+
+        _bound_pictures()
+        self.name = f"{builder.data_dir}, split {split}"
+        skipped = {name: decode.SkipDecoding() for name in skip}
+        with named(self.name):
+            _check_files(builder, split)
+            self._records = builder.as_data_source(split, decoders=skipped)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """Raises:
+        DataError: a record is damaged, naming its place.
+        """
+        try:
+            return list(self._records.__getitems__(list(places)))
+        except Exception as error:  # as of `named`
+            if is_of_machine(error):
+                raise
+            # Those of a batch are read at once, and not one of them is named.
+            place = next((p for p in places if not self._is_whole(p)), "unknown")
+            says = str(error).strip().splitlines() or [type(error).__name__]
+            raise DataError(f"{self.name}: record {place} is damaged: {says[0]}") from error
+
+    def _is_whole(self, place: int) -> bool:
+        try:
+            self._records.__getitems__([place])
+        except Exception:  # as above
+            return False
+        return True
+
+
+def _check_files(builder, split: str) -> None:
+    """Whether the shards of a split are in the set's directory, and hold what it says."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    info, home = builder.info.splits[split], pathlib.Path(builder.data_dir)
+    template = info.filename_template
+    if template is None or not TEMPLATE.fullmatch(template.template):
+        said = template and template.template[:200]
+        raise DataError(f"dataset_info.json has the names of files {said!r}")
+    for part in filter(None, (template.dataset_name, template.split, template.filetype_suffix)):
+        if "/" in check_name(part):
+            raise DataError(f"dataset_info.json has the name {part[:200]!r}")
+    count = len(info.shard_lengths)
+    for number, said in enumerate(info.shard_lengths):
+        shard = pathlib.Path(template.sharded_filepath(shard_index=number, num_shards=count))
+        check_link(shard, home)
+        if template.filetype_suffix != "array_record":
+            continue
+        reader = ArrayRecordReader(str(shard), options="readahead_buffer_size:0")
+        try:
+            found = reader.num_records()
+        finally:
+            reader.close()
+        if found != said:
+            raise DataError(f"{shard.name} has {found:,} records; dataset_info.json says {said:,}")
+
+
+def _bound_pictures() -> None:
+    from tensorflow_datasets.core.features import image_feature
+
+    image_feature.PIL_Image = types.SimpleNamespace(**{**vars(Image), "open": _open_picture})
+
+
+def _open_picture(file: io.BytesIO) -> Image.Image:
+    picture = Image.open(file, formats=pictures.FORMATS)
+    pictures.check_size(picture.size)
+    return picture

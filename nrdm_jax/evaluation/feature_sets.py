@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -127,5 +128,8 @@ def load(path: pathlib.Path) -> FeatureSet | None:
             count=moments["pooled"].count,
             of_classes=arrays["of_classes"],
         )
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+    except (
+        OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+        RuntimeError,  # of an archive that is encrypted, or of a version that Python does not know
+    ):  # fmt: skip
         return None

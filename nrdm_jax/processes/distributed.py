@@ -21,6 +21,7 @@ _questions = itertools.count(1)
 # Seconds after which a process that jax hears nothing of is dead to it, and all others end.
 HEARTBEAT = 30
 FAREWELL = 60  # seconds that processes wait for each other at the end
+ARRIVAL = 300  # and at the start
 
 _active = False
 _polls = itertools.count(1)
@@ -44,13 +45,16 @@ def cluster() -> str | None:
     return None
 
 
-def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+def start(
+    coordinator: str = "", num_processes: int = 0, process_id: int = -1, arrival: int = ARRIVAL
+) -> None:
     """Joins the other processes, named by the arguments or found by the cluster; alone does
     nothing. From then on only process 0 prints.
 
     Args:
       coordinator: HOST:PORT at which process 0 listens.
       num_processes, process_id: how many there are, and which this one is.
+      arrival: seconds that they may take to be there.
 
     Raises:
       ValueError: only some of the arguments are given, or they contradict each other.
@@ -67,6 +71,7 @@ def start(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -
     import jax
 
     settings: dict = {
+        "initialization_timeout": arrival,
         "heartbeat_timeout_seconds": HEARTBEAT,
         "shutdown_timeout_seconds": FAREWELL,
     }

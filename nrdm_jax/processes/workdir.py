@@ -6,10 +6,11 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 from typing import IO
 
 from nrdm_jax.bounded_files import read_object
-from nrdm_jax.config import default, difference, to_dict
+from nrdm_jax.config import default, difference, from_dict, to_dict, validate
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
@@ -99,6 +100,24 @@ class Workdir:
             self._lock.close()
 
 
+def check_place(path: str) -> None:
+    """Whether there can be a workdir, before anything takes long; nothing is left behind. Of
+    several processes the writer looks.
+
+    Raises:
+      Stop: it cannot be written (exit code 74).
+    """
+    if not distributed.is_writer():
+        return
+    place = pathlib.Path(path).absolute()
+    try:
+        there = next(p for p in (place, *place.parents) if p.exists())
+        with tempfile.TemporaryDirectory(prefix=".probe", dir=there):
+            pass
+    except OSError as error:
+        raise Stop(exit_codes.IO, f"workdir {path} cannot be written: {error}") from error
+
+
 def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
     """Lines `field: old -> new` between the config of the run at `path`, if there is one, and
     `config`.
@@ -121,13 +140,18 @@ def changes(path: pathlib.Path, config: dict, allowed: bool) -> list[str]:
 
 
 def _over(defaults: dict, stored: dict) -> dict:
-    """The stored values, over the defaults of fields that are not there."""
+    """The stored values, over the defaults of fields that are not there.
+
+    Raises:
+      ValueError: a value is of another kind than the field's default.
+    """
     merged = dict(defaults)
     for key, value in stored.items():
         known = merged.get(key)
-        if isinstance(value, dict) and isinstance(known, dict):
-            value = _over(known, value)
-        merged[key] = value
+        kind = next((k for k in (dict, list, bool, float | int) if isinstance(known, k)), None)
+        if kind is not None and not isinstance(value, kind):
+            raise ValueError(f"{key} is {str(value)[:60]!r}, and its default {str(known)[:60]!r}")
+        merged[key] = _over(known, value) if isinstance(known, dict) else value
     return merged
 
 
@@ -150,6 +174,30 @@ def read_config(path: pathlib.Path) -> dict:
         raise ValueError(f"{file} cannot be read: {error}") from error
 
 
+def open_config(path: pathlib.Path):
+    """The config of a run, validated.
+
+    Raises:
+      ValueError: as `read_config`, or it has unknown fields or values that are none, as that of
+        another version; names the file.
+    """
+    stored = read_config(path)
+    try:
+        config = from_dict(stored)
+        validate(config)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(path) / 'config.json'}: {error}") from error
+    return config
+
+
 def read_whole_config(path: pathlib.Path) -> dict:
-    """The same; a field that is newer than the run has its default."""
-    return _over(to_dict(default()), read_config(path))
+    """The same; a field that is newer than the run has its default.
+
+    Raises:
+      ValueError: as `read_config`, or a value is of another kind than its field.
+    """
+    stored = read_config(path)
+    try:
+        return _over(to_dict(default()), stored)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(path) / 'config.json'}: {error}") from error

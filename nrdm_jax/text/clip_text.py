@@ -13,7 +13,7 @@ import numpy as np
 from nrdm_jax.named_tensors import select
 from nrdm_jax.signatures import Array, Params
 from nrdm_jax.text import transformer
-from nrdm_jax.text.transformer import Network, linear, setting
+from nrdm_jax.text.transformer import Network, linear, natural, positive
 
 OF = "a CLIP text encoder"
 
@@ -27,7 +27,9 @@ def build(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Net
         those of such a network.
     """
     settings = settings.get("text_config", settings)  # of a file with the images' encoder
-    heads, epsilon = setting(settings, "num_attention_heads"), setting(settings, "layer_norm_eps")
+    if not isinstance(settings, Mapping):
+        raise ValueError("config.json has a text_config that is no object")
+    heads, epsilon = natural(settings, "num_attention_heads"), positive(settings, "layer_norm_eps")
     activate = transformer.activation(settings, "hidden_act")
     prefix = "text_model." if any(name.startswith("text_model.") for name in tensors) else ""
     words, places = (f"{prefix}embeddings.{n}_embedding.weight" for n in ("token", "position"))

@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from nrdm_jax import weight_files
@@ -54,7 +55,7 @@ class Encoder:
           ValueError: the weights are those of something else; what is missing is named.
         """
         try:
-            return self._read()
+            return _traced(self._read())
         except ValueError as error:
             raise ValueError(f"text.encoder={self.name}, weights {self.place}: {error}") from error
 
@@ -119,6 +120,19 @@ def open_encoder(name: str, weights: str | None = None) -> Encoder:
 
     fingerprint = hashlib.sha256(identity).hexdigest()[:16]
     return Encoder(name, place, fingerprint, tokenize, read)
+
+
+def _traced(network: Network) -> Network:
+    """The same. Raises ValueError: its tensors do not fit each other, as one forward pass has it,
+    of which nothing is computed."""
+    length = 8 if network.longest is None else min(network.longest, 8)
+    tokens = jax.ShapeDtypeStruct((1, length), np.int32)
+    try:
+        jax.eval_shape(network.encode, network.params, tokens)
+    except Exception as error:  # of as many kinds as there are operations
+        says = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"its tensors and config.json do not go together: {says[0]}") from error
+    return network
 
 
 def _packaged_folder(name: str, source: Source) -> pathlib.Path:

@@ -16,7 +16,7 @@ import numpy as np
 from nrdm_jax.named_tensors import select
 from nrdm_jax.signatures import Array, Params
 from nrdm_jax.text import transformer
-from nrdm_jax.text.transformer import Network, linear, setting
+from nrdm_jax.text.transformer import Network, linear, natural, positive, setting
 
 OF = "a BERT encoder (all-MiniLM-L6-v2)"
 
@@ -31,7 +31,7 @@ def build(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Net
     kind = setting(settings, "position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"config.json has position_embedding_type={kind!r}; {OF} has absolute")
-    heads, epsilon = setting(settings, "num_attention_heads"), setting(settings, "layer_norm_eps")
+    heads, epsilon = natural(settings, "num_attention_heads"), positive(settings, "layer_norm_eps")
     activate = transformer.activation(settings, "hidden_act")
     start = "embeddings."
     tables = select(

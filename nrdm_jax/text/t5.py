@@ -17,7 +17,7 @@ import numpy as np
 from nrdm_jax.named_tensors import select
 from nrdm_jax.signatures import Array, Params
 from nrdm_jax.text import transformer
-from nrdm_jax.text.transformer import Network, linear, setting
+from nrdm_jax.text.transformer import Network, linear, natural, positive
 
 OF = "a T5 encoder"
 ATTENTION, MLP = "layer.0.SelfAttention", "layer.1.DenseReluDense"
@@ -55,8 +55,8 @@ def build(tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Net
         "norm": found[norm],
         "layers": transformer.layers(tensors, "encoder.block.", shapes, OF),
     }
-    epsilon = setting(settings, "layer_norm_epsilon", 1e-6)
-    distance = setting(settings, "relative_attention_max_distance", 128)
+    epsilon = positive(settings, "layer_norm_epsilon", 1e-6)
+    distance = natural(settings, "relative_attention_max_distance", 128)
     activate = transformer.activation(settings, "dense_act_fn", "gelu_new" if gated else "relu")
 
     def run_layer(z_BTD: Array, bias: Array, layer: Params) -> Array:

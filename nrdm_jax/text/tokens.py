@@ -3,8 +3,9 @@
 A caption of nothing but space has no tokens, whatever a vocabulary would put around it.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def open_vocabulary(path: pathlib.Path) -> Tokenize:
     around a text stay when the text is cut.
 
     Raises:
-      ValueError: there is no such file, it is none, or the package is not installed.
+      ValueError: there is no such file, it is none, or the package is not installed; and of what is
+        returned, a text cannot be read by it.
     """
     try:
         from tokenizers import Tokenizer
@@ -45,28 +47,38 @@ def open_vocabulary(path: pathlib.Path) -> Tokenize:
         ) from error
     if not path.is_file():
         raise ValueError(f"there is no {path.name} beside the weights, in {path.parent}")
-    try:
+    with _blamed(path, "is no tokenizer"):
         vocabulary = Tokenizer.from_buffer(read_bytes(path, MOST_JSON))
-    except BaseException as error:  # nothing narrower, and where Rust panics nothing narrower yet
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        raise ValueError(f"{path} is no tokenizer: {error}") from error
-    vocabulary.no_padding()
+        vocabulary.no_padding()
     marks = vocabulary.num_special_tokens_to_add(False)
 
     def tokenize(captions: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         if length <= marks:
             raise ValueError(
-                f"text.length is {length}, and {marks} tokens are put around every text; give more"
+                f"text.length is {length}, and {path} puts {marks} tokens around every text; "
+                "give more"
             )
         vocabulary.enable_truncation(length)
         texts = [caption.strip() for caption in captions]
-        found = vocabulary.encode_batch(texts)
-        rows = [rest.ids if text else [] for text, rest in zip(texts, found, strict=True)]
-        cut = np.asarray([bool(rest.overflowing) for rest in found], bool)
-        return _padded(rows, length), cut
+        with _blamed(path, "cannot read texts"):
+            found = vocabulary.encode_batch(texts)
+            rows = [rest.ids if text else [] for text, rest in zip(texts, found, strict=True)]
+            cut = np.asarray([bool(rest.overflowing) for rest in found], bool)
+            return _padded(rows, length), cut
 
     return tokenize
+
+
+@contextlib.contextmanager
+def _blamed(path: pathlib.Path, says: str) -> Iterator[None]:
+    """Within it, whatever `tokenizers` raises is the file's fault: nothing narrower than Exception,
+    and where Rust panics nothing narrower than BaseException."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise ValueError(f"{path} {says}: {error}") from error
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:

@@ -5,6 +5,7 @@ plus one, 0 behind the text, since 0 is a word in some vocabularies.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -88,12 +89,28 @@ def setting(settings: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
+def natural(settings: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A field of config.json. Raises ValueError: it is not there, or no whole number above 0."""
+    value = setting(settings, name, default)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"config.json has {name}={str(value)[:60]}, which is no number above 0")
+    return value
+
+
+def positive(settings: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """A field of config.json. Raises ValueError: it is not there, or no finite number above 0."""
+    value = setting(settings, name, default)
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise ValueError(f"config.json has {name}={str(value)[:60]}, which is no number above 0")
+    return value
+
+
 def activation(settings: Mapping[str, Any], name: str, default: str | None = None):
     """Raises ValueError: config.json names one that is not known."""
     value = setting(settings, name, default)
-    if value not in ACTIVATIONS:
+    if not isinstance(value, str) or value not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"config.json has {name}={value!r}, which is none of {known}")
+        raise ValueError(f"config.json has {name}={str(value)[:60]!r}, which is none of {known}")
     return ACTIVATIONS[value]
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any
 
+from nrdm_jax.bounded_files import read_object
 from nrdm_jax.processes import distributed
 from nrdm_jax.training.metrics import Ledger
 
@@ -83,7 +84,8 @@ class Goodput:
 def _read(path: pathlib.Path) -> dict[str, Any]:
     """Nothing where there is no account, or one that cannot be read: it decides nothing."""
     try:
-        found = json.loads(path.read_text())
-        return found if isinstance(found.get("seconds"), dict) else {}
-    except (OSError, ValueError, AttributeError):
+        found = read_object(path)
+        numbers = [*found["seconds"].values(), found.get("data_wait", 0), found.get("processes", 0)]
+        return found if all(isinstance(value, int | float) for value in numbers) else {}
+    except (OSError, ValueError, KeyError, AttributeError):
         return {}

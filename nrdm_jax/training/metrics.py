@@ -155,15 +155,22 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-    """The rows of metrics.jsonl, none where there is none yet; a last line cut short by a kill is
-    left out."""
+    """The rows of metrics.jsonl, none where there is none yet; a line that is none, as a last one
+    cut short by a kill, is left out."""
     path = workdir / "metrics.jsonl"
     rows: list[dict] = []
     for _, line in read_lines(path, MOST_JSON) if path.exists() else ():
         with contextlib.suppress(ValueError, RecursionError):
             row = nans(parse_json(line))
-            rows += [row] if isinstance(row, dict) else []
+            rows += [row] if _is_row(row) else []
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    places = (row.get(name, 0) for name in ("images", *MetricsWriter.SECONDS))
+    return all(isinstance(place, int | float) for place in places)
 
 
 def nulls(tree: Any) -> Any:

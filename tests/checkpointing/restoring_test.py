@@ -177,7 +177,16 @@ def test_a_save_that_fails_is_told_of_once_and_leaves_the_others(tmp_path):
     assert sorted(path.name for path in home.iterdir()) == ["1"]
     checkpoints.save(2, large(2), {})
     assert until_ended() is None and checkpoints.faults(2) == []
+    # Of the last one, whoever waits is told, and the end says nothing else.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        checkpoints.save(3, large(3), {})
+        with pytest.raises(OSError, match="step 3 was not saved: .*File too large"):
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     checkpoints.close()
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_the_newest_the_regular_and_the_best_are_kept(tmp_path):

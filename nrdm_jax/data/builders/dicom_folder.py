@@ -26,6 +26,9 @@ COUNTS = {
     "Rows": 1, "Columns": 1, "PixelSpacing": 2, "ImageOrientationPatient": 6,
     "ImagePositionPatient": 3,
 }  # fmt: skip
+READ_LATER = (
+    "PatientID", "SliceThickness", "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation",
+)  # fmt: skip
 MOST_BYTES, MOST_PIXELS = 2**31, 2**26  # of a slice
 POSITIVE = ("Rows", "Columns", "PixelSpacing")
 
@@ -150,8 +153,10 @@ def fault_of(part: Any) -> str:
     """Why it cannot be a slice, or empty.
 
     Raises:
-      TypeError, ValueError: what has to be a number is none.
+      TypeError, ValueError, …: what has to be a number is none, or as pydicom does.
     """
+    for name in READ_LATER:  # pydicom makes values of the bytes when they are asked for
+        part.get(name)
     # DICOM writes what is not known as a value of no length (PS3.5 7.4).
     values = {name: part.get(name) for name in (*ONE_EACH, "ImagePositionPatient")}
     absent = [name for name, value in values.items() if value is None or value in ("", [])]

@@ -25,7 +25,7 @@ from nrdm_jax.data.builders.solids import Solids
 from nrdm_jax.data.builders.sweethome3d import Sweethome3d
 from nrdm_jax.data.builders.video_folder import VideoFolder
 from nrdm_jax.data.builders.weizmann import Weizmann
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.prepared import open_directory
 
 # Nothing is fetched at run time, not even the list of what could be.
@@ -79,7 +79,8 @@ def opened(
 
     Raises:
       ValueError: the name is unknown, or the set has no records of this shape.
-      DataError: a folder cannot be used, or a TFDS data set is not prepared.
+      DataError: a folder cannot be used, or what is prepared is damaged, or a TFDS data set is not
+        prepared.
     """
     if name.startswith("tfds:"):
         return _read_only(name.removeprefix("tfds:"), data_dir)
@@ -102,7 +103,8 @@ def opened(
         config = cls.config_among(shape, among, *given, **strided)
     else:
         config = cls.config_for(tuple(shape or cls.SHAPE), *given, **strided)
-    return cls(config=config, data_dir=data_dir, file_format="array_record")
+    with named(f"{data_dir}, {name}", ": what is prepared is damaged"):
+        return cls(config=config, data_dir=data_dir, file_format="array_record")
 
 
 def prepared(
