@@ -73,6 +73,8 @@ def entry(name: str, *arguments: str, variables: Mapping[str, str] | None = None
         mock.patch.object(sys, "argv", argv),  # of which config_flags reads the fields
     ):
         launched: list[bool] = []
+        # A config file's module of the name that config_flags gives to all would have its names.
+        sys.modules.pop("config_config", None)
         # Whether there are operands is said by the entry's own call.
         with mock.patch.object(
             module.lifecycle,
