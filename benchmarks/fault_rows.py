@@ -133,7 +133,10 @@ def _flags_of(module) -> Iterator[None]:
         yield
     finally:
         for name in [name for name in flags.FLAGS if name not in before]:
-            delattr(flags.FLAGS, name)
+            by = flags.FLAGS.find_module_defining_flag(name) or ""
+            # Those of libraries that were imported within are read later on.
+            if by.startswith("nrdm_jax") or name.split(".")[0] == "config":
+                delattr(flags.FLAGS, name)
         flags.FLAGS.set_gnu_getopt(gnu)
         if not was_parsed:
             flags.FLAGS.unparse_flags()
