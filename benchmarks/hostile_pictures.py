@@ -105,9 +105,9 @@ def _clips() -> Iterator[Row]:
         return holding(name, lambda path: path.write_bytes(content), ".gif")
 
     screen = b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0xF0, 0, 0) + bytes(6)
-    few = "has fewer frames than a clip"
+    frames = "1.apng: cannot be decoded"
     for name, make, says in (
-        ("APNG that claims 10^6 frames", of("1.apng", png(8, 8, bytes(25 * 8), 10**6)), few),
+        ("APNG that claims 10^6 frames", of("1.apng", png(8, 8, bytes(25 * 8), 10**6)), frames),
         ("GIF of 65,535 x 65,535", of("1.gif", screen + b";"), "1.gif: cannot be decoded"),
         ("MP4 that is cut", holding("1.mp4", cut(valid_files.video, 0.6), ".gif"), "1.mp4: cannot"),
         ("MKV that is cut", holding("1.mkv", cut(valid_files.video, 0.1), ".gif"), "1.mkv: cannot"),

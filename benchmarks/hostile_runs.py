@@ -76,7 +76,7 @@ def _runs() -> Iterator[Row]:
         ("0", '"shift": [0], "scale": [0]'),
     ):
         make = written("statistics.json", "{" + text + ', "fingerprint": "", "weights": ""}')
-        yield row(f"latents with statistics of {name}", BAD_DATA, "has no statistics of latents",
+        yield row(f"latents with statistics of {name}", BAD_DATA, "a scale is not above 0",
                   make, reading(Statistics.read))  # fmt: skip
 
 
