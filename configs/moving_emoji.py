@@ -3,9 +3,9 @@
 Purpose: the video path end to end in minutes on a laptop, with factorised space-time attention. The
 drawings are OpenMoji's; the eight motions are made up and are the class. `:smoke` is 20 steps, for
 tests.
-Expected result: on 2 cores, 6 minutes take the held-out loss of the EMA weights from 1.917 to
-0.095, 0.64 of the best linear denoiser's 0.149; samples are patches of colour that keep their place
-from frame to frame. (Measured 2026-11-26.)
+Expected result: on 2 cores, 14 minutes beside other work take the held-out loss of the EMA weights
+from 1.917 to 0.095, 0.64 of the best linear denoiser's 0.149; samples are patches of colour about
+the middle. (Measured 2026-11-26.)
 Command: bash launch/local.sh configs/moving_emoji.py
 """
 
