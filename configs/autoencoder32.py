@@ -2,7 +2,7 @@
 
 Purpose: 3,072 numbers of a drawing to 256 and back, on two CPU cores, better than the best linear
 projection to as many. `:smoke` is the same job shrunk to 20 steps, for tests.
-Expected result: on 2 cores, beside other work, 13 minutes: PSNR 24.1 dB on held-out drawings, the
+Expected result: on 2 cores, beside other work, 16 minutes: PSNR 24.1 dB on held-out drawings, the
 linear projection's is 23.2; letters and thin lines are blurred. (Measured 2026-11-26.)
 Command: bash launch/local.sh configs/autoencoder32.py
 """
