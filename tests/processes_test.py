@@ -167,6 +167,21 @@ def test_flags_of_processes_that_contradict_each_other(arguments, says):
         distributed.start(**arguments)
 
 
+def test_what_a_collective_raises_is_told_from_a_defect(monkeypatch):
+    class Peers:
+        def await_loss(self, seconds):
+            return "process 1 has ended"
+
+    said = "UNKNOWN: Gloo AllGather failed: Connection closed by peer\nand more"
+    assert distributed.loss(RuntimeError(said)) is None  # of a process alone
+    monkeypatch.setattr(distributed, "_peers", Peers())
+    for kind in (RuntimeError, ValueError):
+        code, message = distributed.loss(kind(said))
+        assert code == 71 and message == f"process 1 has ended: {said.splitlines()[0]}"
+    assert distributed.loss(ValueError("a shape of 3 axes")) is None
+    assert distributed.loss(KeyError(said)) is None
+
+
 def test_alone_nothing_is_started(monkeypatch):
     for name in CLUSTERS:
         monkeypatch.delenv(name, raising=False)

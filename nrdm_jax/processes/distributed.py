@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from nrdm_jax.processes.exit_codes import Stop
 
 HOUR_MS = 3_600_000
 
+_STATUS = re.compile("(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|INTERNAL|DEADLINE_EXCEEDED): ")
 _questions = itertools.count(1)
 # Seconds after which a process that jax hears nothing of is dead to it, and all others end.
 HEARTBEAT = 30
@@ -173,7 +175,11 @@ def stop_is_near() -> bool:
 def loss(error: Exception) -> tuple[int, str] | None:
     """Whether an error of jax is another process's end: (exit code, message). It comes before it is
     known that the other is dead: returns within a heartbeat."""
-    if _peers is None or not isinstance(error, RuntimeError):
+    of_jax = isinstance(error, RuntimeError) or (
+        # As some collectives' errors come through `jit`.
+        isinstance(error, ValueError) and _STATUS.match(str(error))
+    )
+    if _peers is None or not of_jax:
         return None
     lost = _peers.await_loss(HEARTBEAT + 5)
     first = str(error).strip().splitlines()[0][:200]
