@@ -73,6 +73,8 @@ def entry(name: str, *arguments: str, variables: Mapping[str, str] | None = None
         mock.patch.object(sys, "argv", argv),  # of which config_flags reads the fields
     ):
         launched: list[bool] = []
+        # A config file's module of the name that config_flags gives to all would have its names.
+        sys.modules.pop("config_config", None)
         # Whether there are operands is said by the entry's own call.
         with mock.patch.object(
             module.lifecycle,
@@ -131,7 +133,10 @@ def _flags_of(module) -> Iterator[None]:
         yield
     finally:
         for name in [name for name in flags.FLAGS if name not in before]:
-            delattr(flags.FLAGS, name)
+            by = flags.FLAGS.find_module_defining_flag(name) or ""
+            # Those of libraries that were imported within are read later on.
+            if by.startswith("nrdm_jax") or name.split(".")[0] == "config":
+                delattr(flags.FLAGS, name)
         flags.FLAGS.set_gnu_getopt(gnu)
         if not was_parsed:
             flags.FLAGS.unparse_flags()

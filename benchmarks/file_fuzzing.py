@@ -25,7 +25,7 @@ from absl import flags
 from nrdm_jax.processes import lifecycle
 
 MOST_SECONDS = 20  # of a case
-MOST_BYTES = 2**30  # of the process's memory, above what it has before the first case
+MOST_BYTES = 3 * 2**29  # of the process's memory, above what it has before the first case
 MOST_ADDRESSES = 2**32  # of its address space, likewise
 # Numbers that sizes and places are most often wrong with.
 HUGE = (0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)

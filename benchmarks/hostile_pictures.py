@@ -31,6 +31,13 @@ def png(width: int, height: int, data: bytes = b"", frames: int = 0) -> bytes:
     return found + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
+def webp(width: int, height: int) -> bytes:
+    """Of a canvas without a picture."""
+    sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<IBxxx", 10, 2) + sizes
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def eps(command: str) -> bytes:
     return f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(%pipe%{command}) (w) file\n".encode()
 
@@ -92,6 +99,7 @@ def _pictures() -> Iterator[Row]:
         ("PNG of fewer rows than it says", of("1.png", png(64, 64, bytes(99))), damaged),
         ("EPS named .png, with a program", holding("1.png", command), damaged),
         ("PNG that ends in zeros", holding("1.png", ghost), damaged),
+        ("WebP of 16,777,216 x 16", of("1.webp", webp(2**24, 16)), "is of 16777216 x 16 pixels"),
         ("JPEG that is cut", holding("1.jpg", cut(valid_files.picture, 0.5)), "1.jpg: cannot be"),
         ("TIFF that is cut", holding("1.tif", cut(valid_files.picture, 0.5)), "1.tif: cannot be"),
         ("WebP that is cut", holding("1.webp", cut(valid_files.picture, 0.5)), "1.webp: cannot be"),
@@ -105,9 +113,9 @@ def _clips() -> Iterator[Row]:
         return holding(name, lambda path: path.write_bytes(content), ".gif")
 
     screen = b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0xF0, 0, 0) + bytes(6)
-    few = "has fewer frames than a clip"
+    frames = "1.apng: cannot be decoded"
     for name, make, says in (
-        ("APNG that claims 10^6 frames", of("1.apng", png(8, 8, bytes(25 * 8), 10**6)), few),
+        ("APNG that claims 10^6 frames", of("1.apng", png(8, 8, bytes(25 * 8), 10**6)), frames),
         ("GIF of 65,535 x 65,535", of("1.gif", screen + b";"), "1.gif: cannot be decoded"),
         ("MP4 that is cut", holding("1.mp4", cut(valid_files.video, 0.6), ".gif"), "1.mp4: cannot"),
         ("MKV that is cut", holding("1.mkv", cut(valid_files.video, 0.1), ".gif"), "1.mkv: cannot"),

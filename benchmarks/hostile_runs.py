@@ -76,7 +76,7 @@ def _runs() -> Iterator[Row]:
         ("0", '"shift": [0], "scale": [0]'),
     ):
         make = written("statistics.json", "{" + text + ', "fingerprint": "", "weights": ""}')
-        yield row(f"latents with statistics of {name}", BAD_DATA, "has no statistics of latents",
+        yield row(f"latents with statistics of {name}", BAD_DATA, "a scale is not above 0",
                   make, reading(Statistics.read))  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def encoder(change: Change) -> Callable[[pathlib.Path], pathlib.Path]:
 
 def _read_encoder(folder: pathlib.Path) -> Any:
     found = encoders.open_encoder("minilm", str(folder))
-    return found.tokenize(["a dog"], 4), found.network
+    return found.tokenize(["a dog", "d" * 40 + "-"], 4), found.network
 
 
 def _encoders() -> Iterator[Row]:
@@ -111,6 +111,10 @@ def _encoders() -> Iterator[Row]:
         os.rename(home / "one.safetensors", home.parent / "outside")
         (home / "one.safetensors").symlink_to(home.parent / "outside")
 
+    grows = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    bomb = {"type": "Sequence", "normalizers": [grows] * 4}
+    endless = {"type": "Split", "pattern": {"Regex": "(\\w+)+$"}, "behavior": "Isolated",
+               "invert": False}  # fmt: skip
     unknown = edited(tokenizer, lambda v: v["model"].update(unk_token="[NONE]"))
     for name, change, says in (
         ("in ../../x", names("../../x"), "points out of the folder"),
@@ -121,6 +125,10 @@ def _encoders() -> Iterator[Row]:
          lambda home: (home / tokenizer).write_text("[" * 10**6), "is no tokenizer"),
         ("with a tokenizer of another kind", edited(tokenizer, lambda v: v.update(model="pickle")),
          "is no tokenizer"),
+        ("with a tokenizer that makes texts longer", edited(tokenizer, lambda v: v.update(
+            normalizer=bomb)), "makes a text up to 1,000,000,000,000 times as long"),
+        ("with a tokenizer that never ends", edited(tokenizer, lambda v: v.update(
+            pre_tokenizer=endless)), "cannot read texts"),
         ("with a tokenizer without a word for others", unknown, "cannot read texts"),
         ("of 10^9 heads", settings(num_attention_heads=10**9),
          "num_attention_heads=1000000000"),

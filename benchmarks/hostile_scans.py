@@ -65,7 +65,8 @@ def series(**fields: Any) -> Make:
         folder = inside / "folder"
         for number in range(3):
             (folder / str(number)).mkdir(parents=True)
-            valid_files.dicom(folder / str(number) / "a.dcm", **(fields if number == 1 else {}))
+            changed = fields if number == 1 else {}
+            valid_files.dicom(folder / str(number) / "a.dcm", PatientID=str(number), **changed)
         return folder
 
     return make
@@ -101,8 +102,12 @@ def _scans() -> Iterator[Row]:
         yield row(f"NIfTI {name}", BAD_DATA, says, make, nifti)
     for name, make, says in (
         ("of 65,535 x 65,535", series(Rows=65535, Columns=65535), "of 65535 x 65535 pixels"),
-        ("that is cut", cut(series(), "1/a.dcm", 700), "a.dcm"),
-        ("that is cut within its header", cut(series(), "1/a.dcm", 140), "a.dcm"),
+        ("that is cut", cut(series(), "1/a.dcm", 700), "a.dcm cannot be decoded"),
+        (
+            "that is cut within its header",
+            cut(series(), "1/a.dcm", 140),
+            "is no slice of a scan: without",
+        ),
         ("of 2^31 - 1 frames", series(NumberOfFrames=2**31 - 1), "of several frames"),
         ("without spacing", series(PixelSpacing=[0, 0]), "and not more than 0"),
         ("without a place", series(ImagePositionPatient=None), "without ImagePositionPatient"),
@@ -139,7 +144,7 @@ def furniture(inside: pathlib.Path) -> Answer:
 def _meshes() -> Iterator[Row]:
     corners = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
     long = "f " + "1 2 3 " * 2**21
-    wide = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 1\n" + "f 1 2 3\nf 1 2 4\n" * 200_000
+    wide = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 1\n" + "f 1 2 3\nf 1 2 4\n" * 80_000
     for name, text, says in (
         ("of a corner that is not there", f"{corners}f 1 2 4\n", "faces of corners that it lacks"),
         ("of corner 2^70", f"{corners}f 1 2 {2**70}\n", "faces of corners that it lacks"),
@@ -148,7 +153,11 @@ def _meshes() -> Iterator[Row]:
         ("of one point", "v 1 1 1\nf 1 1 1\n", "a mesh of extent 0"),
         ("of no face", corners, "has no faces"),
         ("of a word for a number", f"{corners}v 1 x 1\n", "line 4: 'v 1 x 1'"),
-        ("of a face of 6 million corners", lambda: corners + long, "corners or triangles"),
+        (
+            "of a face of 6 million corners",
+            lambda: corners + long,
+            "has more than 262,144 characters",
+        ),
         ("of more than 64 MiB", lambda: corners + "f 1 2 3\n" * 2**23, "over 67,108,864"),
         ("of a surface without end", lambda: wide, "a surface of more than 33,554,432 points"),
     ):

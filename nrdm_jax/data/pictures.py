@@ -18,6 +18,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 # by code that few use.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MOST_PIXELS = 2**27  # of a picture: the largest sensors have 1.5 * 10^8, and JPEG's are reduced
+MOST_WEBP = 2**26  # which Pillow decodes as it is opened, and holds three times
 # Pillow would warn from here on, and refuse twice as many; here they are refused.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -44,19 +45,50 @@ def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ..
 
 @contextlib.contextmanager
 def opened(file: pathlib.Path | IO[bytes]) -> Iterator[Image.Image]:
-    """A picture of `FORMATS`, its header read. Raises as `BoundedFile`, and as Pillow does."""
+    """A picture of `FORMATS`, its header read. Raises as `BoundedFile` and `open_bounded`."""
     with contextlib.ExitStack() as stack:
         if isinstance(file, pathlib.Path):
             file = stack.enter_context(BoundedFile(file))
-        yield stack.enter_context(Image.open(file, formats=FORMATS))
+        yield stack.enter_context(open_bounded(file))
 
 
-def check_size(size: tuple[int, int]) -> None:
+def open_bounded(file: IO[bytes]) -> Image.Image:
+    """A picture of `FORMATS` in a file that is at its beginning, its header read.
+
+    Raises:
+      DataError: it is of WebP, which is decoded as it is opened, and of too many pixels.
+      OSError, ValueError, …: as Pillow does.
+    """
+    start = file.read(30)
+    file.seek(0)
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        check_size(_webp_size(start), MOST_WEBP)
+    return Image.open(file, formats=FORMATS)
+
+
+def _webp_size(start: bytes) -> tuple[int, int]:
+    """(width, height) by the first 30 bytes (RFC 9649, sections 2.5 to 2.7); 0 where they do not
+    say."""
+
+    def number(first: int, last: int) -> int:
+        return int.from_bytes(start[first:last], "little")
+
+    match start[12:16]:
+        case b"VP8X":
+            return 1 + number(24, 27), 1 + number(27, 30)
+        case b"VP8L":
+            return 1 + (number(21, 25) & 0x3FFF), 1 + (number(21, 25) >> 14 & 0x3FFF)
+        case b"VP8 ":
+            return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
+    return 0, 0
+
+
+def check_size(size: tuple[int, int], most: int = MOST_PIXELS) -> None:
     """Raises:
     DataError: (width, height) are of more pixels than are decoded.
     """
-    if math.prod(size) > MOST_PIXELS:
-        raise DataError(f"is of {size[0]} x {size[1]} pixels, more than {MOST_PIXELS:,}")
+    if math.prod(size) > most:
+        raise DataError(f"is of {size[0]} x {size[1]} pixels, more than {most:,}")
 
 
 def size_of(path: pathlib.Path) -> tuple[int, int] | None:

@@ -139,6 +139,6 @@ def _bound_pictures() -> None:
 
 
 def _open_picture(file: io.BytesIO) -> Image.Image:
-    picture = Image.open(file, formats=pictures.FORMATS)
+    picture = pictures.open_bounded(file)
     pictures.check_size(picture.size)
     return picture

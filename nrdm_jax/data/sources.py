@@ -151,10 +151,11 @@ class TfdsSource:
         # By the type's name: the module that has it takes a second to import.
         self.text_names = tuple(n for n, f in features.items() if type(f).__name__ == "Text")
         feature, label = features[self._feature], features["label"]
-        self.shape = tuple(feature.shape)
-        self.dtype = np.dtype(feature.np_dtype)
-        self.num_classes = int(label.num_classes)
-        self.class_names = tuple(label.names)
+        with named(f"data set {where}", " has no records and classes of one kind"):
+            self.shape = tuple(feature.shape)
+            self.dtype = np.dtype(feature.np_dtype)
+            self.num_classes = int(label.num_classes)
+            self.class_names = tuple(label.names)
         info = builder.info.splits[split]
         made_of = [name, split, list(info.shard_lengths), info.num_bytes]
         if by_contents:

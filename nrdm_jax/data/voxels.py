@@ -4,6 +4,7 @@ A shape is (n, n, n) occupancy indexed [z, y, x]: x to its right, y to its back,
 files have y up and z to the front.
 """
 
+import io
 import itertools
 
 import numpy as np
@@ -13,6 +14,7 @@ from nrdm_jax.data.errors import DataError
 
 SPACING = 0.5  # of points on a surface, in voxels; see `voxelised`
 MOST_PARTS = 2**22  # corners, and triangles, of a mesh
+MOST_LINES, MOST_LINE = 2**24, 2**18  # of a file, and characters of one
 MOST_POINTS = 2**25  # on a surface
 
 
@@ -27,14 +29,19 @@ def read_obj(text: str, name: str) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
       DataError: there is no face, a corner is no three numbers, or a face names one that is not
-        there; or there are more than `MOST_PARTS`.
+        there; or there are more than `MOST_PARTS`, or lines than `MOST_LINES`, or one is longer
+        than `MOST_LINE`.
     """
     corners: list[list[float]] = []
     triangles: list[tuple[int, int, int]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if number > MOST_LINES or max(len(corners), len(triangles)) > MOST_PARTS:
+            raise DataError(
+                f"{name} has more than {MOST_PARTS:,} corners or triangles, or {MOST_LINES:,} lines"
+            )
+        if len(line) > MOST_LINE:
+            raise DataError(f"{name}, line {number}: has more than {MOST_LINE:,} characters")
         kind, *values = line.split("#")[0].split() or [""]
-        if max(len(corners), len(triangles)) > MOST_PARTS:
-            raise DataError(f"{name} has more than {MOST_PARTS:,} corners or triangles")
         try:
             if kind == "v":
                 x, y, z = map(float, values[:3])

@@ -159,6 +159,6 @@ def test_prepared_sets_have_the_captions_of_their_records(data_dir):
         for size in (2**31, 0)
     )
     numbers = np.asarray([7, 0, 400])
-    names = [record["caption"].decode() for record in read._records.__getitems__([7, 0, 400])]
+    names = [record["caption"].decode() for record in read._records.read([7, 0, 400])]
     assert decoded.captions(numbers) == read.captions(numbers) == names
     assert len(set(names)) > 1

@@ -144,3 +144,22 @@ def test_what_cannot_be_read_is_named():
     floats = Image.fromarray(np.full((4, 4), 0.5, np.float32))
     with pytest.raises(DataError, match=r"cat.tif: is of numbers of 32 bits"):
         pictures.read_picture(saved(floats, "TIFF"), "cat.tif", (4, 4, 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 50},
+        {"lossless": True},
+        {"save_all": True, "append_images": [plain("RGB", "blue", (300, 7))]},
+    ],
+    ids=["VP8", "VP8L", "VP8X"],
+)
+def test_the_size_of_webp_is_known_before_it_is_decoded(options, monkeypatch):
+    file = saved(plain("RGB", "red", (300, 7)), "WEBP", **options)
+    assert pictures._webp_size(file.getvalue()[:30]) == (300, 7)
+    assert pictures.read_picture(file, "a.webp", (7, 7, 3)).size == (7, 7)
+    monkeypatch.setattr(pictures, "MOST_WEBP", 2099)
+    with pytest.raises(DataError, match="a.webp: is of 300 x 7 pixels, more than 2,099"):
+        pictures.read_picture(saved(plain("RGB", "red", (300, 7)), "WEBP", **options), "a.webp",
+                              (7, 7, 3))  # fmt: skip

@@ -98,6 +98,6 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
         raise DataError(f"{path} is no IDX file of bytes")
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).tolist()
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3])
-    if values.size != math.prod(shape):
+    if values.size != math.prod(shape) or not values.size:
         raise DataError(f"{path} holds {values.size} bytes where its header says {shape}")
     return values.reshape(shape)
