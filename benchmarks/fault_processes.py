@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from typing import IO
 
 from benchmarks.fault_rows import ROOT, Answer, first_line
 
@@ -76,16 +78,22 @@ class Job:
             "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         )
         self._logs = [place / f"{name}.{i}.log" for i in range(processes)]
-        self._started = []
+        self._started: list[subprocess.Popen] = []
+        self._readers: list[threading.Thread] = []
         entry, *arguments = command
         for i, log in enumerate(self._logs):
             several = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}",
                        f"--process_id={i}"] if processes > 1 else []  # fmt: skip
             each = [*under, sys.executable, "-m", f"nrdm_jax.{entry}", *arguments, *several]
-            with log.open("w") as file:
-                self._started.append(
-                    subprocess.Popen(each, cwd=ROOT, env=environment, stdout=file, stderr=file)
-                )
+            log.touch()
+            process = subprocess.Popen(
+                each, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            self._started.append(process)
+            # Through a pipe: a disk that is full to a process is full to a log that it writes.
+            reader = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)
+            reader.start()
+            self._readers.append(reader)
 
     def said(self, process: int = 0) -> str:
         return self._logs[process].read_text(errors="replace")
@@ -112,7 +120,15 @@ class Job:
             for process in self._started:
                 process.kill()
                 process.wait()
+            for reader in self._readers:
+                reader.join(timeout=10)
         return Ended(codes, "\n".join(map(self.said, chosen)))
+
+
+def _copy(stream: IO[bytes], log: pathlib.Path) -> None:
+    with log.open("ab", buffering=0) as file:
+        for line in stream:
+            file.write(line)
 
 
 def ran(place: pathlib.Path, *command: str, under: Sequence[str] = ()) -> Ended:

@@ -30,7 +30,9 @@ def damaged(*which: int, entry: str = "train") -> Run:
 
         workdir = finished(scratch)
         for step in which:
-            drill.flip(workdir / "checkpoints" / str(step))
+            # Of those that are scored, only the averages are read.
+            part = str(step) if entry == "train" else f"{step}/ema"
+            drill.flip(workdir / "checkpoints" / part)
         if entry != "train":
             return ran(scratch, entry, f"--workdir={workdir}")
         return trained(scratch)

@@ -374,7 +374,7 @@ def _start(
     config = parts.config
     latest = restoring.newest_good(checkpoints, str(where))
     if latest is not None:
-        meta = recovery.whole(checkpoints.meta(latest))
+        meta = checkpoints.meta(latest)
         wanted = save_items(parts.abstract_state)
         # What another shape or number of classes changes is said before that the data are others.
         state = state_of(checkpoints.restore(latest, wanted))
@@ -383,6 +383,7 @@ def _start(
                 f"the checkpoint was trained on data {meta['data']}, and data.name="
                 f"{config.data.name} is now {data}; use another workdir"
             )
+        meta = recovery.whole(meta)
         print(f"restored step {latest}, {meta['records_seen']} records seen", flush=True)
         if note := configuration.other_batch_size(config, meta):
             print(note, file=sys.stderr, flush=True)

@@ -1,36 +1,39 @@
-"""The table of faults in the documentation is that of its rows, and they are what happens."""
+"""Every row of bad configs and hostile files is answered as the table of faults says."""
 
 import pytest
 
-from benchmarks import fault_rows, fault_table, process_faults
+from benchmarks import bad_configs, fault_rows, hostile_files
+from benchmarks.hostile_reading import row
 
-ROWS = process_faults.rows()
-
-
-def test_names_and_codes_of_the_table_are_those_of_the_rows():
-    found = [
-        (group, *line.removeprefix("| ").split(" | ")[:3])
-        for group, table in fault_table.written().items()
-        for line in table.splitlines()[2:]
-    ]
-    rows = fault_table.rows()
-    codes = [str(row.expected_code) for row in rows]
-    assert found == [(row.group, row.name, c, c) for row, c in zip(rows, codes, strict=True)]
-    assert len({(row.group, row.name) for row in rows}) == len(rows)
+ROWS = [*bad_configs.rows(), *hostile_files.rows()]
 
 
-def test_a_message_is_shown_on_one_line_with_the_part_that_was_expected(tmp_path):
-    row = fault_rows.Row("a fault", "disk", 74, "a part", lambda scratch: (74, ""))
-    shown = fault_table.shortened(fault_table.Line(row, 74, "x" * 200 + " a part | of\nit `y`"))
-    assert shown == "`…a part \\| of it 'y'`"
-    line = fault_table.tried(
-        fault_rows.Row("it", "disk", 0, "run", lambda place: (0, f"{place}/run")), tmp_path
-    )
-    assert line.message == "…/run" and line.is_equal and not list(tmp_path.iterdir())
+@pytest.mark.parametrize("fault", ROWS, ids=lambda fault: f"{fault.group}: {fault.name}")
+def test_a_fault_is_answered_as_it_should_be(fault, tmp_path):
+    answer = fault_rows.seen(fault, tmp_path)
+    wanted = fault.expected_code, fault.expected_message
+    assert fault_rows.is_as_expected(fault, answer), f"wanted {wanted}, seen {answer}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.group}: {row.name}")
-def test_what_befalls_processes(row, tmp_path):
-    answer = fault_rows.seen(row, tmp_path)
-    assert fault_rows.is_as_expected(row, answer), answer
+def test_rows_have_names_of_their_own_and_say_what_is_expected():
+    assert len({(fault.group, fault.name) for fault in ROWS}) == len(ROWS)
+    assert all(fault.expected_message and fault.expected_code in (2, 65) for fault in ROWS)
+    for part in (bad_configs, hostile_files):
+        assert len(part.rows()) >= 40
+
+
+def test_another_code_or_message_is_not_as_expected():
+    fault = fault_rows.Row("a", "b", 65, "no such", lambda scratch: (65, ""))
+    assert fault_rows.is_as_expected(fault, (65, "there is no such file"))
+    assert not fault_rows.is_as_expected(fault, (2, "there is no such file"))
+    assert not fault_rows.is_as_expected(fault, (65, "there is one"))
+
+
+@pytest.mark.parametrize("name", ["executed", "elsewhere"])
+def test_what_a_file_has_done_is_seen(name, tmp_path):
+    def read(inside):
+        (inside.parent / name).touch()
+        return 65, "as it should be"
+
+    one = row("a", 65, "as it", lambda inside: inside, read)
+    assert fault_rows.seen(one, tmp_path)[0] == -1

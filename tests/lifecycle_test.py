@@ -310,6 +310,15 @@ def test_a_coordinator_that_does_not_answer_is_silent(three):
     assert b.lost().startswith("process 0, the coordinator, has not been heard of for 1")
 
 
+def test_a_coordinator_that_is_stuck_is_silent_while_a_beat_waits_for_it(three):
+    (a, b, _), clock, _, _ = three
+    beat(clock, 6, a, b)
+    clock.now += 14
+    assert a.lost() is None
+    assert b.lost().startswith("process 0, the coordinator, has not been heard of for 14 s")
+    assert b.code_of_abort()[0] == 71
+
+
 def test_who_leaves_says_why(three):
     (a, b, c), clock, _, _ = three
     beat(clock, 6, a, b, c)

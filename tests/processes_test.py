@@ -140,6 +140,21 @@ def test_a_process_that_is_lost_or_hangs_ends_the_others_with_71(fault, tmp_path
         assert "section step" in stacks and "in hang" in stacks
 
 
+@pytest.mark.parametrize("process", range(PROCESSES))
+def test_a_process_whose_others_never_come_leaves_with_71(process, tmp_path):
+    workdir = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "nrdm_jax.train", "--config=configs/openmoji32.py:smoke",
+         f"--workdir={workdir}", "--coordinator=127.0.0.1:9", f"--num_processes={PROCESSES}",
+         f"--process_id={process}", "--start_timeout=2"],
+        cwd=ROOT, env=environment(1, str(tmp_path)), capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 71, done.stderr
+    assert "error: the other processes cannot be reached within 2 s" in done.stderr
+    assert not workdir.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -150,6 +165,21 @@ def test_a_process_that_is_lost_or_hangs_ends_the_others_with_71(fault, tmp_path
 def test_flags_of_processes_that_contradict_each_other(arguments, says):
     with pytest.raises(ValueError, match=says):
         distributed.start(**arguments)
+
+
+def test_what_a_collective_raises_is_told_from_a_defect(monkeypatch):
+    class Peers:
+        def await_loss(self, seconds):
+            return "process 1 has ended"
+
+    said = "UNKNOWN: Gloo AllGather failed: Connection closed by peer\nand more"
+    assert distributed.loss(RuntimeError(said)) is None  # of a process alone
+    monkeypatch.setattr(distributed, "_peers", Peers())
+    for kind in (RuntimeError, ValueError):
+        code, message = distributed.loss(kind(said))
+        assert code == 71 and message == f"process 1 has ended: {said.splitlines()[0]}"
+    assert distributed.loss(ValueError("a shape of 3 axes")) is None
+    assert distributed.loss(KeyError(said)) is None
 
 
 def test_alone_nothing_is_started(monkeypatch):

@@ -357,6 +357,8 @@ class Checkpoints:
         except DamagedCheckpoint:
             raise
         except Exception as error:
+            if distributed.loss(error) is not None:
+                raise  # another process has ended, within a collective
             raise DamagedCheckpoint(
                 f"{self._directory}/{step} cannot be read: {first_line(error)}"
             ) from error

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from nrdm_jax.processes.exit_codes import Stop
 
 HOUR_MS = 3_600_000
 
+_STATUS = re.compile("(UNKNOWN|UNAVAILABLE|ABORTED|CANCELLED|INTERNAL|DEADLINE_EXCEEDED): ")
 _questions = itertools.count(1)
 # Seconds after which a process that jax hears nothing of is dead to it, and all others end.
 HEARTBEAT = 30
@@ -26,7 +28,7 @@ ARRIVAL = 300  # and at the start
 _active = False
 _polls = itertools.count(1)
 _peers: peers.Peers | None = None
-_kept: list = []  # handlers that C calls
+_sigterm_of_jax: Callable[[int], None] | None = None
 
 
 def cluster() -> str | None:
@@ -89,6 +91,8 @@ def start(
     elif cluster() == "slurm" and os.environ.get("SLURM_NTASKS_PER_NODE") == "1":
         settings["local_device_ids"] = _gpus_of_node()
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    unreached = f"the other processes cannot be reached within {arrival} s"
+    peers.on_abort(lambda: (exit_codes.PEER_LOST, unreached))  # as which jax ends its waiting
     try:
         jax.distributed.initialize(**settings)
     except RuntimeError as error:
@@ -107,12 +111,12 @@ def start(
 
 def _know_the_others(handlers: dict) -> None:
     """Takes SIGTERM back from jax, which `tell_stop` tells of it, and listens to the others."""
-    global _peers
+    global _peers, _sigterm_of_jax
     import jax
     from jax._src.distributed import global_state
 
     # Two signals count, and jax would see one; and it would see none if it were only replaced.
-    _kept.append(peers.handler_of(signal.SIGTERM))
+    _sigterm_of_jax = peers.handler_of(signal.SIGTERM)
     for number, handler in handlers.items():
         if callable(handler):
             signal.signal(number, handler)
@@ -123,7 +127,7 @@ def _know_the_others(handlers: dict) -> None:
         global_state.coordinator_address or "",
         _leave_at_once,
     )
-    _kept.append(peers.on_abort(_peers.code_of_abort))
+    peers.on_abort(_peers.code_of_abort)
     _peers.start()
 
 
@@ -144,8 +148,8 @@ def index() -> int:
 def tell_stop() -> None:
     """Tells the others that this process was told to stop: jax, whose `preempted` then agrees with
     them, and those that do not poll."""
-    if _active and _kept[0] is not None:
-        _kept[0](signal.SIGTERM)
+    if _active and _sigterm_of_jax is not None:
+        _sigterm_of_jax(signal.SIGTERM)
     if _peers is not None:
         _peers.note("stopping")
 
@@ -171,7 +175,11 @@ def stop_is_near() -> bool:
 def loss(error: Exception) -> tuple[int, str] | None:
     """Whether an error of jax is another process's end: (exit code, message). It comes before it is
     known that the other is dead: returns within a heartbeat."""
-    if _peers is None or not isinstance(error, RuntimeError):
+    of_jax = isinstance(error, RuntimeError) or (
+        # As some collectives' errors come through `jit`.
+        isinstance(error, ValueError) and _STATUS.match(str(error))
+    )
+    if _peers is None or not of_jax:
         return None
     lost = _peers.await_loss(HEARTBEAT + 5)
     first = str(error).strip().splitlines()[0][:200]

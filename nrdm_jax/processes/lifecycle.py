@@ -168,7 +168,8 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # of a log on the disk that is full
+        print(f"error: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -26,6 +26,7 @@ NAMED = 10.0  # seconds of silence after which a process is suspected
 # Seconds after which it is held for lost even if jax still hears of it: it is stuck inside a
 # library that holds Python's lock.
 LOST = 120.0
+_handlers: list = []  # that C calls, as long as the process lives
 _BEATS, _FOUND = "nrdm_jax/beats/", "nrdm_jax/found"
 
 
@@ -61,9 +62,11 @@ class Peers:
         self.leaving: int | None = None  # this process's own exit code, once it has one
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
+        self._clock = threading.Thread(target=self._tick, name="peers' clock", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self._clock.start()
 
     def stop(self) -> None:
         """Of the beats; to be called before the client is shut down."""
@@ -90,6 +93,11 @@ class Peers:
         while not self._ended.wait(BEAT):
             self.beat()
 
+    def _tick(self) -> None:
+        """The clock is asked while a beat waits for a service that does not answer."""
+        while not self._ended.wait(BEAT):
+            self._awake()
+
     def beat(self) -> None:
         """Is heard of, and hears of the others; ends this process where one has been silent for
         `LOST` seconds. To be called every `BEAT` seconds."""
@@ -100,11 +108,15 @@ class Peers:
                 self._collect(now)
             else:
                 self._read()
-        if self._process and now - self._reached > NAMED:
-            self.silent = {0: now - self._reached}
+        self.silent |= self._unreached(now)
         for process, seconds in self.silent.items():
             if seconds > LOST and not self._ended.is_set():
                 self._leave(exit_codes.PEER_LOST, _silence(process, seconds))
+
+    def _unreached(self, now: float) -> dict[int, float]:
+        """The coordinator, if it is silent, which only the silence of its service tells."""
+        seconds = now - self._reached
+        return {0: seconds} if self._process and seconds > NAMED else {}
 
     def _collect(self, now: float) -> None:
         for key, beat in self._client.key_value_dir_get(_BEATS):
@@ -145,8 +157,8 @@ class Peers:
         for process, code in self.left.items():
             if code not in (exit_codes.DONE, exit_codes.PREEMPTED):
                 return f"process {process} has left with exit code {code}; see what it says"
-        if self.silent:
-            return "; ".join(_silence(p, s) for p, s in sorted(self.silent.items()))
+        if silent := self.silent | self._unreached(self._awake()):
+            return "; ".join(_silence(p, s) for p, s in sorted(silent.items()))
         if probe and self._process and not self._coordinator_answers():
             return "process 0, the coordinator, has ended; see what it says"
         return None
@@ -186,12 +198,11 @@ def _silence(process: int, seconds: float) -> str:
     return f"{name} has not been heard of for {seconds:.0f} s"
 
 
-def on_abort(decide: Callable[[], tuple[int, str] | None]) -> object:
-    """From now on an abort, as which jax ends a process when another one is lost, ends it with the
-    exit code and the message that `decide` gives; without them it is an abort.
+def on_abort(decide: Callable[[], tuple[int, str] | None]) -> None:
+    """From now on an abort, as which jax ends a process when another one is lost or does not come,
+    ends it with the exit code and the message that `decide` gives; without them it is an abort.
 
-    The handler is called on the thread that aborts, which may be none of Python's. Returns what
-    must be kept as long as the process lives.
+    The handler is called on the thread that aborts, which may be none of Python's.
     """
     libc = ctypes.CDLL(None)
     libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
@@ -210,7 +221,7 @@ def on_abort(decide: Callable[[], tuple[int, str] | None]) -> object:
             os._exit(code)
 
     libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
-    return handler
+    _handlers.append(handler)
 
 
 def handler_of(number: int) -> Callable[[int], None] | None:

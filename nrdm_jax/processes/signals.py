@@ -136,7 +136,8 @@ class Signals:
     def _leave_if_idle(self) -> None:
         """A stop was asked for here or elsewhere, and there is nothing to save."""
         now = self._awake()
-        if self.unsaved or not (self.received or distributed.stop_is_near()):
+        leaving = self._watchdog.section == "exit"  # what is closed there has a limit of its own
+        if leaving or self.unsaved or not (self.received or distributed.stop_is_near()):
             self._asked = None
             return
         if self._asked is None or self._polls != self._polled:
