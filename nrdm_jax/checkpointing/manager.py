@@ -228,7 +228,7 @@ class Checkpoints:
             rows = [row for item in wanted for row in self._rows(step, item, wanted[item])]
         self._check(step, rows)
         arguments = {name: _arguments(tree) for name, tree in wanted.items()}
-        with self._reading(step):
+        with self._reading(step, as_one=True):
             restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         found = {name: restored[name] for name in wanted}
         self._compare(step, known, found)
@@ -245,7 +245,8 @@ class Checkpoints:
             rows = self._rows(step, item, wanted)
         self._check(step, [(path, a, b) for path, a, b in rows if b != differences.ABSENT])
         arguments = _arguments(wanted, partial_restore=True)
-        with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        handler = ocp.PyTreeCheckpointHandler()
+        with self._reading(step, as_one=True), ocp.Checkpointer(handler) as checkpointer:
             found = checkpointer.restore(
                 (self._directory / str(step) / item).resolve(), args=arguments
             )
@@ -350,15 +351,16 @@ class Checkpoints:
             )
 
     @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """Whatever a library makes of damaged bytes."""
+    def _reading(self, step: int, *, as_one: bool = False) -> Iterator[None]:
+        """Whatever a library makes of damaged bytes; of processes that read `as_one`, which meet on
+        the way, an error may be that another one has ended."""
         try:
             yield
         except DamagedCheckpoint:
             raise
         except Exception as error:
-            if distributed.loss(error) is not None:
-                raise  # another process has ended, within a collective
+            if as_one and self._together.loss(error) is not None:
+                raise
             raise DamagedCheckpoint(
                 f"{self._directory}/{step} cannot be read: {first_line(error)}"
             ) from error

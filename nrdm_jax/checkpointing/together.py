@@ -25,6 +25,9 @@ class Together(Protocol):
     def meet(self, name: str, limit_ms: int) -> None:
         """Returns when all have come here."""
 
+    def loss(self, error: Exception) -> tuple[int, str] | None:
+        """Whether an error is another process's end: (exit code, message)."""
+
 
 class Alone:
     """One process."""
@@ -42,4 +45,7 @@ class Alone:
         return [value]
 
     def meet(self, name: str, limit_ms: int) -> None:
+        return
+
+    def loss(self, error: Exception) -> None:
         return
