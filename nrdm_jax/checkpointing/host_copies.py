@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 from orbax.checkpoint._src.serialization import types
@@ -35,7 +34,7 @@ class HostCopies(types.DefaultSerializationStatusCallback):
             item: ocp.PyTreeCheckpointHandler(
                 save_device_host_concurrent_gb=self._limit / LARGE / 1e9,
                 type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-                    (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+                    (jax.Array, arrays)
                 ),
             )
             for item in items
