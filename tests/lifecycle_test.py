@@ -10,7 +10,7 @@ import time
 import pytest
 
 from nrdm_jax import config as configuration
-from nrdm_jax.processes import faults, lifecycle, peers
+from nrdm_jax.processes import faults, lifecycle, peers, signals
 from nrdm_jax.processes.watchdog import LONGEST, Watchdog
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -339,3 +339,20 @@ def test_who_is_told_to_stop_tells_the_others(three):
     c.note("left 75")
     beat(clock, 40, a, b)
     assert b.stop_is_near() and b.lost() is None
+
+
+def test_who_has_nothing_to_save_does_not_leave_while_another_within_has(monkeypatch):
+    left = []
+    monkeypatch.setattr(signals, "leave_at_once", lambda code, message: left.append(code))
+    monkeypatch.setattr(signals.distributed, "stop_is_near", lambda: True)
+    outer, inner = lifecycle.Signals(patience=0.0), lifecycle.Signals(patience=0.0)
+    inner.unsaved = True
+    monkeypatch.setattr(signals.watchdog, "TICK", 1000.0)  # the threads do not look
+    with outer.installed(()), inner.installed(()):
+        outer._leave_if_idle()
+        inner._leave_if_idle()
+        assert not left
+        inner.unsaved = False
+        inner._leave_if_idle()
+        outer._leave_if_idle()
+        assert left == [75]

@@ -18,6 +18,7 @@ from nrdm_jax.processes.faults import Fault
 
 PATIENCE = 5.0  # seconds
 _END = 0  # through the pipe, where numbers of signals come through
+_installed: list["Signals"] = []  # one within another: the innermost knows what there is to save
 
 
 class Signals:
@@ -100,11 +101,13 @@ class Signals:
         outer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         old = {n: signal.signal(n, handler) for n in numbers}
         thread = threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True)
+        _installed.append(self)
         thread.start()
         distributed.peers_ask(lambda: not self.unsaved)
         try:
             yield self
         finally:
+            _installed.remove(self)
             for number, previous in old.items():
                 signal.signal(number, previous)
             signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
@@ -137,7 +140,8 @@ class Signals:
         """A stop was asked for here or elsewhere, and there is nothing to save."""
         now = self._awake()
         leaving = self._watchdog.section == "exit"  # what is closed there has a limit of its own
-        if leaving or self.unsaved or not (self.received or distributed.stop_is_near()):
+        within = next(reversed(_installed), self) is not self
+        if within or leaving or self.unsaved or not (self.received or distributed.stop_is_near()):
             self._asked = None
             return
         if self._asked is None or self._polls != self._polled:
