@@ -23,7 +23,6 @@ import os
 import pathlib
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -174,9 +173,7 @@ def damage(file: pathlib.Path, kind: str, at: float) -> None:
 
 
 def start(home: pathlib.Path, processes: int, devices: int, first: int) -> list[subprocess.Popen]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    coordinator = measuring.free_address()
     late = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
     environment = dict(
         os.environ,
@@ -186,7 +183,7 @@ def start(home: pathlib.Path, processes: int, devices: int, first: int) -> list[
     command = [sys.executable, "-m", "benchmarks.corruption", f"--worker={home}",
                f"--first={first}"]  # fmt: skip
     several = [
-        [f"--coordinator=127.0.0.1:{port}", f"--process_id={i}"] if processes > 1 else []
+        [f"--coordinator={coordinator}", f"--process_id={i}"] if processes > 1 else []
         for i in range(processes)
     ]
     started = []

@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -148,9 +147,7 @@ def ran(place: tuple, workdir: pathlib.Path, start: pathlib.Path, steps: int) ->
     processes, devices, mesh = place
     coordinator = ""
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+        coordinator = measuring.free_address()
     outs = [workdir.parent / f"{workdir.name}_{i}.json" for i in range(processes)]
     common = {"devices": devices, "mesh": mesh, "coordinator": coordinator, "steps": steps,
               "workdir": str(workdir), "start": str(start)}  # fmt: skip

@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
+from benchmarks import measuring
 from benchmarks.fault_rows import ROOT, Answer, first_line
 
 STEPS, SAVE_EVERY = 12, 4
@@ -65,9 +65,7 @@ class Job:
         processes: int = 1,
         under: Sequence[str] = (),
     ):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        coordinator = measuring.free_address()
         environment = dict(
             os.environ,
             JAX_PLATFORMS="cpu",
@@ -82,7 +80,7 @@ class Job:
         self._readers: list[threading.Thread] = []
         entry, *arguments = command
         for i, log in enumerate(self._logs):
-            several = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}",
+            several = [f"--coordinator={coordinator}", f"--num_processes={processes}",
                        f"--process_id={i}"] if processes > 1 else []  # fmt: skip
             each = [*under, sys.executable, "-m", f"nrdm_jax.{entry}", *arguments, *several]
             log.touch()

@@ -5,13 +5,12 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import recorded_run
+from benchmarks import measuring, recorded_run
 from nrdm_jax.checkpointing.manager import PARTIAL
 
 STEPS, SAVE_EVERY, BATCH = 48, 4, 24
@@ -99,12 +98,10 @@ class Run:
             XLA_FLAGS="--xla_backend_optimization_level=0 "
             "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        coordinator = measuring.free_address()
         started = []
         for i in range(self.processes):
-            several = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={self.processes}",
+            several = [f"--coordinator={coordinator}", f"--num_processes={self.processes}",
                        f"--process_id={i}"] if self.processes > 1 else []  # fmt: skip
             each = [*command, f"--record={self._record(self.attempts, i)}", *several]
             with self._log(i).open("w") as log:

@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -127,9 +126,7 @@ def in_two_processes(case: dict, steps: int) -> list[float]:
     Raises:
       RuntimeError: a process failed, or they disagree.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    coordinator = measuring.free_address()
     with tempfile.TemporaryDirectory() as directory:
         files = [pathlib.Path(directory) / f"{i}.json" for i in (0, 1)]
         command = [sys.executable, "-m", "benchmarks.mesh_equivalence", f"--steps={steps}",

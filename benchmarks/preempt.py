@@ -13,7 +13,6 @@ import dataclasses
 import os
 import pathlib
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -87,9 +86,7 @@ def start(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> list[su
         # Devices that share two cores may come late to a collective.
         XLA_FLAGS="--xla_cpu_collective_call_terminate_timeout_seconds=600",
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    coordinator = measuring.free_address()
     started = []
     for i in range(2):
         several = [f"--coordinator={coordinator}", "--num_processes=2", f"--process_id={i}"]

@@ -7,7 +7,6 @@ for the same seeds: largest difference of the Fréchet distance over its value.
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -47,9 +46,7 @@ def scored(workdir: pathlib.Path, processes: int, devices: int) -> dict:
         JAX_PLATFORMS="cpu",
         XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {late}",
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    coordinator = measuring.free_address()
     started = []
     for i in range(processes):
         several = (f"--coordinator={coordinator}", f"--num_processes={processes}",

@@ -36,7 +36,7 @@ from benchmarks import corruption, measuring, preempt, resume
 from nrdm_jax.processes import exit_codes, lifecycle
 
 REFERENCE = 0.38  # share of the time; the rest takes longer, for what is done again
-SAVED, KEPT = 50, 1_000  # steps between checkpoints, and between those that stay
+SAVED, KEPT = 50, 500  # steps between checkpoints, and between those that stay
 LEG = (60.0, 240.0)  # seconds that a leg trains before its end
 LOOK = 0.5  # seconds between looks
 MEMORY = 15.0  # seconds between samples of memory
