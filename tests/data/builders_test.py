@@ -2,6 +2,7 @@ import gzip
 import itertools
 import pathlib
 import struct
+import tempfile
 
 import numpy as np
 import pytest
@@ -67,6 +68,14 @@ class TestOpenmoji:
             opened("openmoji", "train", data_dir, shape=(32, 30, 3))
         with pytest.raises(ValueError, match="data.num_classes is 11"):
             opened("openmoji", "train", data_dir, num_classes=11)
+
+
+def test_a_set_that_is_opened_leaves_nothing_elsewhere(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    builder = table.opened("solids", None, str(tmp_path / "data"))
+    assert not builder.is_prepared() and not list(elsewhere.iterdir())
 
 
 def test_a_preparation_that_fails_leaves_nothing_that_looks_prepared(tmp_path, monkeypatch):

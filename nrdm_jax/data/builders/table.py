@@ -28,8 +28,10 @@ from nrdm_jax.data.builders.weizmann import Weizmann
 from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.prepared import open_directory
 
-# Nothing is fetched at run time, not even the list of what could be.
+# Nothing is fetched at run time, not even the list of what could be; and for what is known of a set
+# TFDS would leave an empty directory in /tmp whenever one is opened.
 tfds.core.utils.gcs_utils._is_gcs_disabled = True
+tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
 
 BUILDERS: dict[str, Any] = {
     "openmoji": Openmoji,
