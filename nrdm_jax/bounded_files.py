@@ -141,11 +141,16 @@ def check_name(name: str) -> str:
 def check_link(path: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
     """A path below `root`, which is one in truth as well, whatever links are on the way.
 
+    A snapshot in a cache of Hugging Face's, REPOSITORY/snapshots/COMMIT, is made of links into
+    REPOSITORY/blobs: those are followed. The folders above `root` say what it is, which nothing in
+    it can choose.
+
     Raises:
       ValueError: links lead out of it, naming the path and where it is.
     """
-    real, home = os.path.realpath(path), os.path.realpath(root)
-    if os.path.commonpath([real, home]) != home:
+    real, home = pathlib.Path(os.path.realpath(path)), pathlib.Path(os.path.realpath(root))
+    places = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    if not any(real.is_relative_to(place) for place in places):
         raise ValueError(f"{path} is a link out of {root}, to {real}; put the file itself there")
     return path
 

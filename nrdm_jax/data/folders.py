@@ -18,7 +18,7 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import NoReturn
 
-from nrdm_jax.bounded_files import check_link, file_below, parse_json, read_lines, read_text
+from nrdm_jax.bounded_files import check_link, check_name, parse_json, read_lines, read_text
 from nrdm_jax.data.errors import DataError, named
 
 HELDOUT = ("heldout", "val", "validation", "test")  # the first that is there
@@ -200,7 +200,7 @@ def _table(root: pathlib.Path, path: pathlib.Path) -> dict[str, str]:
                 says = f', line {number}: is not {{"file_name": …, "text": …}}'
                 with named(str(path), says):
                     row = parse_json(line.decode())
-                    file = file_below(path.parent, row["file_name"])
+                    file = check_link(path.parent / check_name(row["file_name"]), root)
                     text = str(row["text"]).strip()
                     text.encode()  # JSON can have halves of characters, which nothing can write
                     captions[file.relative_to(root).as_posix()] = text

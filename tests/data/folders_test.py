@@ -89,6 +89,20 @@ def test_links_out_of_the_folder_are_refused_by_name(tmp_path, target):
         listing(root)
 
 
+def test_links_of_a_hugging_face_cache_lead_into_its_blobs_only(tmp_path):
+    root, blobs = tmp_path / "datasets--a--b" / "snapshots" / "0123", tmp_path / "datasets--a--b"
+    make(blobs, "blobs/1", "blobs/2", "refs/main")
+    (root / "cat").mkdir(parents=True)
+    (blobs / "blobs" / "3").write_text('{"file_name": "1.png", "text": "a cat"}\n')
+    for name, blob in (("1.png", "1"), ("2.png", "2"), ("metadata.jsonl", "3")):
+        os.symlink(f"../../../blobs/{blob}", root / "cat" / name)
+    found = listing(root)
+    assert captions(found) == {"cat/1.png": "a cat", "cat/2.png": None}
+    os.symlink("../../../refs/main", root / "cat" / "4.png")
+    with pytest.raises(DataError, match=r"cat/4.png is a link out of "):
+        listing(root)
+
+
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
     make(tmp_path, "1.png", "2.png")
     os.mkfifo(tmp_path / "3.png")
