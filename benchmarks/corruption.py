@@ -29,7 +29,7 @@ import tempfile
 
 from absl import flags
 
-from benchmarks import measuring
+from benchmarks import jobs, measuring
 from nrdm_jax.processes import lifecycle
 
 STEPS = (1, 2, 3)
@@ -44,8 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "of what is damaged, and where")
     flags.DEFINE_string("worker", None, "directory of the cases: started by the benchmark itself")
     flags.DEFINE_integer("first", 0, "case of a worker")
-    flags.DEFINE_string("coordinator", "", "of workers")
-    flags.DEFINE_integer("process_id", -1, "of a worker")
+    jobs.define_flags()
 
 
 # In a worker.
@@ -95,7 +94,7 @@ def work(home: pathlib.Path, first: int) -> None:
 
     f = flags.FLAGS
     if f.coordinator:
-        distributed.start(f.coordinator, 2, f.process_id)
+        distributed.start(f.coordinator, f.num_processes, f.process_id)
     config = configuration.of_file("configs/any.py", "openmoji32", "smoke")
     config.model.depth, config.mesh.data, config.mesh.fsdp = 1, 1, 4
     parts = build.run(config)
@@ -173,26 +172,11 @@ def damage(file: pathlib.Path, kind: str, at: float) -> None:
 
 
 def start(home: pathlib.Path, processes: int, devices: int, first: int) -> list[subprocess.Popen]:
-    coordinator = measuring.free_address()
-    late = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {late}",
-    )
     command = [sys.executable, "-m", "benchmarks.corruption", f"--worker={home}",
                f"--first={first}"]  # fmt: skip
-    several = [
-        [f"--coordinator={coordinator}", f"--process_id={i}"] if processes > 1 else []
-        for i in range(processes)
-    ]
-    started = []
-    for i, more in enumerate(several):
-        with (home / f"{i}.log").open("a") as log:
-            started.append(
-                subprocess.Popen([*command, *more], env=environment, stdout=log, stderr=log)
-            )
-    return started
+    commands = [[*command, *each] for each in jobs.meeting(processes)]
+    logs = [home / f"{i}.log" for i in range(processes)]
+    return jobs.start(commands, logs, jobs.variables(devices), mode="a")
 
 
 def until_end(home: pathlib.Path, started: list[subprocess.Popen]) -> None:

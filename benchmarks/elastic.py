@@ -16,17 +16,17 @@ import itertools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 from absl import flags
 
-from benchmarks import measuring
+from benchmarks import jobs, measuring
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import lifecycle
 
 BAR = 1e-5
+LONG = 1800.0  # seconds that no leg takes
 STEPS, STEPS_A_LEG = 20, 4
 # (processes, devices of each, mesh)
 WHOLE = (1, 8, {})
@@ -36,15 +36,7 @@ LEGS = (WHOLE, (1, 4, {}), (1, 1, {}), (2, 4, {"data": 2, "fsdp": 4}), WHOLE)
 def define_flags() -> None:
     flags.DEFINE_string("config", "configs/openmoji32.py:smoke", "of the run")
     flags.DEFINE_string("leg", None, "JSON of one process of a leg: how the benchmark starts them")
-
-
-def simulate(devices: int) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    # Devices that share two cores with other work may come late to a collective.
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={devices} "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    )
+    jobs.define_flags()
 
 
 def run_config(mesh: dict, init_from: str):
@@ -100,11 +92,11 @@ def digests(tree) -> dict[str, str]:
 
 def run_leg(leg: dict) -> None:
     """One process of a leg: trains so many steps, with a record of what they got and gave."""
-    simulate(leg["devices"])
     from nrdm_jax.processes import distributed
 
-    if leg["coordinator"]:
-        distributed.start(leg["coordinator"], 2, leg["process"])
+    f = flags.FLAGS
+    if f.coordinator:
+        distributed.start(f.coordinator, f.num_processes, f.process_id)
     from nrdm_jax import programs, training_run
     from nrdm_jax.processes.exit_codes import PREEMPTED, Stop
     from nrdm_jax.training.state import save_items
@@ -145,23 +137,15 @@ def ran(place: tuple, workdir: pathlib.Path, start: pathlib.Path, steps: int) ->
       RuntimeError: a process failed, or they disagree.
     """
     processes, devices, mesh = place
-    coordinator = ""
-    if processes > 1:
-        coordinator = measuring.free_address()
     outs = [workdir.parent / f"{workdir.name}_{i}.json" for i in range(processes)]
-    common = {"devices": devices, "mesh": mesh, "coordinator": coordinator, "steps": steps,
-              "workdir": str(workdir), "start": str(start)}  # fmt: skip
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.elastic", f"--config={flags.FLAGS.config}",
-             f"--leg={json.dumps(common | {'process': i, 'out': str(out)})}"],
-            stdout=subprocess.DEVNULL,
-        )
-        for i, out in enumerate(outs)
+    leg = {"mesh": mesh, "steps": steps, "workdir": str(workdir), "start": str(start)}
+    commands = [
+        [sys.executable, "-m", "benchmarks.elastic", f"--config={flags.FLAGS.config}",
+         f"--leg={json.dumps(leg | {'out': str(out)})}", *each]
+        for out, each in zip(outs, jobs.meeting(processes), strict=True)
     ]  # fmt: skip
-    codes = [process.wait(timeout=1800) for process in started]
-    if any(codes):
-        raise RuntimeError(f"the processes of a leg ended with {codes}")
+    logs = [out.with_suffix(".log") for out in outs]
+    jobs.finish(jobs.start(commands, logs, jobs.variables(devices)), logs, LONG)
     records = [json.loads(out.read_text()) for out in outs]
     if any(record != records[0] for record in records):
         raise RuntimeError("the processes of a leg disagree")
@@ -177,7 +161,7 @@ def run() -> int:
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         start, whole, legs = (root / name for name in ("start", "whole", "legs"))
-        simulate(1)
+        os.environ.update(jobs.variables(1))
         make_start(start)
         reference = ran(WHOLE, whole, start, STEPS)
         found = [ran(place, legs, start, STEPS_A_LEG) for place in LEGS]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from benchmarks import measuring
+from benchmarks import jobs
 from benchmarks.fault_rows import ROOT, Answer, first_line
 
 STEPS, SAVE_EVERY = 12, 4
@@ -65,28 +65,18 @@ class Job:
         processes: int = 1,
         under: Sequence[str] = (),
     ):
-        coordinator = measuring.free_address()
-        environment = dict(
-            os.environ,
-            JAX_PLATFORMS="cpu",
-            TFDS_DATA_DIR=str(place / "data"),
-            # Machine code need not be fast, and devices that share two cores may come late to a
-            # collective.
-            XLA_FLAGS="--xla_backend_optimization_level=0 "
-            "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-        )
+        variables = jobs.variables(optimized=False) | {"TFDS_DATA_DIR": str(place / "data")}
         self._logs = [place / f"{name}.{i}.log" for i in range(processes)]
         self._started: list[subprocess.Popen] = []
         self._readers: list[threading.Thread] = []
         entry, *arguments = command
-        for i, log in enumerate(self._logs):
-            several = [f"--coordinator={coordinator}", f"--num_processes={processes}",
-                       f"--process_id={i}"] if processes > 1 else []  # fmt: skip
+        for log, several in zip(self._logs, jobs.meeting(processes), strict=True):
             each = [*under, sys.executable, "-m", f"nrdm_jax.{entry}", *arguments, *several]
             log.touch()
             process = subprocess.Popen(
-                each, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
+                each, cwd=ROOT, env=os.environ | variables, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
             self._started.append(process)
             # Through a pipe: a disk that is full to a process is full to a log that it writes.
             reader = threading.Thread(target=_copy, args=(process.stdout, log), daemon=True)

@@ -30,7 +30,7 @@ import tempfile
 
 from absl import flags
 
-from benchmarks import measuring, resume
+from benchmarks import jobs, measuring, resume
 from benchmarks.killed_runs import BATCH, LAYOUTS, SAVE_EVERY, STEPS, Kill, Run
 from nrdm_jax.processes import exit_codes, lifecycle
 from nrdm_jax.training.metrics import read_metrics
@@ -123,7 +123,7 @@ def measure(
                 break
             print(f"{processes} processes, in {moments[len(kills)]}: {found}", flush=True)
             if any(code != exit_codes.PEER_LOST for code in found.codes):
-                print(run.said(), flush=True)
+                print(jobs.said(run.logs()), flush=True)
             kills.append(found)
         if run.kills and run.kills[-1].attempt == run.attempts:
             run.finish()
@@ -144,8 +144,7 @@ def moments_of(count: int, draw: random.Random) -> list[str]:
 
 def run() -> int:
     # The states of two processes are looked at by this one.
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(LAYOUTS)}"
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.update(jobs.variables(max(LAYOUTS)))
     count, draw = flags.FLAGS.kills, random.Random(flags.FLAGS.seed)
     moments = moments_of(count, draw)
     total: collections.Counter = collections.Counter()

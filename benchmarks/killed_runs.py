@@ -1,7 +1,6 @@
 """Runs that are killed at chosen moments and go on, for `kill_test`."""
 
 import dataclasses
-import os
 import pathlib
 import random
 import signal
@@ -10,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import measuring, recorded_run
+from benchmarks import jobs, recorded_run
 from nrdm_jax.checkpointing.manager import PARTIAL
 
 STEPS, SAVE_EVERY, BATCH = 48, 4, 24
@@ -88,31 +87,22 @@ class Run:
             "--config.log.sensitivity_every=0", "--config.evaluate.every=6",
             *LAYOUTS[self.processes],
         ]  # fmt: skip
-        environment = dict(
-            os.environ,
-            JAX_PLATFORMS="cpu",
-            JAX_COMPILATION_CACHE_DIR=str(self.cache),
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-            # Machine code need not be fast, and devices that share two cores may come late to a
-            # collective.
-            XLA_FLAGS="--xla_backend_optimization_level=0 "
-            "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-        )
-        coordinator = measuring.free_address()
-        started = []
-        for i in range(self.processes):
-            several = [f"--coordinator={coordinator}", f"--num_processes={self.processes}",
-                       f"--process_id={i}"] if self.processes > 1 else []  # fmt: skip
-            each = [*command, f"--record={self._record(self.attempts, i)}", *several]
-            with self._log(i).open("w") as log:
-                started.append(subprocess.Popen(each, env=environment, stdout=log, stderr=log))
-        return started
+        variables = jobs.variables(optimized=False) | {
+            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        commands = [
+            [*command, f"--record={self._record(self.attempts, i)}", *each]
+            for i, each in enumerate(jobs.meeting(self.processes))
+        ]
+        return jobs.start(commands, self.logs(), variables)
 
     def _record(self, attempt: int, process: int) -> pathlib.Path:
         return self.home / f"{attempt:03}.{process}.jsonl"
 
-    def _log(self, process: int) -> pathlib.Path:
-        return self.home / f"{self.attempts:03}.{process}.log"
+    def logs(self) -> list[pathlib.Path]:
+        """Of this attempt."""
+        return [self.home / f"{self.attempts:03}.{i}.log" for i in range(self.processes)]
 
     def told(self, attempt: int, kind: str) -> list[dict]:
         """Those lines of the records of an attempt."""
@@ -143,19 +133,7 @@ class Run:
         Raises:
           RuntimeError: it does not get there.
         """
-        self._end(self.start())
-
-    def _end(self, started: list[subprocess.Popen]) -> None:
-        try:
-            codes = [process.wait(timeout=LONG) for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        if any(codes):
-            raise RuntimeError(f"processes ended with {codes}:\n{self.said()}")
-
-    def said(self) -> str:
-        return "\n".join(self._log(i).read_text()[-2000:] for i in range(self.processes))
+        jobs.finish(self.start(), self.logs(), LONG)
 
     def kill(self, when: str, draw: random.Random) -> Kill | None:
         """Goes on until a moment of that kind, and kills one process or all; None: the run was
@@ -174,7 +152,7 @@ class Run:
             time.sleep(0.002)
         time.sleep(later)
         if any(process.poll() is not None for process in started):
-            self._end(started)
+            jobs.finish(started, self.logs(), LONG)
             return None
         for i in victims:
             started[i].send_signal(signal.SIGKILL)
@@ -182,7 +160,7 @@ class Run:
             started[i].wait()
         at, writing = time.monotonic(), max(self.half_written(), default=None)
         others = [process for i, process in enumerate(started) if i not in victims]
-        codes = [_ended(process) for process in others]
+        codes = jobs.ended(others, SURVIVES)
         begun = max((line["step"] for line in self.told(self.attempts, "step")), default=0)
         found = Kill(
             self.attempts, victims, begun, writing, self.committed(), codes, time.monotonic() - at
@@ -207,12 +185,3 @@ class Run:
             "evaluate": lambda: self.count('{"section": "evaluate"') > skipped,
             "start": lambda: self.count(f'{{"section": "{section}"') > 0,
         }[when]
-
-
-def _ended(process: subprocess.Popen) -> int:
-    """Exit code of one that has to end by itself; else it is killed."""
-    try:
-        return process.wait(timeout=SURVIVES)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()

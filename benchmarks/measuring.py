@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -76,13 +75,6 @@ def placed_batch(parts) -> dict:
             for name in ("text", "text_pooled"):
                 batch[name] = draw.standard_normal(shapes[name].shape, np.float32)
     return {name: jax.device_put(x, shapes[name].sharding) for name, x in batch.items()}
-
-
-def free_address() -> str:
-    """HOST:PORT of this machine, for the coordinator of processes that are started at once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def train_command(workdir: pathlib.Path, *arguments: str) -> list[str]:

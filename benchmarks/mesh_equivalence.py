@@ -15,19 +15,19 @@ import itertools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 from absl import flags
 
-from benchmarks import measuring
+from benchmarks import jobs, measuring
 from nrdm_jax import config as configuration
 from nrdm_jax.config import MESH_AXES
 from nrdm_jax.processes import lifecycle
 
 BAR = 1e-5
 DEVICES = 8
+LONG = 600.0  # seconds that no case takes
 MODELS = ("flow", "uvit", "video")
 NEVER_REFUSED = ("flow", "video")
 
@@ -37,8 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("steps", 10, "losses of each mesh", lower_bound=1)
     flags.DEFINE_string("case", None, "JSON of one case, for this process alone: how the benchmark "
                         "starts processes itself")  # fmt: skip
-    flags.DEFINE_string("coordinator", "", "of the processes of a case")
-    flags.DEFINE_integer("process_id", 0, "of the processes of a case")
+    jobs.define_flags()
     flags.DEFINE_string("out", "", "file for the losses of a case: gloo writes to stdout")
 
 
@@ -126,42 +125,29 @@ def in_two_processes(case: dict, steps: int) -> list[float]:
     Raises:
       RuntimeError: a process failed, or they disagree.
     """
-    coordinator = measuring.free_address()
     with tempfile.TemporaryDirectory() as directory:
         files = [pathlib.Path(directory) / f"{i}.json" for i in (0, 1)]
         command = [sys.executable, "-m", "benchmarks.mesh_equivalence", f"--steps={steps}",
-                   f"--case={json.dumps(case)}", f"--coordinator={coordinator}"]  # fmt: skip
-        started = [
-            subprocess.Popen([*command, f"--process_id={i}", f"--out={file}"],
-                             stdout=subprocess.DEVNULL)
-            for i, file in enumerate(files)
-        ]  # fmt: skip
-        codes = [process.wait(timeout=600) for process in started]
-        if any(codes):
-            raise RuntimeError(f"processes ended with {codes}")
+                   f"--case={json.dumps(case)}"]  # fmt: skip
+        commands = [
+            [*command, f"--out={file}", *each]
+            for file, each in zip(files, jobs.meeting(2), strict=True)
+        ]
+        logs = [file.with_suffix(".log") for file in files]
+        variables = jobs.variables(DEVICES // 2, optimized=False)
+        jobs.finish(jobs.start(commands, logs, variables), logs, LONG)
         one, other = (json.loads(file.read_text()) for file in files)
     if one != other:
         raise RuntimeError(f"processes disagree: {one}, {other}")
     return one
 
 
-def simulate(devices: int) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    # Machine code need not be fast here, and compiling is most of the time. Devices that share two
-    # cores with other work may come late to a collective.
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    )
-
-
 def run_case() -> None:
     """One process of `in_two_processes`."""
     f = flags.FLAGS
-    simulate(DEVICES // 2)
     from nrdm_jax.processes import distributed
 
-    distributed.start(f.coordinator, 2, f.process_id)
+    distributed.start(f.coordinator, f.num_processes, f.process_id)
     import jax
 
     found = losses(configured("flow", json.loads(f.case)), jax.devices(), f.steps)
@@ -173,7 +159,8 @@ def run() -> int:
     if f.case:
         run_case()
         return 0
-    simulate(DEVICES)
+    # Compiling is most of the time.
+    os.environ.update(jobs.variables(DEVICES, optimized=False))
     import jax
 
     worst, refused, count = {}, [], 0

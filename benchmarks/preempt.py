@@ -10,7 +10,6 @@ are those from the signal to the end of the second process. Exits 1 unless all i
 """
 
 import dataclasses
-import os
 import pathlib
 import signal
 import statistics
@@ -21,7 +20,7 @@ import time
 
 from absl import flags
 
-from benchmarks import measuring, resume
+from benchmarks import jobs, measuring, resume
 from nrdm_jax.processes import exit_codes, lifecycle
 
 STEPS = 300
@@ -79,46 +78,20 @@ def command(case: str, workdir: pathlib.Path, scratch: pathlib.Path) -> list[str
 
 def start(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> list[subprocess.Popen]:
     """Two processes; what each says goes to LOG.0 and LOG.1."""
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        JAX_COMPILATION_CACHE_DIR=str(cache),
-        # Devices that share two cores may come late to a collective.
-        XLA_FLAGS="--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    )
-    coordinator = measuring.free_address()
-    started = []
-    for i in range(2):
-        several = [f"--coordinator={coordinator}", "--num_processes=2", f"--process_id={i}"]
-        with pathlib.Path(f"{log}.{i}").open("w") as file:
-            started.append(
-                subprocess.Popen(
-                    [*command, *several], env=environment, stdout=file, stderr=subprocess.STDOUT
-                )
-            )
-    return started
+    commands = [[*command, *each] for each in jobs.meeting(2)]
+    variables = jobs.variables() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return jobs.start(commands, logs_of(log), variables)
 
 
-def ended(processes: list[subprocess.Popen]) -> list[int]:
-    """Exit codes; one that does not end is killed."""
-    codes = []
-    for process in processes:
-        try:
-            codes.append(process.wait(timeout=LONG))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            codes.append(process.wait())
-    return codes
+def logs_of(log: pathlib.Path) -> list[pathlib.Path]:
+    return [pathlib.Path(f"{log}.{i}") for i in range(2)]
 
 
-def finished(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> None:
+def finish(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> None:
     """Raises:
     RuntimeError: a process failed, with what it said last.
     """
-    codes = ended(start(command, log, cache))
-    if any(codes):
-        said = "".join(pathlib.Path(f"{log}.{i}").read_text()[-2000:] for i in range(2))
-        raise RuntimeError(f"processes ended with {codes}:\n{said}")
+    jobs.finish(start(command, log, cache), logs_of(log), LONG)
 
 
 def stopped(
@@ -139,7 +112,7 @@ def stopped(
         over = over or "train step compiled" in first.read_text()
     before = time.monotonic()
     processes[to].send_signal(signal.SIGTERM)
-    codes = ended(processes)
+    codes = jobs.ended(processes, LONG)
     return Stopped(codes, time.monotonic() - before, first.read_text(), not over)
 
 
@@ -157,7 +130,7 @@ def run() -> int:
         home = pathlib.Path(directory)
         cache = home / "cache"
         whole = home / "whole"
-        finished(train_command(whole), home / "whole.log", cache)
+        finish(train_command(whole), home / "whole.log", cache)
         reference = resume.digest(whole)
         print(f"never stopped: step {reference[1]}, sha256 {reference[0]}", flush=True)
         for case in wanted:
@@ -177,7 +150,7 @@ def run() -> int:
                 if case == "train":
                     row["saved_once"] = is_saved_once(workdir, found)
                 if trains:
-                    finished(work, home / f"{name}.again.log", cache)
+                    finish(work, home / f"{name}.again.log", cache)
                 row["bitwise"] = resume.digest(workdir) == reference
                 rows[name] = row
                 print(f"SIGTERM to process {to} in {case}: {row}", flush=True)

@@ -5,18 +5,17 @@ for the same seeds: largest difference of the Fréchet distance over its value.
 """
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 from absl import flags
 
-from benchmarks import measuring
+from benchmarks import jobs, measuring
 from nrdm_jax.processes import lifecycle
 
 BAR = 1e-4
+LONG = 1800.0  # seconds that no layout takes
 # name -> (processes, devices of each).
 LAYOUTS = {"2x4": (2, 4), "8": (1, 8), "1": (1, 1)}
 
@@ -39,27 +38,11 @@ def scored(workdir: pathlib.Path, processes: int, devices: int) -> dict:
     f = flags.FLAGS
     command = [sys.executable, "-m", "nrdm_jax.evaluate", f"--workdir={workdir}",
                f"--samples={f.samples}", "--metrics=fd,kid", f"--net={f.net}"]  # fmt: skip
-    # Devices that share two cores may come late to a collective.
-    late = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    environment = dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} {late}",
-    )
-    coordinator = measuring.free_address()
-    started = []
-    for i in range(processes):
-        several = (f"--coordinator={coordinator}", f"--num_processes={processes}",
-                   f"--process_id={i}") if processes > 1 else ()  # fmt: skip
-        started.append(
-            subprocess.Popen(
-                [*command, *several], env=environment, text=True, stdout=subprocess.PIPE
-            )
-        )
-    out = [process.communicate(timeout=1800)[0] for process in started]
-    if any(process.returncode for process in started):
-        raise RuntimeError(f"processes ended with {[p.returncode for p in started]}")
-    return json.loads(out[0].strip().splitlines()[-1].removeprefix("RESULT "))
+    commands = [[*command, *each] for each in jobs.meeting(processes)]
+    logs = [workdir.parent / f"{processes}x{devices}.{i}.log" for i in range(processes)]
+    jobs.finish(jobs.start(commands, logs, jobs.variables(devices)), logs, LONG)
+    lines = logs[0].read_text().splitlines()
+    return json.loads(next(x for x in reversed(lines) if x.startswith("RESULT "))[7:])
 
 
 def run() -> int:

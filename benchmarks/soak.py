@@ -209,8 +209,9 @@ def disturbed(home: pathlib.Path, log: Log, last: int, draw: random.Random) -> b
     if last in committed(workdir):
         return False
     begun = max(committed(workdir), default=0)
-    # Steps are not told of before the first; about four a second are done.
-    fault = f"hang@step={begun + int(seconds * 4)}:rank={victim}" if ending == "hang" else ""
+    reference = log.of("reference")[-1]
+    later = max(int(seconds * last / reference["seconds"]), 1)  # at the reference's pace
+    fault = f"hang@step={begun + later}:rank={victim}" if ending == "hang" else ""
     if extra == "enospc":
         fault += "," * bool(fault) + f"enospc@save=2:rank={victim}"
     pair = Pair(workdir, home / f"leg{number}.log", fault)
