@@ -83,7 +83,8 @@ def digest(items) -> str:
 
 
 def work(home: pathlib.Path, first: int) -> None:
-    """Does the cases of home/cases.json from the first on; a line of JSON for each."""
+    """Does the cases of home/cases.json from the first on; a line of JSON for each, in a file of
+    this process: what is said of a checkpoint may come in the middle of another line."""
     import jax
 
     from nrdm_jax import build
@@ -123,7 +124,8 @@ def work(home: pathlib.Path, first: int) -> None:
                 damage(place / str(step) / case["file"], case["kind"], case["at"])
         distributed.meet(f"damaged_{number}")
         outcome = come_back(place, wanted, expected)
-        print("CASE " + json.dumps({"number": number, **outcome}), file=sys.stderr, flush=True)
+        with (home / f"{distributed.index()}.jsonl").open("a") as file:
+            file.write(json.dumps({"number": number, **outcome}) + "\n")
         distributed.meet(f"done_{number}")
     jax.effects_barrier()
 
@@ -180,12 +182,13 @@ def start(home: pathlib.Path, processes: int, devices: int, first: int) -> list[
 
 
 def until_end(home: pathlib.Path, started: list[subprocess.Popen]) -> None:
-    """Waits for workers; stops them where one has failed, or none has said anything for long."""
-    logs = [home / f"{i}.log" for i in range(len(started))]
+    """Waits for workers; stops them where one has failed, or none has done anything for long."""
     size, waited = -1, 0
     while any(process.poll() is None for process in started):
         failed = any(process.poll() not in (None, 0) for process in started)
-        now = sum(log.stat().st_size for log in logs)
+        now = sum(
+            file.stat().st_size for kind in ("log", "jsonl") for file in home.glob(f"*.{kind}")
+        )
         waited = 0 if now != size and not failed else waited + 1
         size = now
         if waited > (10 if failed else PATIENCE):
@@ -200,9 +203,9 @@ def until_end(home: pathlib.Path, started: list[subprocess.Popen]) -> None:
 
 
 def outcomes(home: pathlib.Path, process: int) -> dict[int, dict]:
-    lines = (home / f"{process}.log").read_text(errors="replace").splitlines()
-    rows = [json.loads(line[5:]) for line in lines if line.startswith("CASE ")]
-    return {row["number"]: row for row in rows}
+    file = home / f"{process}.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {row["number"]: row for row in map(json.loads, lines)}
 
 
 def cases_of(home: pathlib.Path, count: int, draw: random.Random) -> list[dict]:
@@ -237,14 +240,13 @@ def measure(home: pathlib.Path, processes: int, devices: int, count: int) -> col
     while number < count:
         until_end(home, start(home, processes, devices, number))
         found = [outcomes(home, i) for i in range(processes)]
-        done = 0
         while number < count and all(number in rows for rows in found):
             several = [{name: rows[number].get(name) for name in ("end", "step")}
                        for rows in found]  # fmt: skip
             end = several[0]["end"] if several.count(several[0]) == processes else "split_brain"
             _count(ends, end, cases[number], [rows[number] for rows in found])
-            number, done = number + 1, done + 1
-        if (number < count and not done) or number < count:
+            number += 1
+        if number < count:
             why = (home / "0.log").read_text(errors="replace")[-300:]
             _count(ends, "crashed_without_message", cases[number], [{"why": why}])
             number += 1

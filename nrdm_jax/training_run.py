@@ -1,13 +1,10 @@
 """One training run from its config to its last checkpoint: the parts of `build`, in their order."""
 
-import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from nrdm_jax import (
     __version__,
@@ -23,45 +20,20 @@ from nrdm_jax import (
 )
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing import fingerprints
-from nrdm_jax.checkpointing.manager import METRICS, Checkpoints
+from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
-from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir, check_place, read_whole_config
-from nrdm_jax.sample_quality import SampleQuality
-from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
-from nrdm_jax.training import guard, hooks, loop, recovery
-from nrdm_jax.training.drill import Drill
+from nrdm_jax.stretch import Job, Stretch, Tools, takes_snapshots
+from nrdm_jax.training import guard, recovery
 from nrdm_jax.training.goodput import Goodput
-from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress
+from nrdm_jax.training.metrics import Ledger, MetricsWriter
 from nrdm_jax.training.state import TrainState, save_items, state_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a run trains and is looked at with, before there is a workdir.
-
-    Attributes:
-      parts: that need no data.
-      records, heldout: the two splits, of `data.shape`.
-      to_pixels: of what is drawn.
-      batches: of the records, of all shapes.
-      sampler: for previews and scores.
-      quality: that scores samples, if asked for.
-    """
-
-    parts: build.Run
-    records: Source
-    heldout: Source
-    to_pixels: Callable[[np.ndarray], np.ndarray]
-    batches: Loader | BucketLoader
-    sampler: Generator
-    quality: SampleQuality | None
 
 
 def _opened(config, signals: lifecycle.Signals) -> Job:
@@ -121,7 +93,7 @@ def train(
         )
         snapshots = None
         kept = home.path / run_weights.SNAPSHOTS
-        if _takes_snapshots(config) or kept.is_dir():
+        if takes_snapshots(config) or kept.is_dir():
             snapshots = Checkpoints(
                 str(kept), keep=None, host_bytes=host_bytes, together=distributed
             )
@@ -134,24 +106,6 @@ def train(
             if steps is not None:
                 lifecycle.bounded("checkpoints", steps.close, limit)
         home.release()
-
-
-@dataclasses.dataclass(frozen=True)
-class Tools:
-    """What a run is trained with, through all rollbacks.
-
-    Attributes:
-      workdir, checkpoints, snapshots, signals, ledger, goodput: of the run.
-      train_step: compiled.
-    """
-
-    workdir: pathlib.Path
-    checkpoints: Checkpoints
-    snapshots: Checkpoints | None
-    signals: lifecycle.Signals
-    ledger: Ledger
-    goodput: Goodput
-    train_step: programs.Steps
 
 
 def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> dict:
@@ -185,7 +139,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     try:
         while step is None:
             try:
-                step = _stretch(job, tools, state, begun)
+                step = Stretch(job, tools, int(state.step), begun).run(state)
             except guard.Broken as error:
                 trouble = error.trouble  # and not the error, whose frames hold a state
             if step is None:
@@ -213,107 +167,6 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     }
 
 
-def _stretch(job: Job, tools: Tools, state: TrainState, begun: dict) -> int:
-    """Trains from a state that was restored, or is fresh, to the last step or a signal; saves, and
-    returns the steps done. `begun` is what the state's checkpoint says of the run (`_meta`).
-
-    Raises:
-      guard.Broken: the run must not go on as it does.
-    """
-    parts, batches, workdir, ledger = job.parts, job.batches, tools.workdir, tools.ledger
-    config, last_step, first_step = parts.config, parts.config.train.steps, int(state.step)
-    checkpoints, snapshots = tools.checkpoints, tools.snapshots
-    if snapshots is not None:
-        # They are of steps that are now done again, maybe with another config.
-        snapshots.remove_after(first_step)
-
-    def position(step: int) -> int:
-        return batches.position_after(begun["position"], step - first_step)
-
-    writer = MetricsWriter(
-        workdir,
-        first_step,
-        ledger=ledger,
-        images=lambda step: begun["records_seen"] + position(step) - position(first_step),
-        before=begun,
-    )
-    progress = Progress(first_step, last_step)
-    place = reports.Place(workdir, writer, progress, ledger, tools.goodput)
-    watch = reports.watch(parts, place, begun["guard"])
-    evaluation = reports.evaluation(parts, job.heldout, tools.signals, place)
-    if reports.losses_owed(parts, workdir, first_step):
-        with ledger.account("evaluate"):
-            evaluation(0, state)
-
-    def meta(step: int) -> dict:
-        data = {"position": position(step), "left_out": begun["left_out"]}
-        return _meta(config, batches.fingerprint, step, writer.so_far(step)) | data | {
-            "guard": watch.memory(), METRICS: evaluation.at(step),
-        }  # fmt: skip
-
-    drill = Drill(
-        tools.signals.faults,
-        workdir=workdir,
-        process=distributed.index(),
-        checkpoints=workdir / run_weights.CHECKPOINTS,
-        is_saving=checkpoints.is_saving,
-    )
-    save = drill.saving(hooks.Save(checkpoints, meta, saved=first_step or None))
-    profile = hooks.Profile(workdir, config.log.profile_start, config.log.profile_steps)
-    probe = reports.probe(parts, place)
-    scores = reports.scores(parts, job.quality, tools.signals, place, batches.records_a_step)
-    happenings: list[loop.Hook] = [
-        hooks.FailedSaves(checkpoints, progress),
-        watch,
-        *probe,
-        reports.step_lines(parts, place, watch.counts),
-        hooks.Every(
-            evaluation,
-            ledger,
-            "evaluate",
-            every=config.evaluate.every,
-            last_step=last_step if config.evaluate.every else None,
-        ),
-        reports.grids(parts, job.sampler, job.heldout, job.to_pixels, tools.signals, place),
-        # Before the checkpoint of the same step: what is restored has all its snapshots.
-        *_snapshots(config, snapshots, meta, place),
-        hooks.Every(save, ledger, "save", every=config.checkpoint.every, last_step=last_step),
-        *scores,
-        profile,
-        *drill.hooks,
-    ]
-    owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
-    tools.signals.unsaved = True
-    try:
-        for hook in scores if owed else ():
-            hook(first_step, state, {}, 0.0)
-        state, step = loop.run(
-            state,
-            tools.train_step,
-            drill.batches(batches.iterate(begun["position"]), first_step),
-            happenings,
-            first_step=first_step,
-            last_step=last_step,
-            stop_requested=tools.signals.stop_requested,
-            enter=tools.signals.enter,
-        )
-        watch.settle()
-        jax.block_until_ready(state.step)  # what the device still owes is the step's time
-        with ledger.account("save"):
-            if step < last_step:
-                save(step, state)
-            checkpoints.wait()
-        tools.signals.unsaved = False
-        drill.settle(step)
-    finally:
-        profile.close()
-        for hook in probe:
-            hook.close()
-        progress.close()
-        writer.close()
-    return step
-
-
 def _compiled(parts: build.Run, dtype) -> programs.Steps:
     """The train step of each shape; says what was compiled."""
     config = parts.config
@@ -332,45 +185,11 @@ def _compiled(parts: build.Run, dtype) -> programs.Steps:
     return train_step
 
 
-def _takes_snapshots(config) -> bool:
-    return bool(config.train.ema_widths and config.train.ema_snapshots)
-
-
-def _snapshots(config, snapshots, meta, place) -> list[hooks.Snapshots]:
-    """The record of the power-function averages, where it is asked for."""
-    if not _takes_snapshots(config):
-        return []
-    return [
-        hooks.Snapshots(
-            snapshots,
-            meta,
-            place.ledger,
-            place.progress,
-            count=config.train.ema_snapshots,
-            last_step=config.train.steps,
-        )
-    ]
-
-
-def _meta(config, data: str, step: int, so_far: dict[str, float]) -> dict:
-    """The JSON item of a checkpoint."""
-    return {
-        "step": step,
-        "records_seen": so_far["images"],
-        **{name: so_far[name] for name in MetricsWriter.SECONDS if name in so_far},
-        "seed": config.seed,
-        "batch_size": config.train.batch_size,
-        "batch_sizes": configuration.batch_sizes(config),
-        "data": data,
-        "version": __version__,
-    }
-
-
 def _start(
     parts: build.Run, checkpoints: Checkpoints, where: pathlib.Path, data: str
 ) -> tuple[TrainState, dict]:
-    """The state to go on with, and what its checkpoint says of the run so far (`_meta`); `where`
-    the checkpoints are, and `data` is the fingerprint of the records."""
+    """The state to go on with, and what its checkpoint says of the run so far (`Stretch.meta`);
+    `where` the checkpoints are, and `data` is the fingerprint of the records."""
     config = parts.config
     latest = restoring.newest_good(checkpoints, str(where))
     if latest is not None:

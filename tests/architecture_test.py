@@ -25,6 +25,7 @@ ASSEMBLY = (
     "reports",
     "restoring",
     "rollbacks",
+    "stretch",
     "training_run",
     "run_weights",
     "post_hoc",

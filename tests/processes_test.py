@@ -21,6 +21,7 @@ from nrdm_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROCESSES = 2
+BATCH = 16  # of the smoke job
 CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES",
             "MEGASCALE_NUM_SLICES")  # fmt: skip
 
@@ -116,6 +117,31 @@ def test_sigterm_to_one_stops_all_at_one_step(tmp_path, data_dir):
     assert "SIGTERM: saved step" in logs[0]
     steps = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
     assert f"saved step {max(steps)} of 2000" in logs[0]
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_as_one_does(tmp_path, data_dir):
+    """From a bad batch after a save, and from the next one before another was made."""
+    flags = ("--config.train.steps=10", "--config.checkpoint.every=3", "--config.evaluate.every=0",
+             "--config.guard.action=rollback", "--config.guard.most_in_a_row=1",
+             "--fault=nan@step=5,nan@step=6")  # fmt: skip
+    losses, said = {}, {}
+    for processes in (1, PROCESSES):
+        workdir = tmp_path / str(processes)
+        codes, logs = wait(workdir, start(workdir, data_dir, processes, *flags))
+        assert codes == [0] * processes, logs
+        losses[processes] = {r["step"]: r["loss"] for r in read_metrics(workdir) if "loss" in r}
+        said[processes] = [x for x in logs[0].splitlines() if "WARNING: rollback" in x]
+    assert [line.split(": ", 2)[2] for line in said[1]] == [
+        f"restored step 3; records {3 * BATCH} to {5 * BATCH - 1} of the order are left out",
+        f"restored step 3; records {5 * BATCH} to {8 * BATCH - 1} of the order are left out",
+    ]
+    assert said[PROCESSES] == said[1]
+    assert sorted(losses[1]) == list(range(1, 11))
+    np.testing.assert_allclose(
+        [losses[PROCESSES][step] for step in range(1, 11)],
+        [losses[1][step] for step in range(1, 11)], rtol=1e-5,
+    )  # fmt: skip
 
 
 LOSSES = {
