@@ -25,7 +25,10 @@ def list_steps(place: str, step: int | None = None) -> dict:
                 said = f"records seen {meta.get('records_seen', 'unknown')}"
             except DamagedCheckpoint as error:
                 said = f"damaged: {error}"
-            size = sum(f.stat().st_size for f in (directory / str(number)).rglob("*"))
+            try:
+                size = sum(f.stat().st_size for f in (directory / str(number)).rglob("*"))
+            except FileNotFoundError:  # removed by a run that goes on
+                continue
             print(f"{directory}/{number}  {size / 2**20:.1f} MiB  {said}", flush=True)
             steps.append(number)
     return {"steps": steps}
@@ -38,6 +41,9 @@ def verify_steps(place: str, step: int | None = None) -> dict:
     for directory, checkpoints in _opened(place):
         for number in _chosen(checkpoints, directory, step):
             faults = checkpoints.faults(number)
+            if not (directory / str(number)).is_dir():
+                print(f"{directory}/{number}  removed meanwhile, by a run that goes on", flush=True)
+                continue
             steps.append(number)
             if faults:
                 bad.append(f"{directory}/{number}")

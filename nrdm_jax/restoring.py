@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from: the newest that is whole, for all of its processes."""
 
+import pathlib
 import sys
 
 import jax
@@ -7,13 +8,14 @@ import jax
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import distributed
+from nrdm_jax.training.metrics import read_metrics
 
 SAID = 5  # faults of a step, in a message
 
 
 def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
-    """The newest step in which no process finds a fault; None where there is no step at all. Newer
-    ones are set aside, and it is said what is wrong with them.
+    """The newest step in which no two processes find a fault; None where there is no step at all.
+    Newer ones are set aside, and it is said what is wrong with them. Who is alone looks twice.
 
     Args:
       checkpoints: not read only.
@@ -27,8 +29,7 @@ def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
     steps = distributed.told(checkpoints.steps())[0]
     bad: dict[int, list[str]] = {}
     for step in reversed(steps):
-        found = distributed.told(checkpoints.faults(step, jax.process_index(), jax.process_count()))
-        faults = sorted(set().union(*found))
+        faults = _confirmed(checkpoints, step)
         if not faults:
             break
         bad[step] = faults
@@ -51,6 +52,48 @@ def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
         distributed.meet("set_aside")
         checkpoints.reload()
     return steps[-1 - len(bad)]
+
+
+def _confirmed(checkpoints: Checkpoints, step: int) -> list[str]:
+    """The faults of a step that are in its files, and not in who reads them: a share in which a
+    process finds one is read again by the next process, whose disk or memory is another."""
+    index, count = jax.process_index(), jax.process_count()
+    first = distributed.told(checkpoints.faults(step, index, count))
+    if not any(first):
+        return []
+    share = (index + 1) % count
+    again = distributed.told(checkpoints.faults(step, share, count) if first[share] else [])
+    faults: set[str] = set()
+    for share, found in enumerate(first):
+        if again[(share - 1) % count]:
+            faults.update(found)
+        elif found and distributed.is_writer():
+            print(
+                f"warning: checkpoint {step} could not be read by process {share}, and could be "
+                f"when it was read again: {found[0]}",
+                file=sys.stderr,
+            )
+    return sorted(faults)
+
+
+def check_none_lost(workdir: pathlib.Path, every: int) -> None:
+    """Of a run without any checkpoint: nothing begins anew where there must have been some.
+
+    Raises:
+      DamagedCheckpoint: the run has been further than two saves, or has set damaged ones aside.
+    """
+    # While the second save runs the first may be lost to a kill, and after it it is not.
+    done = max((row["step"] for row in read_metrics(workdir)), default=0)
+    bad = workdir / "checkpoints_bad"
+    aside = bad.is_dir() and any(bad.iterdir())
+    done, aside = distributed.told([done, aside])[0]
+    if done > 2 * every or aside:
+        raise DamagedCheckpoint(
+            f"{workdir} has no checkpoint, and "
+            + (f"metrics.jsonl tells of step {done}" if done else f"{bad.name} has some")
+            + f": restore its checkpoints from a copy, use another workdir, or remove "
+            f"{workdir}/metrics.jsonl and {bad.name} to begin anew"
+        )
 
 
 def _said(lines: list[str]) -> list[str]:

@@ -4,8 +4,8 @@ import dataclasses
 import pathlib
 import re
 
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint
-from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
+from nrdm_jax.checkpointing.manager import Checkpoints, steps_in
 from nrdm_jax.processes import distributed
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import power_ema
@@ -31,6 +31,7 @@ class Stored:
 
         Raises:
           ValueError: they are of other shapes, with a table.
+          RemovedCheckpoint: a run that goes on has removed them meanwhile.
           DamagedCheckpoint: they are not what was saved, naming the newest step that is whole.
             Nothing is read from there instead: whoever asked for these would not know.
         """
@@ -42,6 +43,8 @@ class Stored:
                 return checkpoints.restore(self.step, {"ema": abstract})["ema"]
             name = power_ema.name_of(self.width)
             return checkpoints.restore_part(self.step, "averages", {name: abstract})[name]
+        except RemovedCheckpoint:
+            raise
         except DamagedCheckpoint as error:
             others = (s for s in reversed(checkpoints.steps()) if s != self.step)
             whole = next((s for s in others if not checkpoints.faults(s)), None)
@@ -110,15 +113,9 @@ def at_step(text: str) -> tuple[str, int | None]:
 
 
 def steps_of(workdir: str, kind: str) -> list[int]:
-    """Of the checkpoints or snapshots of a run, from the oldest."""
-    directory = pathlib.Path(workdir) / kind
-    if not directory.is_dir():
-        return []
-    checkpoints = Checkpoints(str(directory), read_only=True, together=distributed)
-    try:
-        return checkpoints.steps()
-    finally:
-        checkpoints.close()
+    """Of the checkpoints or snapshots of a run, from the oldest, as the writer sees them: a run may
+    commit one while several processes look. All must ask."""
+    return distributed.told(steps_in(pathlib.Path(workdir) / kind))[0]
 
 
 def widths_of(directory: pathlib.Path, step: int) -> tuple[float, ...]:

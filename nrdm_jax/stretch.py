@@ -100,9 +100,8 @@ class Stretch:
             checkpoints=workdir / run_weights.CHECKPOINTS,
             is_saving=tools.checkpoints.is_saving,
         )
-        self._save = self._drill.saving(
-            hooks.Save(tools.checkpoints, self.meta, saved=first_step or None)
-        )
+        saved = first_step if first_step in tools.checkpoints.steps() else None
+        self._save = self._drill.saving(hooks.Save(tools.checkpoints, self.meta, saved=saved))
 
     def run(self, state: TrainState) -> int:
         """Trains to the last step or a signal; saves, and returns the steps done.
@@ -161,7 +160,7 @@ class Stretch:
         parts, step, tools = self._job.parts, self._first_step, self._tools
         if reports.losses_owed(parts, tools.workdir, step):
             with tools.ledger.account("evaluate"):
-                self._evaluation(0, state)
+                self._evaluation(step, state)
         owed = reports.owed(parts, tools.workdir, step, self._job.batches.records_a_step)
         tools.signals.unsaved = True
         for hook in self._scores if owed else ():

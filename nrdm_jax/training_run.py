@@ -207,6 +207,7 @@ def _start(
         if note := configuration.other_batch_size(config, meta):
             print(note, file=sys.stderr, flush=True)
         return state, meta
+    restoring.check_none_lost(where.parent, config.checkpoint.every)
     nothing_yet = recovery.nothing_yet() | {
         "step": 0,
         **dict.fromkeys(MetricsWriter.SECONDS, 0.0),

@@ -297,6 +297,15 @@ REVERSIBLE = {"model.memory": "reversible", "model.streams": 2}
             {"guard.action": "rollback", "guard.most_in_a_row": 4, "checkpoint.every": 1},
             "checkpoint.keep is 3, and guard.action=rollback .* keep 5",
         ),
+        (
+            {
+                "guard.action": "rollback",
+                "guard.collapse_factor": 3.0,
+                "log.sensitivity_every": 1000,
+                "checkpoint.every": 100,
+            },
+            "goes back to one from before 1000 bad steps, .* keep 11",
+        ),
         ({"guard.collapse_factor": 3.0, "log.sensitivity_every": 0}, "does not measure"),
     ],
 )

@@ -9,6 +9,9 @@ import pytest
 from nrdm_jax import build, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.processes import lifecycle
+from nrdm_jax.processes.exit_codes import PREEMPTED, Stop
+from nrdm_jax.training.metrics import read_metrics
 from nrdm_jax.training.state import save_items
 
 
@@ -72,3 +75,32 @@ def test_the_head_of_the_uncertainty_is_no_reason_to_refuse(tiny_config, before)
     _, state = begun(tiny_config, with_head)
     assert "uncertainty" not in state.params
     assert_equal(state.params, {k: v for k, v in theirs.items() if k != "uncertainty"})
+
+
+class Stopped(lifecycle.Signals):
+    """Told to stop before the first step."""
+
+    def stop_requested(self):
+        self.received = "SIGTERM"
+        return True
+
+
+def test_stops_before_the_first_step_are_all_alike(tiny_config, tmp_path):
+    for _ in range(2):
+        with pytest.raises(Stop, match="saved step 0 of 20") as stopped:
+            training_run.train(tiny_config, str(tmp_path), signals=Stopped())
+        assert stopped.value.exit_code == PREEMPTED
+
+
+def test_losses_that_are_owed_are_those_of_their_step(tiny_config, tmp_path):
+    """Of a run whose last evaluation was cut short, and that has nothing else to do."""
+    c = tiny_config
+    c.train.steps, c.evaluate.every, c.log.sensitivity_every = 2, 0, 0
+    training_run.train(c, str(tmp_path), signals=lifecycle.Signals())
+    c.evaluate.every, c.evaluate.examples = 1, 16
+    found = training_run.train(
+        c, str(tmp_path), signals=lifecycle.Signals(), allow_config_change=True
+    )
+    assert found["steps"] == 2
+    rows = [row["step"] for row in read_metrics(tmp_path) if "heldout_loss" in row]
+    assert rows == [2]

@@ -9,6 +9,12 @@ class DamagedCheckpoint(Exception):
     exit_code = 65
 
 
+class RemovedCheckpoint(DamagedCheckpoint):
+    """It is there no longer: exit code 74."""
+
+    exit_code = 74
+
+
 def first_line(error: BaseException) -> str:
     """For a message; of what the system said to tensorstore, that."""
     system = system_message(error)

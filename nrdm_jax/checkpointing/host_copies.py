@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint._src.metadata import array_metadata_store
 from orbax.checkpoint._src.serialization import types
 
 LARGE = 4  # items that are written side by side: params, ema, opt, averages
@@ -20,16 +19,19 @@ class HostCopies(types.DefaultSerializationStatusCallback):
         self._limit = limit
         self._in_parts = False
 
-    def begin(self, items: Mapping[str, Any]) -> bool:
-        """Before these are saved. Whether training has to wait."""
-        self._in_parts = bytes_here(items) > self._limit
-        return self._in_parts
+    def too_large(self, items: Mapping[str, Any]) -> bool:
+        """Whether this process holds more of these than may be copied at once."""
+        return bytes_here(items) > self._limit
+
+    def begin(self, in_parts: bool) -> None:
+        """Before they are saved, so or at once."""
+        self._in_parts = in_parts
 
     def handlers(self, items: Iterable[str]) -> dict[str, Any]:
         """Orbax's, that ask this."""
-        arrays = ocp.type_handlers.ArrayHandler(
-            array_metadata_store=array_metadata_store.Store(), callback=self
-        )
+        # Without orbax's files on arrays: no restore here needs them, and `verification`, which
+        # does not read them, would take a step for whole that they keep from being restored.
+        arrays = ocp.type_handlers.ArrayHandler(array_metadata_store=None, callback=self)
         return {
             item: ocp.PyTreeCheckpointHandler(
                 save_device_host_concurrent_gb=self._limit / LARGE / 1e9,

@@ -22,7 +22,12 @@ from etils import epath
 
 from nrdm_jax import trees
 from nrdm_jax.checkpointing import differences, durability, fingerprints, notes, verification
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint, first_line, system_message
+from nrdm_jax.checkpointing.errors import (
+    DamagedCheckpoint,
+    RemovedCheckpoint,
+    first_line,
+    system_message,
+)
 from nrdm_jax.checkpointing.host_copies import HostCopies
 from nrdm_jax.checkpointing.retention import Retention
 from nrdm_jax.checkpointing.together import Alone, Together
@@ -33,6 +38,12 @@ METRICS = "metrics"  # of a note: of the held-out records at that step
 HOST_BYTES = 64 * 2**30
 PROBE = ".probe"
 PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
+
+
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """The steps that are committed there, by their names, from the oldest; nothing is opened."""
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 class Checkpoints:
@@ -89,7 +100,7 @@ class Checkpoints:
                     barrier_sync_key_prefix=self._directory.name
                 ),
             )
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory.resolve(),
             options=options,
             item_handlers=self._copies.handlers(ITEMS) | {"meta": ocp.JsonCheckpointHandler()},
@@ -139,10 +150,14 @@ class Checkpoints:
         arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
-        if why := self._together.told(self._obstacle(items))[0]:
+        told = self._together.told([self._obstacle(items), self._copies.too_large(items)])
+        if why := told[0][0]:
             self._give_up(step, why)
             return
-        in_parts = self._copies.begin(items)
+        # Where one has to wait all do: the others would wait in the next step's collectives, which
+        # give up sooner.
+        in_parts = any(large for _, large in told)
+        self._copies.begin(in_parts)
         self._votes.begin()
         self._being_saved, self._gave_up = step, False
         try:
@@ -288,6 +303,7 @@ class Checkpoints:
         try:
             text = (self._directory / str(step) / "meta" / "metadata").read_bytes()
         except OSError as error:
+            self._check_there(step)
             raise DamagedCheckpoint(f"{name}: what it says of itself is missing: {error}") from None
         return notes.checked(text, name)
 
@@ -361,9 +377,20 @@ class Checkpoints:
         except Exception as error:
             if as_one and self._together.loss(error) is not None:
                 raise
+            self._check_there(step)
             raise DamagedCheckpoint(
                 f"{self._directory}/{step} cannot be read: {first_line(error)}"
             ) from error
+
+    def _check_there(self, step: int) -> None:
+        """Raises:
+        RemovedCheckpoint: it is not.
+        """
+        if not (self._directory / str(step)).exists():
+            raise RemovedCheckpoint(
+                f"{self._directory}/{step} was removed while it was read, as by a run that goes on "
+                "and keeps newer ones; the same command reads the newest that there is now"
+            )
 
     def is_saving(self) -> bool:
         """Whether a step is being written in the background."""
@@ -406,6 +433,15 @@ def _arguments(wanted: Any, **more) -> ocp.args.PyTreeRestore:
     """With the shardings of `wanted`: what a file says of those of before is not read."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     return ocp.args.PyTreeRestore(wanted, restore_args=restore_args, **more)
+
+
+class _Manager(ocp.CheckpointManager):
+    """One that does not ask whether to stop. Orbax's asks what `processes.distributed.preempted`
+    asks, of a counter that is the process's one, with numbers of its own: a signal that comes
+    within a save would be agreed on for a step that never comes."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 @dataclasses.dataclass

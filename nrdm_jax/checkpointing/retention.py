@@ -1,6 +1,7 @@
 """Which steps stay when a new one is committed."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 
@@ -27,7 +28,7 @@ class Retention:
         kept = set(steps[len(steps) - self.newest :] if self.newest < len(steps) else steps)
         if self.every:
             kept |= {step for step in steps if step % self.every == 0}
-        known = [step for step in steps if step in values]
+        known = [step for step in steps if math.isfinite(values.get(step, math.nan))]
         # Of equal ones the newer.
         return kept | set(sorted(known, key=lambda step: (values[step], -step))[: self.best])
 

@@ -228,13 +228,14 @@ def _check_averages(c) -> None:
 
 def _check_guard(c) -> None:
     g = c.guard
-    # Those that may be written while the bad steps are counted, and the one before them.
-    needed = 2 + (g.most_in_a_row - 1) // c.checkpoint.every
+    # Those that may be written until it is known that steps are bad, and the one before them.
+    bad = max(g.most_in_a_row, c.log.sensitivity_every if g.collapse_factor else 0)
+    needed = 2 + (bad - 1) // c.checkpoint.every
     require(
         g.action != "rollback" or c.checkpoint.keep >= needed,
         "checkpoint.keep",
         f"is {c.checkpoint.keep}, and guard.action=rollback goes back to one from before "
-        f"{g.most_in_a_row} bad steps, with checkpoint.every={c.checkpoint.every}",
+        f"{bad} bad steps, with checkpoint.every={c.checkpoint.every}",
         f"keep {needed}",
     )
     require(

@@ -2,6 +2,7 @@
 time."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -116,14 +117,31 @@ class MetricsWriter:
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """On a disk that is full the row is left out, and training goes on."""
         if self._events is None:
             return
-        with self._path.open("a") as file:
-            file.write(_line({"step": step, **self.so_far(step), **values}))
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step)
-        self._events.flush()
+        try:
+            self._append(_line({"step": step, **self.so_far(step), **values}))
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(name, value, step)
+            self._events.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # it may be on the same disk
+                print(f"warning: step {step} is not in {self._path}: {error}", file=sys.stderr)
+
+    def _append(self, line: str) -> None:
+        """All of a line, or nothing of it."""
+        with self._path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                written = file.write(line.encode())
+                if written != len(line.encode()):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
 
     def so_far(self, step: int) -> dict[str, float]:
         """Images seen at a step, and the seconds until now, as far as they are known."""
@@ -208,7 +226,8 @@ class Progress:
         if self._bar:
             self._bar.write(text)
         else:
-            print(text, flush=True)
+            with contextlib.suppress(OSError):  # a log on a disk that is full
+                print(text, flush=True)
 
     def close(self) -> None:
         if self._bar:

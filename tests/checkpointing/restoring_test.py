@@ -1,6 +1,7 @@
 """Damage on disk is found before anything is trained on."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -9,13 +10,15 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from orbax.checkpoint._src.serialization import replica_slices
 
 from nrdm_jax import checkpoint_report, restoring
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.checkpointing.together import Alone
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir
 
@@ -111,6 +114,90 @@ def test_what_a_checkpoint_says_of_itself_is_checked_too(kept, changed):
     assert restoring.newest_good(checkpoints, str(home)) == 2
 
 
+def test_whatever_file_of_the_newest_is_damaged_a_whole_step_is_gone_on_from(kept):
+    """What is taken for whole can be restored: no restart ends where the one before did."""
+    home, checkpoints = kept
+    shutil.copytree(home / "3", home.parent / "whole")
+    names = [path.relative_to(home / "3") for path in (home / "3").rglob("*") if path.is_file()]
+    ends = set()
+    for name in sorted(names):
+        cut(home / "3" / name)
+        step = restoring.newest_good(checkpoints, str(home))
+        found = checkpoints.restore(step, tree(0))
+        np.testing.assert_array_equal(found["params"]["a"], tree(step)["params"]["a"])
+        ends.add(step)
+        shutil.rmtree(home / "3", ignore_errors=True)
+        shutil.copytree(home.parent / "whole", home / "3")
+        checkpoints.reload()
+    assert ends == {2, 3}  # orbax has files that no restore needs
+
+
+def test_what_only_one_reader_cannot_read_is_no_damage(kept, monkeypatch, capsys):
+    home, checkpoints = kept
+    faults, ill = checkpoints.faults, ["params/a: cannot be read: Stale file handle"]
+    answers = iter([ill, []])
+    monkeypatch.setattr(checkpoints, "faults", lambda *_: next(answers))
+    assert restoring.newest_good(checkpoints, str(home)) == 3
+    assert "could be when it was read again: params/a" in capsys.readouterr().err
+    # Of three processes, of which this is the first: the third's share, which the second reads.
+    read = []
+    monkeypatch.setattr(checkpoints, "faults", lambda *share: read.append(share) or [])
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    for again, confirmed in (([[], [], []], []), ([[], ill, []], ill)):
+        told = iter([[[], [], ill], again])
+        monkeypatch.setattr(restoring.distributed, "told", lambda _, told=told: next(told))
+        assert restoring._confirmed(checkpoints, 3) == confirmed
+    # Who had nothing to find in the share of the next one does not read it again.
+    assert read == [(3, 0, 3), (3, 0, 3)] and faults(3) == []
+
+
+def test_where_there_must_have_been_checkpoints_nothing_begins_anew(tmp_path):
+    def told(*steps):
+        lines = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in steps]
+        (tmp_path / "metrics.jsonl").write_text("".join(lines))
+
+    restoring.check_none_lost(tmp_path, 10)
+    told(5, 10, 20)  # it may have been killed within the first save
+    restoring.check_none_lost(tmp_path, 10)
+    told(5, 10, 21)
+    with pytest.raises(DamagedCheckpoint, match=r"metrics.jsonl tells of step 21: restore"):
+        restoring.check_none_lost(tmp_path, 10)
+    told(5)
+    (tmp_path / "checkpoints_bad" / "3").mkdir(parents=True)
+    with pytest.raises(DamagedCheckpoint, match="to begin anew"):
+        restoring.check_none_lost(tmp_path, 10)
+
+
+def test_a_step_that_a_run_removes_while_it_is_read_is_not_damaged(kept, monkeypatch, capsys):
+    home, checkpoints = kept
+    shutil.rmtree(home / "3")
+    for ask in (checkpoints.meta, lambda step: checkpoints.restore(step, tree(0))):
+        with pytest.raises(RemovedCheckpoint, match="was removed while it was read") as caught:
+            ask(3)
+        assert caught.value.exit_code == 74
+    faults = Checkpoints.faults
+
+    def slow(self, step):
+        if step == 1:
+            shutil.rmtree(home / "1")
+        return faults(self, step)
+
+    monkeypatch.setattr(Checkpoints, "faults", slow)
+    assert checkpoint_report.verify_steps(str(home)) == {"steps": [2], "bad": []}
+    assert "removed meanwhile" in capsys.readouterr().out
+
+
+def test_a_save_asks_nothing_of_the_counter_of_preemptions(tmp_path, monkeypatch):
+    asked = []
+    library = ocp.checkpoint_manager.utils
+    monkeypatch.setattr(library, "reached_preemption", lambda step: asked.append(step) or False)
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+    checkpoints.save(1, tree(1), {})
+    checkpoints.wait()
+    checkpoints.close()
+    assert checkpoints.steps() == [1] and asked == []
+
+
 def test_processes_share_the_leaves_among_them(kept):
     home, checkpoints = kept
     flip(largest(home / "3" / "params"))
@@ -195,6 +282,8 @@ def test_the_newest_the_regular_and_the_best_are_kept(tmp_path):
     assert keep.kept(range(1, 10), losses) == {4, 5, 8, 9}
     assert keep.kept([3], {}) == {3} and keep.kept([1, 2, 3], {}) == {2, 3}
     assert Retention(newest=None).kept([1, 2, 3], {}) == {1, 2, 3}
+    odd = {1: math.nan, 2: 0.5, 3: 0.2, 4: math.inf, 5: 0.9}
+    assert Retention(newest=1, best=1).kept([1, 2, 3, 4, 5], odd) == {3, 5}
     assert keep.most(range(1, 10)) == 2 + 1 + 2 + 1 and keep.most([3, 5]) == 2
     assert Retention(newest=None).most([1, 2, 3]) == 3
     home = str(tmp_path / "checkpoints")
@@ -268,4 +357,23 @@ def test_a_state_larger_than_the_host_may_hold_is_copied_in_parts(tmp_path, monk
             *map(jax.tree.leaves, (checkpoints.restore(1, wanted), wanted)), strict=True
         ):
             np.testing.assert_array_equal(a, b)
+        checkpoints.close()
+
+
+class Others(Alone):
+    """As one of two, of which the other holds too much to be copied at once."""
+
+    def told(self, value):
+        return [value, ["", True]]
+
+
+def test_all_wait_for_a_state_that_one_has_to_copy_in_parts(tmp_path):
+    for together, waits in ((Alone(), False), (Others(), True)):
+        checkpoints = Checkpoints(str(tmp_path / str(waits)), together=together)
+        checkpoints.save(1, tree(1), {})
+        assert checkpoints._copies._in_parts == waits
+        if waits:
+            assert not checkpoints.is_saving()
+        checkpoints.wait()
+        assert checkpoints.faults(1) == []
         checkpoints.close()
