@@ -131,10 +131,13 @@ def trained(place: pathlib.Path, *arguments: str, workdir: pathlib.Path | None =
 
 def trained_by_two(place: pathlib.Path, fault: str, *looked_at: int) -> Ended:
     """The same of two processes, which go on for long if nothing befalls them."""
+    # Who is stopped is found dead within half a minute: a watchdog is to be later, but of a hang.
+    watchdog = 30 if fault.startswith("hang") else 120
     job = Job(
         place, "train", "train", *TRAIN, f"--workdir={place / 'run'}", f"--fault={fault}",
         "--config.train.steps=100000", "--config.checkpoint.every=1000",
-        "--config.log.every=100", "--config.watchdog.step=30", "--config.watchdog.data=30",
+        "--config.log.every=100", f"--config.watchdog.step={watchdog}",
+        f"--config.watchdog.data={watchdog}",
         processes=2,
     )  # fmt: skip
     return job.ended(*looked_at)

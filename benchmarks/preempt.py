@@ -1,6 +1,7 @@
-"""SIGTERM to either of two processes, in training, evaluation, sampling and the first compilation:
-whether both leave with exit code 75, whether one step is saved, once, and whether the run that
-then goes on has the bits of one that was never stopped.
+"""SIGTERM to either of two processes, in training, in training that saves at every step,
+evaluation, sampling and the first compilation: whether both leave with exit code 75, whether one
+step is saved, once, and whether the run that then goes on does so from that step, and has the bits
+of one that was never stopped.
 
   python -m benchmarks.preempt
 
@@ -11,6 +12,7 @@ are those from the signal to the end of the second process. Exits 1 unless all i
 
 import dataclasses
 import pathlib
+import re
 import signal
 import statistics
 import subprocess
@@ -28,6 +30,7 @@ LONG = 1200.0  # seconds for what should take a few, or on a machine with much e
 # What process 0 has said when the signal comes, and how many seconds later.
 CASES = {
     "train": ("step=10/", 0.0),
+    "save": ("step=10/", 0.0),
     "evaluate": ("scoring the ", 2.0),
     "sample": ("drawing ", 2.0),
     "compile": (": new run", 1.0),
@@ -56,11 +59,12 @@ class Stopped:
     in_time: bool
 
 
-def train_command(workdir: pathlib.Path) -> list[str]:
+def train_command(workdir: pathlib.Path, save_every: int = 1000) -> list[str]:
     return measuring.train_command(
         workdir,
         f"--config.train.steps={STEPS}",
-        "--config.checkpoint.every=1000",
+        f"--config.checkpoint.every={save_every}",
+        "--config.checkpoint.keep=1",
         "--config.log.every=10",
         "--config.log.sensitivity_every=0",
     )
@@ -73,7 +77,7 @@ def command(case: str, workdir: pathlib.Path, scratch: pathlib.Path) -> list[str
     if case == "sample":
         return [sys.executable, "-m", "nrdm_jax.sample", f"--workdir={workdir}",
                 "--seeds=0-49999", f"--out={scratch / 'samples'}"]  # fmt: skip
-    return train_command(workdir)
+    return train_command(workdir, 1 if case == "save" else 1000)
 
 
 def start(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> list[subprocess.Popen]:
@@ -119,8 +123,12 @@ def stopped(
 def is_saved_once(workdir: pathlib.Path, found: Stopped) -> bool:
     """One step is committed, the one that was said, and nothing is half written."""
     names = [path.name for path in (workdir / "checkpoints").iterdir()]
-    told = found.log.count(": saved step ")
-    return len(names) == 1 and told == 1 and f": saved step {names[0]} of " in found.log
+    return len(names) == 1 and said_of_save(found.log) == [int(names[0])]
+
+
+def said_of_save(log: str) -> list[int]:
+    """The steps that a process says it saved as it was stopped."""
+    return [int(step) for step in re.findall(r": saved step (\d+) of ", log)]
 
 
 def run() -> int:
@@ -136,7 +144,7 @@ def run() -> int:
         for case in wanted:
             for to in (0, 1):
                 name = f"{case}-{to}"
-                trains = case in ("train", "compile")
+                trains = case in ("train", "save", "compile")
                 workdir = home / name if trains else whole
                 work = command(case, workdir, home / name)
                 # A program that is in the cache is not compiled.
@@ -147,10 +155,15 @@ def run() -> int:
                     "right": found.codes == [exit_codes.PREEMPTED] * 2 and found.in_time,
                     "seconds": round(found.seconds, 2),
                 }
-                if case == "train":
+                saves = case in ("train", "save")
+                if saves:
                     row["saved_once"] = is_saved_once(workdir, found)
                 if trains:
-                    finish(work, home / f"{name}.again.log", cache)
+                    again = home / f"{name}.again.log"
+                    finish(work, again, cache)
+                if saves:
+                    begun = resume.restored(logs_of(again)[0].read_text())
+                    row["saved_once"] &= said_of_save(found.log) == [begun]
                 row["bitwise"] = resume.digest(workdir) == reference
                 rows[name] = row
                 print(f"SIGTERM to process {to} in {case}: {row}", flush=True)

@@ -8,11 +8,15 @@ minute or more one of `ENDINGS` comes at a random moment: killed, told to stop, 
 stuck, killed within a save, killed with a file of the newest checkpoint then changed. In some legs
 the disk is full for a save, or a process is paused, and training goes on.
 
+A leg is right if what was to end it came, its processes left with the codes that this has, and it
+began with the newest step, or an older one where that was damaged. Of a full disk and a hang it is
+the drill's own line that is counted, of a pause the signal.
+
 `bitwise`: every checkpoint whose step `KEPT` divides has the SHA-256 of the reference's, and so has
 the last; `losses_equal`: so do all losses that were written. `growth`: of the reference's
 processes, the slope of their anonymous memory after the first ten minutes, MiB an hour
 (Theil-Sen over medians of two minutes), with its 95 % interval; too much where the lower end is
-above `MOST_GROWTH`. Exits 1 unless all hold and every process left with a code that its end allows.
+above `MOST_GROWTH`. Exits 1 unless all hold and every leg was right.
 
 The same command goes on where it was ended: what has happened is in WORKDIR/soak.jsonl, a line
 each. A reference that was cut off begins anew.
@@ -34,6 +38,7 @@ from absl import flags
 
 from benchmarks import corruption, measuring, preempt, resume
 from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.training import drill
 
 REFERENCE = 0.38  # share of the time; the rest takes longer, for what is done again
 SAVED, KEPT = 50, 500  # steps between checkpoints, and between those that stay
@@ -45,17 +50,17 @@ MOST_GROWTH = 1.0  # MiB an hour
 PATIENCE = 300.0  # seconds in which all must have left
 DAMAGES = ("flip", "cut", "delete")
 
-# What ends a leg -> the exit codes that processes may leave with (negative: by a signal). A process
-# that is not hit by SIGKILL may have been lost to the other, or have stopped with it.
+# What ends a leg -> the exit codes of the process that it befalls, and of the other (negative: by a
+# signal).
 KILLED, LOST, STOPPED = -signal.SIGKILL, exit_codes.PEER_LOST, exit_codes.PREEMPTED
 ENDINGS = {
-    "kill": {KILLED, LOST},
-    "kill_both": {KILLED, LOST},
-    "kill_in_save": {KILLED, LOST},
-    "damage": {KILLED, LOST},
-    "term": {STOPPED},
-    "stop": {KILLED, LOST},
-    "hang": {LOST},
+    "kill": (KILLED, LOST),
+    "kill_both": (KILLED, KILLED),
+    "kill_in_save": (KILLED, KILLED),
+    "damage": (KILLED, KILLED),
+    "term": (STOPPED, STOPPED),
+    "stop": (KILLED, LOST),
+    "hang": (LOST, LOST),
 }
 # What happens in a leg before its end.
 EXTRAS = ("", "enospc", "pause")
@@ -136,6 +141,13 @@ class Pair:
         told = [line for line in lines if line.startswith("step=")]
         return int(told[-1].split("=")[1].split("/")[0].split()[0]) if told else 0
 
+    def said(self, process: int) -> str:
+        return pathlib.Path(f"{self.log}.{process}").read_text(errors="replace")
+
+    def restored(self) -> int:
+        """The step that it began with."""
+        return resume.restored(self.said(0))
+
     def has_ended(self) -> bool:
         return any(process.poll() is not None for process in self.processes)
 
@@ -212,11 +224,13 @@ def disturbed(home: pathlib.Path, log: Log, last: int, draw: random.Random) -> b
     reference = log.of("reference")[-1]
     later = max(int(seconds * last / reference["seconds"]), 1)  # at the reference's pace
     fault = f"hang@step={begun + later}:rank={victim}" if ending == "hang" else ""
-    if extra == "enospc":
-        fault += "," * bool(fault) + f"enospc@save=2:rank={victim}"
+    # A step that stays is to be saved.
+    if extra == "enospc" and (begun // SAVED + 1) * SAVED % KEPT:
+        fault += "," * bool(fault) + f"enospc@save=1:rank={victim}"
+    (workdir / drill.DONE).unlink(missing_ok=True)  # of the leg before: it may happen again
     pair = Pair(workdir, home / f"leg{number}.log", fault)
     pair_trains, sampled, paused = None, 0.0, extra != "pause"
-    over = False
+    over = hit_it = was_paused = False
     while not pair.has_ended():
         now = time.monotonic()
         if now - sampled > MEMORY:
@@ -227,31 +241,50 @@ def disturbed(home: pathlib.Path, log: Log, last: int, draw: random.Random) -> b
         if last in committed(workdir):
             over, ending = True, "term"  # the run is where the reference was
             pair.send(signal.SIGTERM, to=victim)
+            hit_it = True
             break
         trained = now - pair_trains if pair_trains is not None else 0.0
         if not paused and trained > seconds / 2:
-            paused = True
+            paused = was_paused = True
             pair.send(signal.SIGSTOP, to=victim)
             time.sleep(draw.uniform(3, 12))
             pair.send(signal.SIGCONT, to=victim)
-        if ending != "hang" and trained > seconds and hit(pair, ending, victim, draw):
+        if ending != "hang" and trained > seconds and is_moment(pair, ending):
+            hit_it = hit(pair, ending, victim, draw)
             break
         time.sleep(LOOK if ending != "kill_in_save" else 0.005)
     codes = pair.left()
-    row = {"number": number, "ending": ending, "extra": extra, "victim": victim, "codes": codes,
-           "right": set(codes) <= ENDINGS[ending], "from_step": begun,
-           "seconds": round(time.monotonic() - pair.began, 1)}  # fmt: skip
+    hit_it = hit_it or (ending == "hang" and "drill: hang" in pair.said(victim))
+    happened = {"enospc": "drill: enospc" in pair.said(victim), "pause": was_paused}
+    row = {"number": number, "ending": ending, "extra": extra if happened.get(extra) else "",
+           "victim": victim, "codes": codes, "hit": hit_it, "from_step": begun,
+           "restored": pair.restored(), "seconds": round(time.monotonic() - pair.began, 1),
+           }  # fmt: skip
     if ending == "damage":
         row["damaged"] = damaged(workdir, draw)
     log.write("leg", **row, newest=max(committed(workdir), default=0))
     return not over
 
 
+def is_moment(pair: Pair, ending: str) -> bool:
+    return ending != "kill_in_save" or partial(pair.workdir)
+
+
+def is_right(leg: dict, before: dict | None) -> bool:
+    """Whether a leg ended as it was to, and went on from where the one before it had come to."""
+    one, other = ENDINGS[leg["ending"]]
+    codes = [other, other]
+    codes[leg["victim"]] = one
+    # Legs of a soak that an older version began say neither.
+    restored = leg.get("restored", leg["from_step"])
+    damaged = before is not None and before.get("damaged", "nothing") != "nothing"
+    went_on = restored == leg["from_step"] or (damaged and 0 < restored < leg["from_step"])
+    return leg["codes"] == codes and leg.get("hit", True) and went_on
+
+
 def hit(pair: Pair, ending: str, victim: int, draw: random.Random) -> bool:
-    """Ends a leg, unless its moment has not come."""
+    """Ends a leg; whether it was this that did."""
     if ending == "kill_in_save":
-        if not partial(pair.workdir):
-            return False
         time.sleep(draw.uniform(0, 0.1))
         pair.send(signal.SIGKILL)
     elif ending in ("kill_both", "damage"):
@@ -262,7 +295,9 @@ def hit(pair: Pair, ending: str, victim: int, draw: random.Random) -> bool:
         deadline = time.monotonic() + PATIENCE
         while other.poll() is None and time.monotonic() < deadline:
             time.sleep(LOOK)
+        noticed = other.poll() is not None
         pair.send(signal.SIGKILL, to=victim)
+        return noticed
     else:
         pair.send(signal.SIGTERM if ending == "term" else signal.SIGKILL, to=victim)
     return True
@@ -346,13 +381,13 @@ def run() -> int:
         "steps": last,
         "faults": {name: sum(leg["ending"] == name for leg in legs) for name in ENDINGS}
         | {name: sum(leg["extra"] == name for leg in legs) for name in EXTRAS if name},
-        "codes_right": all(leg["right"] for leg in legs),
+        "legs_right": all(map(is_right, legs, [None, *legs])),
         "growth": memory,
         "minutes": round(seconds / 60, 1),
     }
     measuring.print_result(result)
     grows = not memory or any(low > MOST_GROWTH for _, low, _, _ in memory.values())
-    good = all(result[name] for name in ("bitwise", "losses_equal", "codes_right"))
+    good = all(result[name] for name in ("bitwise", "losses_equal", "legs_right"))
     return 0 if good and not grows else 1
 
 
