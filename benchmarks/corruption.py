@@ -3,18 +3,20 @@
   python -m benchmarks.corruption --cases=300
 
 Three steps of a small run are saved, by one process with four devices and by two with two each. In
-each case one file of the newest step (one case in ten: that file of all steps) is damaged, every
-kind of file in its turn, and the checkpoints are opened, verified and restored as a run does. What
-comes back is compared with what was saved by the SHA-256 of its bytes, not by the fingerprints.
+each case one file of the newest step (one case in ten: one of that kind in each step) is damaged,
+every kind of file in its turn, and the checkpoints are opened, verified and restored as a run does.
+What comes back is compared with what was saved by the SHA-256 of its bytes, not by the
+fingerprints.
 
   harmless         the newest step came back, bit for bit
   fell_back        an older one did, and the newest was set aside
-  refused          none is whole: exit code 65
+  refused          none is whole, of those cases where each was damaged: exit code 65
+  stuck            none came back where older ones are whole: no restart would go on
   silently_wrong   other bits came back, or a run would have begun anew
   crashed_without_message   anything else, an abort and a wait without end included
   split_brain      two processes did not end alike
 
-Exits 1 unless the last three are 0.
+Exits 1 unless the last four are 0, and some cases fell back.
 """
 
 import collections
@@ -120,8 +122,8 @@ def work(home: pathlib.Path, first: int) -> None:
         if distributed.is_writer():
             shutil.rmtree(place.parent, ignore_errors=True)
             shutil.copytree(whole, place)
-            for step in STEPS if case["all"] else STEPS[-1:]:
-                damage(place / str(step) / case["file"], case["kind"], case["at"])
+            for step, file in case["files"].items():
+                damage(place / step / file, case["kind"], case["at"])
         distributed.meet(f"damaged_{number}")
         outcome = come_back(place, wanted, expected)
         with (home / f"{distributed.index()}.jsonl").open("a") as file:
@@ -209,22 +211,29 @@ def outcomes(home: pathlib.Path, process: int) -> dict[int, dict]:
 
 
 def cases_of(home: pathlib.Path, count: int, draw: random.Random) -> list[dict]:
-    """So many, over every file of the newest step, by kinds of files in turn."""
-    newest = home / "whole" / "checkpoints" / str(STEPS[-1])
-    kinds = collections.defaultdict(list)
-    for file in sorted(path for path in newest.rglob("*") if path.is_file()):
-        name = file.relative_to(newest)
-        kinds["values" if file.parent.name == "d" else file.name].append(str(name))
-    names = sorted(kinds)
+    """So many, over every file of a step, by kinds of files in turn."""
+    steps = {step: files_of(home / "whole" / "checkpoints" / str(step)) for step in STEPS}
+    names = sorted(steps[STEPS[-1]])
     cases = []
     for i in range(count):
+        name = names[i % len(names)]
+        every = draw.random() < 0.1
         cases.append({
-            "file": draw.choice(kinds[names[i % len(names)]]),
+            "files": {str(step): draw.choice(steps[step][name])
+                      for step in (STEPS if every else STEPS[-1:])},
             "kind": DAMAGES[i // len(names) % len(DAMAGES)],
             "at": draw.random(),
-            "all": i % 10 == 9,
         })  # fmt: skip
     return cases
+
+
+def files_of(step: pathlib.Path) -> dict[str, list[str]]:
+    """Of each kind of file; those of values have names that say nothing."""
+    kinds = collections.defaultdict(list)
+    for file in sorted(path for path in step.rglob("*") if path.is_file()):
+        kind = "values" if file.parent.name == "d" else file.name
+        kinds[kind].append(str(file.relative_to(step)))
+    return kinds
 
 
 def measure(home: pathlib.Path, processes: int, devices: int, count: int) -> collections.Counter:
@@ -244,6 +253,8 @@ def measure(home: pathlib.Path, processes: int, devices: int, count: int) -> col
             several = [{name: rows[number].get(name) for name in ("end", "step")}
                        for rows in found]  # fmt: skip
             end = several[0]["end"] if several.count(several[0]) == processes else "split_brain"
+            if end == "refused" and len(cases[number]["files"]) == 1:
+                end = "stuck"
             _count(ends, end, cases[number], [rows[number] for rows in found])
             number += 1
         if number < count:
@@ -271,12 +282,12 @@ def run() -> int:
             found = measure(pathlib.Path(directory) / str(processes), processes, devices, count)
             print(f"{processes} x {devices} devices: {dict(found)}", flush=True)
             ends += found
-    bad = ("silently_wrong", "crashed_without_message", "split_brain")
+    bad = ("silently_wrong", "crashed_without_message", "split_brain", "stuck")
     measuring.print_result(
         {name: ends[name] for name in (*bad, "harmless", "fell_back", "refused")}
         | {"cases": f.cases}
     )
-    return 1 if any(ends[name] for name in bad) else 0
+    return 1 if any(ends[name] for name in bad) or not ends["fell_back"] else 0
 
 
 def main() -> None:
