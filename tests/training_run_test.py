@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nrdm_jax import build, training_run
+from nrdm_jax import build, run_weights, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import lifecycle
@@ -104,3 +104,10 @@ def test_losses_that_are_owed_are_those_of_their_step(tiny_config, tmp_path):
     assert found["steps"] == 2
     rows = [row["step"] for row in read_metrics(tmp_path) if "heldout_loss" in row]
     assert rows == [2]
+
+
+def test_several_processes_read_the_step_that_the_writer_sees(before, monkeypatch):
+    workdir, _ = before("a")
+    assert run_weights.steps_of(workdir, run_weights.CHECKPOINTS) == [3]
+    monkeypatch.setattr(run_weights.distributed, "told", lambda mine: [[1, 2], mine])
+    assert run_weights.find(workdir).step == 2

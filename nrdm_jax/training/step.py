@@ -108,12 +108,17 @@ def make_train_step(
             seen = metrics.pop("importance")
             new["importance"] = importance.updated(state.importance, seen, batch_size)
         old = {name: getattr(state, name) for name in new}
-        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        kept = chosen(finite, new, old)
 
         metrics = dict(metrics, loss=loss, grad_norm=grad_norm, finite=finite.astype(jnp.float32))
         return state.replace(step=state.step + 1, images=images, **kept), metrics
 
     return step
+
+
+def chosen(finite: Array, new: Any, old: Any) -> Any:
+    """The new tree where an update is finite, else the old one: the guard on the device."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
 def _first(count: int):
