@@ -110,6 +110,19 @@ def many_dicts() -> bytes:
     return b"\x80\x02](" + pairs + b"eq\0(" + calls + b"t."
 
 
+def nested_key() -> bytes:
+    """A state, and a list of keys of one: a tuple that is written in 5 bytes for each time that its
+    text doubles."""
+    tuples = b"".join(b"q%ch%c\x86" % (n, n) for n in range(20))
+    return valid_files.pickled_state() + b"\x80\x02])" + tuples + b"a."
+
+
+def shared_storage() -> bytes:
+    """A state of 100 names of one tensor."""
+    names = b"".join(text_opcode(f"w{n}") + b"h\1" for n in range(100))
+    return valid_files.pickled_state().removesuffix(b"u.") + b"q\1" + names + b"u."
+
+
 def _pickles() -> Iterator[Row]:
     ordered = b"ccollections\nOrderedDict\n)R("
     calls = {
@@ -138,6 +151,12 @@ def _pickles() -> Iterator[Row]:
               pickled(b"\x80\x02cposix\nsystem\nCMD\x85R.", archive=False), weights)  # fmt: skip
     yield row(".pth of dicts without end", USAGE, "makes dicts of over 1,048,576 entries",
               pickled(many_dicts()), weights)  # fmt: skip
+    yield row("bare pickles whose storage is tuples in tuples", USAGE, "key is no text",
+              pickled(nested_key(), archive=False), weights)  # fmt: skip
+    for name, is_archive in ((".pth", True), ("bare pickles", False)):
+        yield row(f"{name} of 101 tensors in one storage", USAGE,
+                  "its tensors have 2,424 bytes, over 4 times the 24",
+                  pickled(shared_storage(), archive=is_archive), weights)  # fmt: skip
     # Strides of 0, and a shape of 2^40 by 3.
     state = valid_files.pickled_state().replace(
         b"K\x02K\x03\x86K\x03K\x01\x86", b"\x8a\x06\0\0\0\0\0\1K\x03\x86K\0K\0\x86"
