@@ -103,11 +103,14 @@ def pipe(inside: pathlib.Path) -> pathlib.Path:
     return inside / "a.safetensors"
 
 
-def many_dicts() -> bytes:
-    """A list of 2^16 pairs, of which 20 dicts are made."""
-    pairs = b"".join(b"J" + struct.pack("<i", n) + b"N\x86" for n in range(2**16))
+def many_dicts(pairs: bytes) -> bytes:
+    """A list of those pairs, of which 20 dicts are made."""
     calls = b"".join(b"ccollections\nOrderedDict\nh\0\x85R" for _ in range(20))
     return b"\x80\x02](" + pairs + b"eq\0(" + calls + b"t."
+
+
+def pair_of(number: int) -> bytes:
+    return b"\x8a\x10" + number.to_bytes(16, "little", signed=True) + b"N\x86"
 
 
 def nested_key() -> bytes:
@@ -149,8 +152,15 @@ def _pickles() -> Iterator[Row]:
         yield row(f".pth whose pickle calls {name}", USAGE, says, pickled(content), weights)
     yield row("bare pickles that call os.system", USAGE, "its pickle names posix.system",
               pickled(b"\x80\x02cposix\nsystem\nCMD\x85R.", archive=False), weights)  # fmt: skip
-    yield row(".pth of dicts without end", USAGE, "makes dicts of over 1,048,576 entries",
-              pickled(many_dicts()), weights)  # fmt: skip
+    for what, pairs in (
+        ("dicts without end", b"".join(map(pair_of, range(2**16)))),
+        ("dicts of one pair, again and again", pair_of(0) + b"q\1" + b"h\1" * 2**16),
+    ):
+        yield row(f".pth of {what}", USAGE, "makes dicts of over 1,048,576 entries",
+                  pickled(many_dicts(pairs)), weights)  # fmt: skip
+    equal = many_dicts(b"".join(pair_of(n * (2**61 - 1)) for n in range(100)))
+    yield row(".pth of keys of one hash", USAGE, "a key that is an int of over 60 bits",
+              pickled(equal), weights)  # fmt: skip
     yield row("bare pickles whose storage is tuples in tuples", USAGE, "key is no text",
               pickled(nested_key(), archive=False), weights)  # fmt: skip
     for name, is_archive in ((".pth", True), ("bare pickles", False)):
