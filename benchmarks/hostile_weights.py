@@ -83,6 +83,13 @@ def overlapping_archive(inside: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def repeated_archive(inside: pathlib.Path) -> pathlib.Path:
+    """Of two arrays of one name."""
+    path = archive({"x.npy": valid_array(), "y.npy": valid_array()})(inside)
+    path.write_bytes(path.read_bytes().replace(b"y.npy", b"x.npy"))
+    return path
+
+
 def encrypted_archive(inside: pathlib.Path) -> pathlib.Path:
     path = archive({"x.npy": valid_array()})(inside)
     content = bytearray(path.read_bytes())
@@ -215,6 +222,7 @@ def _archives() -> Iterator[Row]:
         ("whose header calls", npy(call), "has a damaged header"),
         ("that unpacks to 4 GB", lying_archive(2**32 - 2), "bytes unpack to 4,294,967,294"),
         ("whose members overlap", overlapping_archive, "is refused"),
+        ("that has a name twice", repeated_archive, "it has the member 'x.npy' twice"),
         ("that names ../", archive({"../../x.npy": b""}), "points out of the folder"),
         ("that names /", archive({"/tmp/x.npy": b""}), "points out of the folder"),
         ("that names C:", archive({"C:\\x.npy": b""}), "points out of the folder"),
