@@ -1,5 +1,6 @@
 """Hostile runs and text encoders: files that describe a network, and name other files."""
 
+import base64
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -113,6 +114,14 @@ def _encoders() -> Iterator[Row]:
 
     grows = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
     bomb = {"type": "Sequence", "normalizers": [grows] * 4}
+    doubled = {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 12}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": False}  # fmt: skip
+    split = {"type": "Sequence", "pretokenizers": [level] * 12}
+    word = {"id": 3, "content": "\u00e9", "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": True, "special": False}  # fmt: skip
+    # Of "a", by a trie of nothing: the table is what counts.
+    table = base64.b64encode((4).to_bytes(4, "little") + bytes(4) + b"a" * 2**17).decode()
     endless = {"type": "Split", "pattern": {"Regex": "(\\w+)+$"}, "behavior": "Isolated",
                "invert": False}  # fmt: skip
     unknown = edited(tokenizer, lambda v: v["model"].update(unk_token="[NONE]"))
@@ -127,6 +136,18 @@ def _encoders() -> Iterator[Row]:
          "is no tokenizer"),
         ("with a tokenizer that makes texts longer", edited(tokenizer, lambda v: v.update(
             normalizer=bomb)), "makes a text up to 1,000,000,000,000 times as long"),
+        ("with a tokenizer that doubles texts", edited(tokenizer, lambda v: v.update(
+            normalizer=doubled)), f"makes a text up to {4**12:,}"),
+        ("with a tokenizer that doubles what it splits", edited(tokenizer, lambda v: v.update(
+            pre_tokenizer=split)), f"makes a text up to {2 * 4**12:,}"),
+        ("with a tokenizer that doubles its own words", edited(tokenizer, lambda v: v.update(
+            normalizer=doubled, added_tokens=[word])), f"makes a text up to {4**12:,}"),
+        ("with a tokenizer of a table of long texts", edited(tokenizer, lambda v: v.update(
+            normalizer={"type": "Precompiled", "precompiled_charsmap": table})),
+         "makes a text up to 131,072 times as long"),
+        ("with a tokenizer of an unknown part", edited(tokenizer, lambda v: v.update(
+            normalizer={"type": "Sequence", "normalizers": [{"normalizers": []}]})),
+         "is not known of 'None'"),
         ("with a tokenizer that never ends", edited(tokenizer, lambda v: v.update(
             pre_tokenizer=endless)), "cannot read texts"),
         ("with a tokenizer without a word for others", unknown, "cannot read texts"),

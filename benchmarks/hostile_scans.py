@@ -215,6 +215,8 @@ def _archives() -> Iterator[Row]:
     none, large = "no records for split train", "has 1,073,741,824 bytes"
     name = "train/cat/0.jpg"
     link = {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}
+    digits = b"1" * 2**15
+    sparse = {"type": tarfile.GNUTYPE_SPARSE}
     for what, make, says in (
         ("that names ../", tar(("../../train/cat/0.jpg", {}, b"x")), none),
         ("that names /", tar(("/train/cat/0.jpg", {}, b"x")), none),
@@ -222,6 +224,10 @@ def _archives() -> Iterator[Row]:
         ("of a member of 1 GiB", tar((name, {"size": 2**30}, b"")), large),
         ("of a name of 1 GiB", tar((name, {"size": 2**30, "type": tarfile.GNUTYPE_LONGNAME}, b"")),
          large),
+        ("of a header of 2^15 digits", tar((name, {"type": tarfile.XHDTYPE}, digits)),
+         "has 32,768 bytes; it may have 4,096"),
+        ("of a member of -512 bytes", tar((name, {"size": -512}, b"")), "has -512 bytes"),
+        ("of a member with holes", tar((name, sparse, b"")), "is sparse"),
         ("of no pictures", tar((name, {}, b"no picture")), f"{name}: cannot be decoded"),
     ):  # fmt: skip
         yield row(f"tar {what}", BAD_DATA, says, make, pictures)

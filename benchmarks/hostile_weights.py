@@ -83,6 +83,13 @@ def overlapping_archive(inside: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def repeated_archive(inside: pathlib.Path) -> pathlib.Path:
+    """Of two arrays of one name."""
+    path = archive({"x.npy": valid_array(), "y.npy": valid_array()})(inside)
+    path.write_bytes(path.read_bytes().replace(b"y.npy", b"x.npy"))
+    return path
+
+
 def encrypted_archive(inside: pathlib.Path) -> pathlib.Path:
     path = archive({"x.npy": valid_array()})(inside)
     content = bytearray(path.read_bytes())
@@ -103,11 +110,27 @@ def pipe(inside: pathlib.Path) -> pathlib.Path:
     return inside / "a.safetensors"
 
 
-def many_dicts() -> bytes:
-    """A list of 2^16 pairs, of which 20 dicts are made."""
-    pairs = b"".join(b"J" + struct.pack("<i", n) + b"N\x86" for n in range(2**16))
+def many_dicts(pairs: bytes) -> bytes:
+    """A list of those pairs, of which 20 dicts are made."""
     calls = b"".join(b"ccollections\nOrderedDict\nh\0\x85R" for _ in range(20))
     return b"\x80\x02](" + pairs + b"eq\0(" + calls + b"t."
+
+
+def pair_of(number: int) -> bytes:
+    return b"\x8a\x10" + number.to_bytes(16, "little", signed=True) + b"N\x86"
+
+
+def nested_key() -> bytes:
+    """A state, and a list of keys of one: a tuple that is written in 5 bytes for each time that its
+    text doubles."""
+    tuples = b"".join(b"q%ch%c\x86" % (n, n) for n in range(20))
+    return valid_files.pickled_state() + b"\x80\x02])" + tuples + b"a."
+
+
+def shared_storage() -> bytes:
+    """A state of 100 names of one tensor."""
+    names = b"".join(text_opcode(f"w{n}") + b"h\1" for n in range(100))
+    return valid_files.pickled_state().removesuffix(b"u.") + b"q\1" + names + b"u."
 
 
 def _pickles() -> Iterator[Row]:
@@ -136,8 +159,21 @@ def _pickles() -> Iterator[Row]:
         yield row(f".pth whose pickle calls {name}", USAGE, says, pickled(content), weights)
     yield row("bare pickles that call os.system", USAGE, "its pickle names posix.system",
               pickled(b"\x80\x02cposix\nsystem\nCMD\x85R.", archive=False), weights)  # fmt: skip
-    yield row(".pth of dicts without end", USAGE, "makes dicts of over 1,048,576 entries",
-              pickled(many_dicts()), weights)  # fmt: skip
+    for what, pairs in (
+        ("dicts without end", b"".join(map(pair_of, range(2**16)))),
+        ("dicts of one pair, again and again", pair_of(0) + b"q\1" + b"h\1" * 2**16),
+    ):
+        yield row(f".pth of {what}", USAGE, "makes dicts of over 1,048,576 entries",
+                  pickled(many_dicts(pairs)), weights)  # fmt: skip
+    equal = many_dicts(b"".join(pair_of(n * (2**61 - 1)) for n in range(100)))
+    yield row(".pth of keys of one hash", USAGE, "a key that is an int of over 60 bits",
+              pickled(equal), weights)  # fmt: skip
+    yield row("bare pickles whose storage is tuples in tuples", USAGE, "key is no text",
+              pickled(nested_key(), archive=False), weights)  # fmt: skip
+    for name, is_archive in ((".pth", True), ("bare pickles", False)):
+        yield row(f"{name} of 101 tensors in one storage", USAGE,
+                  "its tensors have 2,424 bytes, over 4 times the 24",
+                  pickled(shared_storage(), archive=is_archive), weights)  # fmt: skip
     # Strides of 0, and a shape of 2^40 by 3.
     state = valid_files.pickled_state().replace(
         b"K\x02K\x03\x86K\x03K\x01\x86", b"\x8a\x06\0\0\0\0\0\1K\x03\x86K\0K\0\x86"
@@ -186,6 +222,7 @@ def _archives() -> Iterator[Row]:
         ("whose header calls", npy(call), "has a damaged header"),
         ("that unpacks to 4 GB", lying_archive(2**32 - 2), "bytes unpack to 4,294,967,294"),
         ("whose members overlap", overlapping_archive, "is refused"),
+        ("that has a name twice", repeated_archive, "it has the member 'x.npy' twice"),
         ("that names ../", archive({"../../x.npy": b""}), "points out of the folder"),
         ("that names /", archive({"/tmp/x.npy": b""}), "points out of the folder"),
         ("that names C:", archive({"C:\\x.npy": b""}), "points out of the folder"),

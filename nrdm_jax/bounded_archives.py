@@ -4,6 +4,7 @@ What an archive unpacks to is bounded before it is unpacked, a member gives no m
 says, and an array is as large as its bytes are. Nothing is written to disk, and no pickle is read.
 """
 
+import collections
 import gzip
 import io
 import math
@@ -49,6 +50,10 @@ def _checked(archive: zipfile.ZipFile) -> zipfile.ZipFile:
             raise ValueError(f"its members have {held:,} bytes, and it has {size:,}: they overlap")
         if len(members) > MOST_MEMBERS:
             raise ValueError(f"it has {len(members):,} members, more than {MOST_MEMBERS:,}")
+        if len(archive.NameToInfo) < len(members):
+            # Python gives the last for each, which would be unpacked as often as it is named.
+            (twice, _), *_ = collections.Counter(archive.namelist()).most_common(1)
+            raise ValueError(f"it has the member {twice[:200]!r} twice")
         for member in members:
             try:
                 check_name(member.filename)

@@ -16,6 +16,9 @@ from nrdm_jax.torch_pickles import Tensor, interpret
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # torch/serialization.py
 _WRAPPERS = ("state_dict", "model")  # where a training checkpoint has its network
+# Times the storages' bytes that the tensors may have together: weights that are tied are one
+# storage under a few names.
+_MOST_SHARED = 4
 
 
 def read(contents: bytes) -> dict[str, np.ndarray]:
@@ -53,8 +56,7 @@ def _read_archive(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
         raise ValueError("its numbers are big-endian")
     state = _state_dict(interpret(io.BytesIO(member_of(pickles[0]))))
     keys = dict.fromkeys(tensor.storage.key for tensor in state.values())
-    storages = {key: member_of(f"{root}data/{key}") for key in keys}
-    return {name: _as_array(name, tensor, storages) for name, tensor in state.items()}
+    return _as_arrays(state, {key: member_of(f"{root}data/{key}") for key in keys})
 
 
 def _read_pickles(file: BinaryIO, length: int) -> dict[str, np.ndarray]:
@@ -73,7 +75,9 @@ def _read_pickles(file: BinaryIO, length: int) -> dict[str, np.ndarray]:
         raise ValueError("its storages have no list of keys")
     storages = {}
     for key in keys:
-        if not isinstance(key, str) or key not in sizes:
+        if not isinstance(key, str):
+            raise ValueError("a storage's key is no text")  # not formatted: it may be huge
+        if key not in sizes:
             # The size of its numbers is not known, so neither is where the next storage starts.
             raise ValueError(f"no tensor is in its storage {key!r}")
         head = file.read(8)
@@ -81,7 +85,7 @@ def _read_pickles(file: BinaryIO, length: int) -> dict[str, np.ndarray]:
         if len(head) < 8 or not 0 <= count * sizes[key] <= length - file.tell():
             raise ValueError(f"the file ends within storage {key!r}")
         storages[key] = file.read(count * sizes[key])
-    return {name: _as_array(name, tensor, storages) for name, tensor in state.items()}
+    return _as_arrays(state, storages)
 
 
 def _state_dict(top: Any) -> dict[str, Tensor]:
@@ -98,6 +102,18 @@ def _state_dict(top: Any) -> dict[str, Tensor]:
         "it holds no dict of tensors, alone or as 'state_dict' or 'model': "
         "save the network's state_dict()"
     )
+
+
+def _as_arrays(state: dict[str, Tensor], storages: dict[str, bytes]) -> dict[str, np.ndarray]:
+    arrays = {name: _as_array(name, tensor, storages) for name, tensor in state.items()}
+    # The views are free, and what is made of them is not: of one storage there can be any number.
+    asked, held = sum(a.nbytes for a in arrays.values()), sum(map(len, storages.values()))
+    if asked > _MOST_SHARED * held:
+        raise ValueError(
+            f"its tensors have {asked:,} bytes, over {_MOST_SHARED} times the {held:,} of its "
+            "storages"
+        )
+    return arrays
 
 
 def _as_array(name: str, tensor: Tensor, storages: dict[str, bytes]) -> np.ndarray:

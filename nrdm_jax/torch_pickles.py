@@ -31,8 +31,8 @@ _CALLABLES = (
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor_v2",
 )
-# Entries of the dicts that its calls make, of lists that it may name again and again: of a few
-# bytes each it could make as many as there is memory for.
+# Entries that its calls make dicts of, from lists that it may name again and again: of a few bytes
+# each it could ask for as many as there is memory and time for.
 _MOST_ENTRIES = 2**20
 
 
@@ -173,11 +173,12 @@ def interpret(file: BinaryIO, sizes: dict[str, int] | None = None) -> Any:
                 stack.append(storage)
             case "REDUCE":
                 arguments, function = pop(), pop()
-                made = _call(function, arguments)
-                entries += len(made) if isinstance(made, dict) else 0
+                match arguments:
+                    case ([*_],):  # as many pairs are walked, be they of one key
+                        entries += len(arguments[0])
                 if entries > _MOST_ENTRIES:
                     _refuse(f"its pickle makes dicts of over {_MOST_ENTRIES:,} entries by calls")
-                stack.append(made)
+                stack.append(_call(function, arguments))
             case "BUILD":
                 pop()  # the attribute _metadata of a state dict: versions of its modules
                 grow(dict)
@@ -200,6 +201,10 @@ def _checked_key(key: Any) -> str | int:
     # Only these: the hash of nested tuples can take for ever.
     if not isinstance(key, str | int):
         _refuse(f"its pickle has a key that is a {type(key).__name__}")
+    # An int is its own hash up to 2^61 - 1, of which all multiples have the hash 0: a dict of those
+    # takes the square of their number.
+    if isinstance(key, int) and abs(key) >= 2**60:
+        _refuse("its pickle has a key that is an int of over 60 bits")
     return key
 
 

@@ -239,6 +239,16 @@ def test_views_beyond_their_storage_are_refused(tmp_path, write, offset, shape, 
 
 
 @FORMATS
+def test_tied_weights_are_read_and_tensors_without_end_are_not(tmp_path, write):
+    tensor = whole("0", np.arange(6, dtype=np.float32))
+    names = ("shared", "encoder", "decoder", "head", "none")
+    found = read(tmp_path, write(dict.fromkeys(names[:4], tensor)))
+    assert set(found) == set(names[:4]) and all(np.array_equal(v, range(6)) for v in found.values())
+    with pytest.raises(ValueError, match="tensors have 120 bytes, over 4 times the 24"):
+        read(tmp_path, write(dict.fromkeys(names, tensor)))
+
+
+@FORMATS
 def test_truncated_files_are_refused(tmp_path, state, write):
     contents = write(state[0])
     for length in [*range(0, len(contents), 37), len(contents) - 1]:

@@ -4,19 +4,17 @@ A caption of nothing but space has no tokens, whatever a vocabulary would put ar
 """
 
 import contextlib
-import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from nrdm_jax.bounded_files import MOST_JSON, parse_json, read_bytes
+from nrdm_jax.text.growth import check_growth
 
 # (captions, T) -> (tokens (n, T) int32, whether the caption was longer (n,) bool).
 Tokenize = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
 
-MOST_GROWTH = 2**16  # of a text, by what a vocabulary replaces in it
 BYTES = 257  # the vocabulary of `of_bytes`, its padding included
 
 
@@ -51,9 +49,11 @@ def open_vocabulary(path: pathlib.Path) -> Tokenize:
     if not path.is_file():
         raise ValueError(f"there is no {path.name} beside the weights, in {path.parent}")
     with _blamed(path, "is no tokenizer"):
-        vocabulary = Tokenizer.from_buffer(read_bytes(path, MOST_JSON))
+        content = read_bytes(path, MOST_JSON)
+        # Before the library has it, which normalizes the words that are added to the vocabulary.
+        check_growth(parse_json(content, unique=True))
+        vocabulary = Tokenizer.from_buffer(content)
         vocabulary.no_padding()
-        _check_growth(vocabulary.normalizer)
     marks = vocabulary.num_special_tokens_to_add(False)
 
     def tokenize(captions: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,26 +83,6 @@ def _blamed(path: pathlib.Path, says: str) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise ValueError(f"{path} {says}: {error}") from error
-
-
-def _check_growth(normalizer: Any) -> None:
-    """Raises:
-    ValueError: what it replaces, one after the other, makes a text over `MOST_GROWTH` times as
-      long.
-    """
-    growth = 1 if normalizer is None else _growth(parse_json(normalizer.__getstate__()))
-    if growth > MOST_GROWTH:
-        raise ValueError(f"its normalizer makes a text up to {growth:,.0f} times as long")
-
-
-def _growth(part: dict[str, Any]) -> float:
-    if part["type"] == "Sequence":
-        return math.prod(map(_growth, part["normalizers"]))
-    if part["type"] != "Replace":
-        return 1
-    replaced = part["pattern"].get("String", "")  # a regular expression may fit between any two
-    long = len(part["content"])
-    return max(long / len(replaced), 1) if replaced else 1 + long
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:

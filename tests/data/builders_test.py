@@ -2,7 +2,9 @@ import gzip
 import itertools
 import pathlib
 import struct
+import tarfile
 import tempfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -156,6 +158,48 @@ def test_damaged_cifar10_archive(tmp_path):
         list(cifar10.members(tmp_path / "a.tar"))
     with pytest.raises(DataError, match=r"train/dog/1.jpg: cannot be decoded"):
         cifar10.decode(tmp_path / "a.tar", "train/dog/1.jpg", b"no picture")
+
+
+def tar_of(path, *members):
+    """(name, content, format) of each."""
+    with open(path, "wb") as file:
+        for name, content, form in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.write(member.tobuf(form) + content + bytes(-len(content) % 512))
+        file.write(bytes(1024))
+    return path
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_in_a_cifar10_archive_are_read(tmp_path, form):
+    long, short = "train/dog/" + "é" * 1900 + ".jpg", "test/cat/1.jpg"
+    archive = tar_of(tmp_path / "a.tar", (long, b"a" * 700, form), (short, b"b", form))
+    assert list(cifar10.members(archive)) == [
+        (long, ("train", "dog"), b"a" * 700),
+        (short, ("test", "cat"), b"b"),
+    ]
+
+
+def test_empty_members_of_an_archive_count_and_are_not_kept(tmp_path, monkeypatch):
+    archive = tar_of(tmp_path / "a.tar", *[("x", b"", tarfile.GNU_FORMAT)] * 2000)
+    tracemalloc.start()
+    try:
+        assert not list(cifar10.members(archive))
+        assert tracemalloc.get_traced_memory()[1] < 2**19
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(cifar10, "MOST_UNPACKED", 2**19)
+    with pytest.raises(DataError, match="unpacks to more than 524,288"):
+        list(cifar10.members(archive))
+
+
+def test_a_name_of_less_than_no_bytes_in_an_archive_is_refused(tmp_path):
+    member = tarfile.TarInfo("train/dog/1.jpg")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, -512
+    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match="has -512 bytes"):
+        list(cifar10.members(tmp_path / "a.tar"))
 
 
 @pytest.mark.skipif(not cifar10.BESIDE.exists(), reason="../shared/data is not here")

@@ -24,6 +24,9 @@ from nrdm_jax.data.shard_files import Item
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer",
            "dog", "frog", "horse", "ship", "truck")  # fmt: skip
 MOST_BYTES, MOST_UNPACKED = 2**20, 2**30  # of a picture, and of all: those of 32 x 32 are small
+# Of what is no file, such as a long name: tarfile reads it whole, and before Python 3.11.10 in a
+# time of the square of it (CVE-2024-6232). A path has at most as many.
+MOST_HEADER = 2**12
 ENVIRONMENT = "NRDM_CIFAR10"
 BESIDE = pathlib.Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 MEMBER = re.compile(r"^(?:\./)?(?:[\w-]+/)?(train|test)/(\w+)/(\w+)\.jpe?g$")
@@ -87,12 +90,16 @@ def members(archive: pathlib.Path):
     Raises:
       DataError: the archive is damaged.
     """
-    unpacked = 0
     with named(str(archive)), tarfile.open(archive, tarinfo=_SmallMember) as tar:
         for member in tar:
+            # Where tarfile keeps all, of which a few bytes can be any number.
+            tar.members = []  # type: ignore[attr-defined]
             found = MEMBER.match(member.name)
-            unpacked += member.size
-            if unpacked > MOST_UNPACKED:
+            # As a pax header may have it: what comes next would be what has been.
+            if member.size < 0:
+                raise DataError(f"its member {member.name!r} has {member.size:,} bytes")
+            # Where it ends, and so with all headers.
+            if member.offset_data + member.size > MOST_UNPACKED:
                 raise DataError(f"unpacks to more than {MOST_UNPACKED:,} bytes")
             if member.isreg() and found and found[2] in CLASSES:
                 with tar.extractfile(member) as file:  # type: ignore[union-attr]
@@ -105,8 +112,14 @@ class _SmallMember(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf, encoding, errors):
         found = super().frombuf(buf, encoding, errors)
-        if found.size > MOST_BYTES:
-            raise DataError(f"its member {found.name!r} has {found.size:,} bytes")
+        if found.type == tarfile.GNUTYPE_SPARSE:
+            raise DataError(f"its member {found.name!r} is sparse")  # of a list without end
+        most = MOST_BYTES if found.isreg() else MOST_HEADER
+        # Of less than none, all that is left would be read.
+        if not 0 <= found.size <= most:
+            raise DataError(
+                f"its member {found.name!r} has {found.size:,} bytes; it may have {most:,}"
+            )
         return found
 
 
