@@ -70,7 +70,11 @@ def launch(
     atexit.register(_end, ended)
     # Of an entry that has not come so far as to poll, nothing is lost.
     early = Signals(patience=0.0)
-    with early.installed((signal.SIGTERM,)):
+    numbers = [signal.SIGTERM]
+    # A shell lets what its scripts put into the background ignore Ctrl-C; elsewhere it raises.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    with early.installed(numbers):
         code = _run(main, summary or "", sys.argv, with_operands)
     ended.append(code)
     distributed.leave(code)
