@@ -142,12 +142,13 @@ def _run(
         return 128 + signal.SIGINT
     except Exception as error:
         code = getattr(error, "exit_code", None)
+        # First: of a jitted function that is called here, it comes as a ValueError raised here.
+        if code is None and (lost := distributed.loss(error)) is not None:
+            return _fail(lost[1], lost[0])
         if code is None and isinstance(error, ValueError) and _is_ours(error):
             code = exit_codes.USAGE
         if code is None and isinstance(error, OSError):
             code = exit_codes.IO
-        if code is None and (lost := distributed.loss(error)) is not None:
-            return _fail(lost[1], lost[0])
         if code is None:
             traceback.print_exc()
             return exit_codes.FAILED
