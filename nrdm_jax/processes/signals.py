@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from nrdm_jax.processes import distributed, exit_codes, watchdog
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.faults import Fault
+from nrdm_jax.processes.watchdog import say
 
 PATIENCE = 5.0  # seconds
 _END = 0  # through the pipe, where numbers of signals come through
@@ -133,8 +134,8 @@ class Signals:
             say(f"{name} received again, leaving at once")
             os._exit(128 + number)
         self.received = name
-        say(f"{name} received, stopping after this step")
         distributed.tell_stop()
+        say(f"{name} received, stopping after this step")
 
     def _leave_if_idle(self) -> None:
         """A stop was asked for here or elsewhere, and there is nothing to save."""
@@ -153,18 +154,14 @@ class Signals:
             leave_at_once(exit_codes.PREEMPTED, f"{what}; nothing was left to save")
 
     def _end_stuck(self, what: str) -> None:
-        section = self._watchdog.section
-        text = f"{what}\n{watchdog.stacks(section)}"
-        say(text)
-        if self._workdir is not None:
+        def text() -> str:  # which reads the sources' lines from a disk
+            return f"{what}\n{watchdog.stacks(self._watchdog.section)}"
+
+        watchdog.tell(lambda: say(text()))
+        if (workdir := self._workdir) is not None:
             name = f"stacks.{distributed.index()}.txt" if distributed.active() else "stacks.txt"
-            watchdog.write_stacks(text, self._workdir, name)
+            watchdog.tell(lambda: watchdog.write_stacks(text(), workdir, name))
         leave_at_once(exit_codes.PEER_LOST, what)
-
-
-def say(text: str) -> None:
-    """To stderr, whatever holds its buffer."""
-    os.write(2, (text.rstrip() + "\n").encode())
 
 
 def leave_at_once(code: int, message: str) -> None:
