@@ -210,6 +210,42 @@ def test_a_hang_is_71_on_disks_that_are_full_or_hang(tmp_path):
     os.close(writer)
 
 
+LOCKS = """
+    def the_deadlock():
+        libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_lock(mutex)
+
+    def main():
+        signals.LOCKED = 3.0
+        limit = float(arguments[0])
+        outer = lifecycle.Signals({"compile": 99.0, "step": 99.0}, "step")
+        inner = lifecycle.Signals({"compile": limit, "step": limit, "save": 0.0}, "step")
+        with outer.installed(), inner.installed():
+            ready()
+            begun = time.monotonic()
+            while time.monotonic() < begun + 4:  # slow, and it beats
+                sum(n for n in range(100_000))
+                inner.stop_requested()
+            if arguments[1] == "locked":
+                the_deadlock()
+            inner.enter("save")
+            time.sleep(2 * watchdog.TICK)
+            ctypes.PyDLL(None).usleep(6_000_000)
+        ctypes.PyDLL(None).usleep(6_000_000)
+"""
+
+
+def test_a_hang_with_the_lock_of_python_is_1_with_the_stacks():
+    locked = start(LOCKS, "1", "locked")
+    ends = start(LOCKS, "1", "ends")  # without a limit, and behind the block, it may be held
+    _, err = locked.communicate(timeout=60)
+    assert locked.returncode == 1, err
+    assert "Timeout (0:00:04)" in err and "in the_deadlock" in err, err
+    _, err = ends.communicate(timeout=60)
+    assert ends.returncode == 0 and "Timeout" not in err, err
+
+
 LOOPS = """
     def main():
         with lifecycle.Signals(patience=float(arguments[0])).installed() as life:

@@ -5,6 +5,7 @@ compilation, in a collective or in a deadlock.
 """
 
 import contextlib
+import faulthandler
 import os
 import pathlib
 import select
@@ -18,6 +19,7 @@ from nrdm_jax.processes.faults import Fault
 from nrdm_jax.processes.watchdog import say
 
 PATIENCE = 5.0  # seconds
+LOCKED = 60.0  # seconds over the watchdog's limit that Python's lock may be held
 _END = 0  # through the pipe, where numbers of signals come through
 _installed: list["Signals"] = []  # one within another: the innermost knows what there is to save
 
@@ -114,11 +116,14 @@ class Signals:
             signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
             os.write(writer, bytes([_END]))
             thread.join()
+            if self.limits:
+                faulthandler.cancel_dump_traceback_later()
             os.close(reader)
             os.close(writer)
 
     def _watch(self, reader: int) -> None:
         while True:
+            self._await_lock()
             ready, _, _ = select.select([reader], [], [], watchdog.TICK)
             for number in os.read(reader, 64) if ready else b"":
                 if number == _END:
@@ -127,6 +132,19 @@ class Signals:
             if (what := self._watchdog.hang()) is not None:
                 self._end_stuck(what)
             self._leave_if_idle()
+
+    def _await_lock(self) -> None:
+        """A process that is stuck with Python's lock held is ended by a thread of C, with its
+        stacks and exit code 1, unless this is called in time. A slow one comes by: every few
+        milliseconds the lock is handed on."""
+        if not self.limits or next(reversed(_installed), self) is not self:
+            return
+        if not (limit := self._watchdog.limit()):
+            faulthandler.cancel_dump_traceback_later()
+            return
+        seconds = min(limit + LOCKED, threading.TIMEOUT_MAX)
+        with contextlib.suppress(RuntimeError):  # no thread is to be had now
+            faulthandler.dump_traceback_later(seconds, exit=True, file=2)
 
     def _take(self, number: int) -> None:
         name = signal.Signals(number).name
