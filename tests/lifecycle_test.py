@@ -246,6 +246,28 @@ def test_a_hang_with_the_lock_of_python_is_1_with_the_stacks():
     assert ends.returncode == 0 and "Timeout" not in err, err
 
 
+PAUSES = """
+    def main():
+        signals.LOCKED = 1.0
+        with lifecycle.Signals({"compile": 2.0, "step": 2.0}, "step").installed() as life:
+            ready()
+            while not life.stop_requested():
+                time.sleep(0.1)
+            raise Stop(exit_codes.PREEMPTED, "saved")
+"""
+
+
+def test_ctrl_z_is_no_hang():
+    process = start(PAUSES)
+    process.send_signal(signal.SIGTSTP)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(1)
+    assert stopped(process, signal.SIGTERM)[0] == 75
+
+
 LOOPS = """
     def main():
         with lifecycle.Signals(patience=float(arguments[0])).installed() as life:

@@ -102,7 +102,8 @@ class Signals:
                 os.write(writer, bytes([number]))
 
         outer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        old = {n: signal.signal(n, handler) for n in numbers}
+        pause = [signal.SIGTSTP] if self.limits else []
+        old = {n: signal.signal(n, handler) for n in (*numbers, *pause)}
         thread = threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True)
         _installed.append(self)
         thread.start()
@@ -128,7 +129,10 @@ class Signals:
             for number in os.read(reader, 64) if ready else b"":
                 if number == _END:
                     return
-                self._take(number)
+                if number == signal.SIGTSTP:
+                    _pause()
+                else:
+                    self._take(number)
             if (what := self._watchdog.hang()) is not None:
                 self._end_stuck(what)
             self._leave_if_idle()
@@ -180,6 +184,13 @@ class Signals:
             name = f"stacks.{distributed.index()}.txt" if distributed.active() else "stacks.txt"
             watchdog.tell(lambda: watchdog.write_stacks(text(), workdir, name))
         leave_at_once(exit_codes.PEER_LOST, what)
+
+
+def _pause() -> None:
+    """Stops at Ctrl-Z, without the timer, to which the pause would be a hang."""
+    faulthandler.cancel_dump_traceback_later()
+    # Of this thread, all stop before its next line.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def leave_at_once(code: int, message: str) -> None:
