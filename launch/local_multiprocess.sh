@@ -54,7 +54,9 @@ for ((i = 0; i < processes; i++)); do
 done
 left=$processes
 stopping=false
-trap 'stopping=true; kill -TERM $(jobs -p) 2>/dev/null || true' INT TERM
+# Ctrl-C has come to the processes as well: another signal would be their second, at which they save nothing.
+trap 'stopping=true' INT
+trap 'stopping=true; kill -TERM $(jobs -p) 2>/dev/null || true' TERM
 echo "$processes processes of $devices devices: $workdir/process_0.log"
 code=0
 while [ "$left" -gt 0 ]; do

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from nrdm_jax.processes.workdir import open_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import archives, writers
 
+_calls = itertools.count()  # of this process: a meeting each
 NEAREST = 1000  # of scored samples, so many are compared with every training example
 
 
@@ -116,16 +118,17 @@ def draw(
     }
     to_pixels = records.to_pixels(drawn_as, parts.mesh, records.kept_statistics(config, workdir))
     pixels, seen = to_pixels(x), None if previews is None else to_pixels(previews)
-    if not distributed.is_writer():
-        return out, x
-    if previews is not None and seen is not None:
-        assert shown is not None
-        file = writers.write_trajectory(out, previews, seen)
-        manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
-    c, original = config.sample, records.originals(config, parts.task, given)
-    first = writers.write_samples(
-        out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm, original=original
-    )
+    first = out
+    if distributed.is_writer():
+        if previews is not None and seen is not None:
+            assert shown is not None
+            file = writers.write_trajectory(out, previews, seen)
+            manifest["trajectory"] = {"file": file.name, "times": [float(t) for t in shown]}
+        c, original = config.sample, records.originals(config, parts.task, given)
+        first = writers.write_samples(
+            out, x, pixels, manifest, form=c.write, voxel=c.voxel_mm, original=original
+        )
+    distributed.meet(f"samples {next(_calls)}")  # as in `score`
     return first, x
 
 

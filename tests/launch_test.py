@@ -4,7 +4,10 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
+import sys
+import time
 
 import pytest
 import yaml
@@ -42,6 +45,64 @@ def test_a_dry_run_prints_the_same_train_command(name):
         assert all(f"--process_id={i} " in line for i, line in enumerate(lines))
     if name == "slurm":
         assert "latency_hiding" in done.stdout
+
+
+TRAINS = """
+import pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes.exit_codes import Stop
+
+ready = sys.argv[2] + [a for a in sys.argv if a.startswith("--process_id")][0]
+sys.argv = sys.argv[:1]
+
+def begins():
+    pathlib.Path(ready).touch()
+    time.sleep(60)
+
+def polls():
+    with lifecycle.Signals().installed() as life:
+        life.unsaved = True
+        pathlib.Path(ready).touch()
+        while not life.stop_requested():
+            time.sleep(0.01)
+        raise Stop(exit_codes.PREEMPTED, f"{life.received}: saved")
+
+lifecycle.launch(PART, "")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("part", ["begins", "polls"])
+def test_ctrl_c_stops_the_processes_of_a_terminal_once(part, number, tmp_path):
+    """It comes to the script and to all that it has started; a SIGTERM to the script alone."""
+    launch, ready = tmp_path / "launch", tmp_path / "ready"
+    launch.mkdir()
+    (launch / "local_multiprocess.sh").write_text(
+        (ROOT / "launch" / "local_multiprocess.sh").read_text()
+    )
+    (launch / "environment.sh").write_text("make_environment() { :; }")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} main.py {ROOT} {ready} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "main.py").write_text(TRAINS.replace("PART", part))
+    script = subprocess.Popen(
+        ["bash", "launch/local_multiprocess.sh", "a.py"], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, start_new_session=True,
+        env=dict(os.environ, PATH=f"{tmp_path}:{os.environ['PATH']}"),
+    )  # fmt: skip
+    wanted = {f"ready--process_id={i}" for i in range(2)}
+    while not wanted <= {p.name for p in tmp_path.iterdir()} and script.poll() is None:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(script.pid, number)
+    else:
+        script.send_signal(number)
+    out, _ = script.communicate(timeout=30)
+    assert script.returncode == 75, out
+    logs = [(tmp_path / "runs" / "a-2-processes" / f"process_{i}.log").read_text() for i in (0, 1)]
+    says = "saved" if part == "polls" else "nothing was left to save"
+    assert all(says in log and "again" not in log for log in logs), logs
 
 
 @pytest.mark.parametrize("script", ["slurm.sbatch", "tpu_vm.sh", "gke.sh", "local_multiprocess.sh"])

@@ -1,5 +1,7 @@
 """The end of a process: stuck, told to stop, or slow to leave."""
 
+import contextlib
+import os
 import pathlib
 import signal
 import subprocess
@@ -137,11 +139,11 @@ def test_a_plan_that_is_none_is_told_before_anything_begins(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def start(body, *arguments):
-    """A process of the launcher, whose main is `body`; its stdout is read by `line`."""
+def start(body, *arguments, stderr=subprocess.PIPE):
+    """A process of the launcher, whose main is `body`."""
     script = """
-        import pathlib, sys, threading, time
-        from nrdm_jax.processes import exit_codes, lifecycle
+        import ctypes, pathlib, sys, threading, time
+        from nrdm_jax.processes import exit_codes, lifecycle, signals, watchdog
         from nrdm_jax.processes.exit_codes import Stop
 
         def ready():
@@ -152,7 +154,7 @@ def start(body, *arguments):
     script += "\narguments, sys.argv = sys.argv[1:], sys.argv[:1]\nlifecycle.launch(main, '')\n"
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process
@@ -184,6 +186,88 @@ def test_a_hang_is_71_with_the_stacks_of_all_threads(tmp_path):
             assert "in the_deadlock" in of_thread.split("\nthread ")[0]
 
 
+def test_a_hang_is_71_on_disks_that_are_full_or_hang(tmp_path):
+    """Of the log, and of the workdir: nobody reads the pipe that is there in its place."""
+    with pathlib.Path("/dev/full").open("w") as file:
+        full = start(HANGS, str(tmp_path), stderr=file)
+    (hung := tmp_path / "hung").mkdir()
+    os.mkfifo(hung / "stacks.txt")
+    fifo = start(HANGS, str(hung))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(4096)):
+            pass
+    os.set_blocking(writer, True)
+    (unread := tmp_path / "unread").mkdir()
+    stuck = start(HANGS, str(unread), stderr=writer)
+    for process in (full, fifo, stuck):
+        process.communicate(timeout=60)
+        assert process.returncode == 71
+    for directory in (tmp_path, unread):
+        assert "in the_deadlock" in (directory / "stacks.txt").read_text()
+    os.close(reader)
+    os.close(writer)
+
+
+LOCKS = """
+    def the_deadlock():
+        libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+        libc.pthread_mutex_lock(mutex)
+        libc.pthread_mutex_lock(mutex)
+
+    def main():
+        signals.LOCKED = 3.0
+        limit = float(arguments[0])
+        outer = lifecycle.Signals({"compile": 99.0, "step": 99.0}, "step")
+        inner = lifecycle.Signals({"compile": limit, "step": limit, "save": 0.0}, "step")
+        with outer.installed(), inner.installed():
+            ready()
+            begun = time.monotonic()
+            while time.monotonic() < begun + 4:  # slow, and it beats
+                sum(n for n in range(100_000))
+                inner.stop_requested()
+            if arguments[1] == "locked":
+                the_deadlock()
+            inner.enter("save")
+            time.sleep(2 * watchdog.TICK)
+            ctypes.PyDLL(None).usleep(6_000_000)
+        ctypes.PyDLL(None).usleep(6_000_000)
+"""
+
+
+def test_a_hang_with_the_lock_of_python_is_1_with_the_stacks():
+    locked = start(LOCKS, "1", "locked")
+    ends = start(LOCKS, "1", "ends")  # without a limit, and behind the block, it may be held
+    _, err = locked.communicate(timeout=60)
+    assert locked.returncode == 1, err
+    assert "Timeout (0:00:04)" in err and "in the_deadlock" in err, err
+    _, err = ends.communicate(timeout=60)
+    assert ends.returncode == 0 and "Timeout" not in err, err
+
+
+PAUSES = """
+    def main():
+        signals.LOCKED = 1.0
+        with lifecycle.Signals({"compile": 2.0, "step": 2.0}, "step").installed() as life:
+            ready()
+            while not life.stop_requested():
+                time.sleep(0.1)
+            raise Stop(exit_codes.PREEMPTED, "saved")
+"""
+
+
+def test_ctrl_z_is_no_hang():
+    process = start(PAUSES)
+    process.send_signal(signal.SIGTSTP)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    time.sleep(4)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(1)
+    assert stopped(process, signal.SIGTERM)[0] == 75
+
+
 LOOPS = """
     def main():
         with lifecycle.Signals(patience=float(arguments[0])).installed() as life:
@@ -210,6 +294,15 @@ def stopped(process, *numbers):
 def test_who_polls_saves_and_leaves(number):
     code, out, err = stopped(start(LOOPS, "60", "unsaved", "polls"), number)
     assert code == 75 and "saved" in out and f"{signal.Signals(number).name}: saved" in err
+
+
+def test_signals_are_taken_where_nothing_can_be_said():
+    with pathlib.Path("/dev/full").open("w") as full:
+        saves = start(LOOPS, "60", "unsaved", "polls", stderr=full)
+        code, out, _ = stopped(saves, signal.SIGTERM)
+        assert code == 75 and "saved" in out
+        sleeps = start(LOOPS, "60", "unsaved", "sleeps", stderr=full)
+        assert stopped(sleeps, signal.SIGTERM, signal.SIGTERM)[0] == 128 + signal.SIGTERM
 
 
 def test_who_comes_to_no_poll_and_has_nothing_to_save_leaves():

@@ -15,7 +15,7 @@ import pytest
 
 from nrdm_jax import build, run_weights
 from nrdm_jax import config as configuration
-from nrdm_jax.processes import distributed
+from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import changes, read_config
 from nrdm_jax.training.metrics import read_metrics
 
@@ -193,7 +193,7 @@ def test_flags_of_processes_that_contradict_each_other(arguments, says):
         distributed.start(**arguments)
 
 
-def test_what_a_collective_raises_is_told_from_a_defect(monkeypatch):
+def test_what_a_collective_raises_is_told_from_a_defect(monkeypatch, capsys):
     class Peers:
         def await_loss(self, seconds):
             return "process 1 has ended"
@@ -206,6 +206,14 @@ def test_what_a_collective_raises_is_told_from_a_defect(monkeypatch):
         assert code == 71 and message == f"process 1 has ended: {said.splitlines()[0]}"
     assert distributed.loss(ValueError("a shape of 3 axes")) is None
     assert distributed.loss(KeyError(said)) is None
+
+    # Raised, as it seems, by a function of ours: jax leaves its own out of a traceback.
+    def main(error):
+        exec(compile("raise error", distributed.__file__, "exec"), {"error": error})
+
+    assert lifecycle._run(lambda: main(ValueError(said)), "", ["train"], False) == 71
+    assert "error: process 1 has ended: UNKNOWN: Gloo" in capsys.readouterr().err
+    assert lifecycle._run(lambda: main(ValueError("no such width")), "", ["train"], False) == 2
 
 
 def test_alone_nothing_is_started(monkeypatch):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from nrdm_jax.processes import exit_codes, peers
 from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes.watchdog import say
 
 HOUR_MS = 3_600_000
 
@@ -132,7 +133,7 @@ def _know_the_others(handlers: dict) -> None:
 
 
 def _leave_at_once(code: int, message: str) -> None:
-    os.write(2, f"error: {message}\n".encode())
+    say(f"error: {message}")
     os._exit(code)
 
 

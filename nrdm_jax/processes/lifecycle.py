@@ -70,7 +70,11 @@ def launch(
     atexit.register(_end, ended)
     # Of an entry that has not come so far as to poll, nothing is lost.
     early = Signals(patience=0.0)
-    with early.installed((signal.SIGTERM,)):
+    numbers = [signal.SIGTERM]
+    # A shell lets what its scripts put into the background ignore Ctrl-C; elsewhere it raises.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    with early.installed(numbers):
         code = _run(main, summary or "", sys.argv, with_operands)
     ended.append(code)
     distributed.leave(code)
@@ -138,12 +142,13 @@ def _run(
         return 128 + signal.SIGINT
     except Exception as error:
         code = getattr(error, "exit_code", None)
+        # First: of a jitted function that is called here, it comes as a ValueError raised here.
+        if code is None and (lost := distributed.loss(error)) is not None:
+            return _fail(lost[1], lost[0])
         if code is None and isinstance(error, ValueError) and _is_ours(error):
             code = exit_codes.USAGE
         if code is None and isinstance(error, OSError):
             code = exit_codes.IO
-        if code is None and (lost := distributed.loss(error)) is not None:
-            return _fail(lost[1], lost[0])
         if code is None:
             traceback.print_exc()
             return exit_codes.FAILED

@@ -217,7 +217,8 @@ def on_abort(decide: Callable[[], tuple[int, str] | None]) -> None:
         if decided is not None:
             code, message = decided
             if message:
-                os.write(2, f"error: {message}\n".encode())
+                with contextlib.suppress(OSError):  # of a log on the disk that is full
+                    os.write(2, f"error: {message}\n".encode())
             os._exit(code)
 
     libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))

@@ -5,6 +5,7 @@ compilation, in a collective or in a deadlock.
 """
 
 import contextlib
+import faulthandler
 import os
 import pathlib
 import select
@@ -15,8 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from nrdm_jax.processes import distributed, exit_codes, watchdog
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.faults import Fault
+from nrdm_jax.processes.watchdog import say
 
 PATIENCE = 5.0  # seconds
+LOCKED = 60.0  # seconds over the watchdog's limit that Python's lock may be held
 _END = 0  # through the pipe, where numbers of signals come through
 _installed: list["Signals"] = []  # one within another: the innermost knows what there is to save
 
@@ -99,7 +102,8 @@ class Signals:
                 os.write(writer, bytes([number]))
 
         outer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        old = {n: signal.signal(n, handler) for n in numbers}
+        pause = [signal.SIGTSTP] if self.limits else []
+        old = {n: signal.signal(n, handler) for n in (*numbers, *pause)}
         thread = threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True)
         _installed.append(self)
         thread.start()
@@ -113,19 +117,38 @@ class Signals:
             signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
             os.write(writer, bytes([_END]))
             thread.join()
+            if self.limits:
+                faulthandler.cancel_dump_traceback_later()
             os.close(reader)
             os.close(writer)
 
     def _watch(self, reader: int) -> None:
         while True:
+            self._await_lock()
             ready, _, _ = select.select([reader], [], [], watchdog.TICK)
             for number in os.read(reader, 64) if ready else b"":
                 if number == _END:
                     return
-                self._take(number)
+                if number == signal.SIGTSTP:
+                    _pause()
+                else:
+                    self._take(number)
             if (what := self._watchdog.hang()) is not None:
                 self._end_stuck(what)
             self._leave_if_idle()
+
+    def _await_lock(self) -> None:
+        """A process that is stuck with Python's lock held is ended by a thread of C, with its
+        stacks and exit code 1, unless this is called in time. A slow one comes by: every few
+        milliseconds the lock is handed on."""
+        if not self.limits or next(reversed(_installed), self) is not self:
+            return
+        if not (limit := self._watchdog.limit()):
+            faulthandler.cancel_dump_traceback_later()
+            return
+        seconds = min(limit + LOCKED, threading.TIMEOUT_MAX)
+        with contextlib.suppress(RuntimeError):  # no thread is to be had now
+            faulthandler.dump_traceback_later(seconds, exit=True, file=2)
 
     def _take(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -133,8 +156,8 @@ class Signals:
             say(f"{name} received again, leaving at once")
             os._exit(128 + number)
         self.received = name
-        say(f"{name} received, stopping after this step")
         distributed.tell_stop()
+        say(f"{name} received, stopping after this step")
 
     def _leave_if_idle(self) -> None:
         """A stop was asked for here or elsewhere, and there is nothing to save."""
@@ -153,18 +176,21 @@ class Signals:
             leave_at_once(exit_codes.PREEMPTED, f"{what}; nothing was left to save")
 
     def _end_stuck(self, what: str) -> None:
-        section = self._watchdog.section
-        text = f"{what}\n{watchdog.stacks(section)}"
-        say(text)
-        if self._workdir is not None:
+        def text() -> str:  # which reads the sources' lines from a disk
+            return f"{what}\n{watchdog.stacks(self._watchdog.section)}"
+
+        watchdog.tell(lambda: say(text()))
+        if (workdir := self._workdir) is not None:
             name = f"stacks.{distributed.index()}.txt" if distributed.active() else "stacks.txt"
-            watchdog.write_stacks(text, self._workdir, name)
+            watchdog.tell(lambda: watchdog.write_stacks(text(), workdir, name))
         leave_at_once(exit_codes.PEER_LOST, what)
 
 
-def say(text: str) -> None:
-    """To stderr, whatever holds its buffer."""
-    os.write(2, (text.rstrip() + "\n").encode())
+def _pause() -> None:
+    """Stops at Ctrl-Z, without the timer, to which the pause would be a hang."""
+    faulthandler.cancel_dump_traceback_later()
+    # Of this thread, all stop before its next line.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def leave_at_once(code: int, message: str) -> None:

@@ -4,6 +4,8 @@ What works says where it is (`enter`) and that it goes on (`beat`): an assignmen
 looks at that now and then, by a clock that does not run while the process is stopped.
 """
 
+import contextlib
+import os
 import pathlib
 import sys
 import threading
@@ -15,6 +17,7 @@ TICK = 1.0  # seconds between looks
 # A look that comes later than this after the one before: the process did not run (SIGSTOP, a
 # machine asleep, a clock that jumped), and what it did not do meanwhile is not held against it.
 LONGEST = 5.0
+TOLD = 5.0  # seconds that a disk or a reader has for what is told
 # So many rounds of a section may each take as long as a compilation: they compile or tune kernels.
 FIRST_ROUNDS = 2
 
@@ -107,6 +110,28 @@ def stacks(section: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def tell(action: Callable[[], object]) -> None:
+    """Does what a full disk or a reader that is gone refuses, and what a disk that hangs never
+    ends: without an error, and for `TOLD` seconds. To end does not depend on it."""
+
+    def do() -> None:
+        with contextlib.suppress(OSError):
+            action()
+
+    thread = threading.Thread(target=do, name="telling", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # Python is ending, and starts none any more
+        do()
+    else:
+        thread.join(timeout=TOLD)
+
+
+def say(text: str) -> None:
+    """To stderr, whatever holds its buffer, and whether or not it can be written."""
+    tell(lambda: os.write(2, (text.rstrip() + "\n").encode()))
+
+
 def write_stacks(text: str, directory: pathlib.Path, name: str) -> None:
     """Keeps stacks beside those of before, where the directory is there and can be written."""
     try:
@@ -114,4 +139,4 @@ def write_stacks(text: str, directory: pathlib.Path, name: str) -> None:
             with (directory / name).open("a") as file:
                 file.write(text)
     except OSError as error:
-        print(f"warning: {directory / name}: {error}", file=sys.stderr)
+        say(f"warning: {directory / name}: {error}")
