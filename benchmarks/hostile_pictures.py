@@ -53,6 +53,18 @@ def cut(write: Write, share: float) -> Write:
     return written
 
 
+def crowded(path: pathlib.Path) -> None:
+    """An MP4 that says it is of 10^7 samples of one byte, in tables of the length they had."""
+    valid_files.video(path)
+    content, count = bytearray(path.read_bytes()), 10**7
+    struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, count)
+    struct.pack_into(">II", content, content.index(b"stts") + 12, count, 1)
+    chunks = content.index(b"stsc") + 8
+    for number in range(*struct.unpack_from(">I", content, chunks)):
+        struct.pack_into(">III", content, chunks + 4 + 12 * number, number + 1, count, 1)
+    path.write_bytes(content)
+
+
 def holding(
     name: str, write: Write, suffix: str = ".png"
 ) -> Callable[[pathlib.Path], pathlib.Path]:
@@ -118,6 +130,7 @@ def _clips() -> Iterator[Row]:
         ("APNG that claims 10^6 frames", of("1.apng", png(8, 8, bytes(25 * 8), 10**6)), frames),
         ("GIF of 65,535 x 65,535", of("1.gif", screen + b";"), "1.gif: cannot be decoded"),
         ("MP4 that is cut", holding("1.mp4", cut(valid_files.video, 0.6), ".gif"), "1.mp4: cannot"),
+        ("MP4 of 10^7 samples", holding("1.mp4", crowded, ".gif"), "bytes hold 10,000,000 samples"),
         ("MKV that is cut", holding("1.mkv", cut(valid_files.video, 0.1), ".gif"), "1.mkv: cannot"),
         ("a list of files named .mp4", of("1.mp4", b"ffconcat version 1.0\nfile /etc/passwd\n"),
          "1.mp4: cannot be decoded"),
