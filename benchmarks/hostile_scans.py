@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks import valid_files
 from benchmarks.fault_rows import Answer, Row
+from benchmarks.hostile_pictures import jpeg
 from benchmarks.hostile_reading import BAD_DATA, prepare, reading, row
 from benchmarks.hostile_weights import archive
 from nrdm_jax.data.builders import (
@@ -84,6 +85,21 @@ def series(**fields: Any) -> Make:
     return make
 
 
+def scanned(scans: int) -> Make:
+    """Whose second series is a JPEG of so many scans."""
+
+    def make(inside: pathlib.Path) -> pathlib.Path:
+        from pydicom.encaps import encapsulate
+
+        packed = encapsulate([jpeg(512, 512, scans)])
+        bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+        return series(
+            syntax="JPEGBaseline8Bit", PixelData=packed, Rows=512, Columns=512, **bits
+        )(inside)  # fmt: skip
+
+    return make
+
+
 def nifti(folder: pathlib.Path) -> Answer:
     return prepare(f"nifti_folder:{folder}", folder.parent, "4,4,4,1")
 
@@ -121,6 +137,7 @@ def _scans() -> Iterator[Row]:
         yield row(f"NIfTI {name}", BAD_DATA, says, make, nifti)
     for name, make, says in (
         ("of 65,535 x 65,535", series(Rows=65535, Columns=65535), "of 65535 x 65535 pixels"),
+        ("of a JPEG of 10^4 scans", scanned(10**4), "is a JPEG of more than 100 scans"),
         ("that is cut", cut(series(), "1/a.dcm", 700), "a.dcm cannot be decoded"),
         (
             "that is cut within its header",

@@ -67,6 +67,8 @@ def read_frames(path: pathlib.Path, shape: tuple[int, ...]) -> Iterator[np.ndarr
 def _animated(file: BoundedFile) -> Iterator[Image.Image]:
     with opened(file) as picture:
         check_size(picture.size)
+        if picture.format == "MPO":  # of its pictures the first alone was looked at
+            raise DataError("is of several pictures of JPEG, and no animation")
         yield from ImageSequence.Iterator(picture)
 
 
