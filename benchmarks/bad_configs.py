@@ -73,6 +73,7 @@ FIELDS = (
     ("optim.b2=1.0", "optim.b2 is 1.0; give a number in [0, 1)"),
     ("optim.name=schedule_free", "optim.schedule is cosine, and optim.name=schedule_free"),
     ("optim.rates=(('(',2.0),)", "optim.rates has ('(', 2.0)"),
+    ("optim.no_decay=('a{9999999999}',)", "optim.no_decay has 'a{9999999999}'"),
     ("optim.sensitivity_penalty=0.1 model.memory=sqrt", "optim.sensitivity_penalty needs"),
     ("guard.action=stop", "guard.action is 'stop'; choose one of halt, rollback"),
     ("guard.spike_window=4", "guard.spike_window is 4; give a number of at least 8"),
@@ -89,6 +90,7 @@ FIELDS = (
     ("pipeline.repeats=0", "pipeline.repeats is 0"),
     # What is kept, scored, drawn and watched
     ("checkpoint.every=0", "checkpoint.every is 0"),
+    (f"checkpoint.every={2**63 + 1}", "checkpoint.every has a whole number beyond 2^63"),
     ("checkpoint.host_gib=0", "checkpoint.host_gib is 0.0; give a positive number"),
     ("checkpoint.best_metric=loss", "checkpoint.best_metric is 'loss'; choose one of heldout_loss"),
     ("evaluate.log_snr=()", "evaluate.log_snr is (); give a tuple of numbers"),

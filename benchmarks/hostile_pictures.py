@@ -31,6 +31,20 @@ def png(width: int, height: int, data: bytes = b"", frames: int = 0) -> bytes:
     return found + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
+def jpeg(width: int, height: int, scans: int) -> bytes:
+    """Grey and progressive, of one scan with a code and others without any data."""
+
+    def segment(kind: int, *content: int) -> bytes:
+        return struct.pack(">BBH", 0xFF, kind, 2 + len(content)) + bytes(content)
+
+    size = struct.pack(">HH", height, width)
+    codes = (segment(0xC4, kind, 1, *[0] * 15, 0) for kind in (0x00, 0x10))
+    return b"".join((
+        b"\xff\xd8", segment(0xDB, 0, *[1] * 64), segment(0xC2, 8, *size, 1, 1, 0x11, 0), *codes,
+        segment(0xDA, 1, 1, 0, 0, 0, 0), segment(0xDA, 1, 1, 0, 1, 63, 0) * scans, b"\xff\xd9",
+    ))  # fmt: skip
+
+
 def webp(width: int, height: int) -> bytes:
     """Of a canvas without a picture."""
     sizes = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -51,6 +65,18 @@ def cut(write: Write, share: float) -> Write:
         path.write_bytes(content[: int(len(content) * share)])
 
     return written
+
+
+def crowded(path: pathlib.Path) -> None:
+    """An MP4 that says it is of 10^7 samples of one byte, in tables of the length they had."""
+    valid_files.video(path)
+    content, count = bytearray(path.read_bytes()), 10**7
+    struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, count)
+    struct.pack_into(">II", content, content.index(b"stts") + 12, count, 1)
+    chunks = content.index(b"stsc") + 8
+    for number in range(*struct.unpack_from(">I", content, chunks)):
+        struct.pack_into(">III", content, chunks + 4 + 12 * number, number + 1, count, 1)
+    path.write_bytes(content)
 
 
 def holding(
@@ -100,11 +126,13 @@ def _pictures() -> Iterator[Row]:
         ("EPS named .png, with a program", holding("1.png", command), damaged),
         ("PNG that ends in zeros", holding("1.png", ghost), damaged),
         ("WebP of 16,777,216 x 16", of("1.webp", webp(2**24, 16)), "is of 16777216 x 16 pixels"),
+        ("JPEG of 10^4 scans without data", of("1.jpg", jpeg(2048, 2048, 10**4)),
+         "1.jpg: is a JPEG of more than 100 scans"),
         ("JPEG that is cut", holding("1.jpg", cut(valid_files.picture, 0.5)), "1.jpg: cannot be"),
         ("TIFF that is cut", holding("1.tif", cut(valid_files.picture, 0.5)), "1.tif: cannot be"),
         ("WebP that is cut", holding("1.webp", cut(valid_files.picture, 0.5)), "1.webp: cannot be"),
         ("PPM of 2^31 columns", of("1.ppm", b"P6 2147483647 1 255\n"), "1.ppm: cannot be decoded"),
-    ):
+    ):  # fmt: skip
         yield row(name, BAD_DATA, says, make, pictures)
 
 
@@ -118,6 +146,7 @@ def _clips() -> Iterator[Row]:
         ("APNG that claims 10^6 frames", of("1.apng", png(8, 8, bytes(25 * 8), 10**6)), frames),
         ("GIF of 65,535 x 65,535", of("1.gif", screen + b";"), "1.gif: cannot be decoded"),
         ("MP4 that is cut", holding("1.mp4", cut(valid_files.video, 0.6), ".gif"), "1.mp4: cannot"),
+        ("MP4 of 10^7 samples", holding("1.mp4", crowded, ".gif"), "bytes hold 10,000,000 samples"),
         ("MKV that is cut", holding("1.mkv", cut(valid_files.video, 0.1), ".gif"), "1.mkv: cannot"),
         ("a list of files named .mp4", of("1.mp4", b"ffconcat version 1.0\nfile /etc/passwd\n"),
          "1.mp4: cannot be decoded"),

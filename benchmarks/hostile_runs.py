@@ -41,14 +41,25 @@ def _pipe(inside: pathlib.Path) -> pathlib.Path:
 
 
 def _runs() -> Iterator[Row]:
+    digits = "1" + "0" * 400 + "}}"
     for name, make, says in (
         ("has NaN", _run('{"seed": NaN}'), "seed"),
-        (
-            "has an infinite rate",
-            _run('{"optim": {"learning_rate": 1e999}}'),
-            "optim.learning_rate",
-        ),
+        ("has an infinite rate", _run('{"optim": {"learning_rate": 1e999}}'),
+         "optim.learning_rate"),
         ("has a number of 10^4 digits", _run('{"seed": ' + "9" * 10**4 + "}"), "cannot be read"),
+        ("has a rate of 400 digits", _run('{"optim": {"learning_rate": ' + digits),
+         "optim.learning_rate: int too large"),
+        ("has a count of 400 digits", _run('{"checkpoint": {"every": ' + digits),
+         "checkpoint.every has a whole number beyond 2^63"),
+        ("has a pattern of 10^14 letters", _run({"optim": {"no_decay": ["a{99999999999999}"]}}),
+         "optim.no_decay has 'a{"),
+        ("has a pattern nested without end",
+         _run({"optim": {"no_decay": ["(" * 3000 + ")" * 3000]}}), "optim.no_decay has '((("),
+        ("has lists in lists", _run('{"optim": {"rates": ' + "[" * 700 + "]" * 700 + "}}"),
+         "optim.rates: lists are nested too deeply"),
+        ("has a batch of 10^18 + 1",  # of which the nearest divisor is looked for
+         _run({"train": {"batch_size": 10**18 + 1, "micro_batches": 2}}),
+         "the nearest that does is 1"),
         ("is nested without end", _run('{"a":' * 10**5), "is nested too deeply"),
         ("has an unknown field", _run({"model": {"depht": 3}}), 'did you mean "depth"'),
         ("has a number for a group", _run({"model": 3}), "config field model is '3'"),
@@ -59,7 +70,7 @@ def _runs() -> Iterator[Row]:
         ("is no UTF-8", _run(b"\xff\xfe\xfd"), "cannot be read"),
         ("has 128 MiB", _large, "more than 134,217,728"),
         ("is a pipe", _pipe, "is no regular file"),
-    ):
+    ):  # fmt: skip
         yield row(f"a run whose config.json {name}", USAGE, says, make, sample)
     compared = lambda home: entry("compare", str(home), f"--out={out_of(home)}")  # noqa: E731
     yield row("a compared run with a list for a group", USAGE, "train is '[]'",

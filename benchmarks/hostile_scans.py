@@ -1,6 +1,7 @@
 """Hostile scans, meshes and archives of data sets, as `nrdm data prepare` reads them."""
 
 import gzip
+import os
 import pathlib
 import struct
 import tarfile
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmarks import valid_files
 from benchmarks.fault_rows import Answer, Row
+from benchmarks.hostile_pictures import jpeg
 from benchmarks.hostile_reading import BAD_DATA, prepare, reading, row
 from benchmarks.hostile_weights import archive
 from nrdm_jax.data.builders import (
@@ -58,6 +60,17 @@ def cut(make: Make, name: str, end: int) -> Make:
     return shorter
 
 
+def longer(make: Make, name: str, end: int) -> Make:
+    """With zeros up to there, which take no place on a disk."""
+
+    def extended(inside: pathlib.Path) -> pathlib.Path:
+        folder = make(inside)
+        os.truncate(folder / name, end)
+        return folder
+
+    return extended
+
+
 def series(**fields: Any) -> Make:
     """-> a folder of three series, of which the second has a slice with those fields."""
 
@@ -72,6 +85,21 @@ def series(**fields: Any) -> Make:
     return make
 
 
+def scanned(scans: int) -> Make:
+    """Whose second series is a JPEG of so many scans."""
+
+    def make(inside: pathlib.Path) -> pathlib.Path:
+        from pydicom.encaps import encapsulate
+
+        packed = encapsulate([jpeg(512, 512, scans)])
+        bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+        return series(
+            syntax="JPEGBaseline8Bit", PixelData=packed, Rows=512, Columns=512, **bits
+        )(inside)  # fmt: skip
+
+    return make
+
+
 def nifti(folder: pathlib.Path) -> Answer:
     return prepare(f"nifti_folder:{folder}", folder.parent, "4,4,4,1")
 
@@ -81,6 +109,9 @@ def dicom(folder: pathlib.Path) -> Answer:
 
 
 def _scans() -> Iterator[Row]:
+    # Voxels of a micrometre on a grid of metres.
+    narrow = scan("1.nii", dim=(DIM + 2, "<3h", (8192, 16, 32)),
+                  rows=(SROW, "<12f", (1e-3, 0, 0, 0, 0, 1e3, 0, 0, 0, 0, 1e3, 0)))  # fmt: skip
     cut_gzip = cut(scan("1.nii.gz"), "1.nii.gz", -9)
     for name, make, says in (
         ("of 32,767^3 voxels", scan("1.nii", dim=(DIM + 2, "<3h", (32767,) * 3)),
@@ -95,6 +126,10 @@ def _scans() -> Iterator[Row]:
          "a scan is of real numbers"),
         ("with voxels at byte 10^30", scan("1.nii", at=(OFFSET, "<f", (1e30,))),
          "has its voxels at byte 1e+30"),
+        ("of 8 GiB of which it says nothing", longer(scan("1.nii"), "1.nii", 2**33),
+         "1.nii has 8,589,934,592 bytes, more than"),
+        ("of voxels as of a needle", longer(narrow, "1.nii", 352 + 2**22),
+         "1.nii: a scan of (32, 16, 8192) voxels of [1000.0, 1000.0, 0.001] mm takes"),
         ("of no known type", scan("1.nii", type=(DATATYPE, "<2h", (9999, 8))), "1.nii"),
         ("that is cut, packed", cut_gzip, "1.nii.gz cannot be read"),
         ("that is no NIfTI", cut(scan("1.nii"), "1.nii", 99), "1.nii cannot be read"),
@@ -102,6 +137,7 @@ def _scans() -> Iterator[Row]:
         yield row(f"NIfTI {name}", BAD_DATA, says, make, nifti)
     for name, make, says in (
         ("of 65,535 x 65,535", series(Rows=65535, Columns=65535), "of 65535 x 65535 pixels"),
+        ("of a JPEG of 10^4 scans", scanned(10**4), "is a JPEG of more than 100 scans"),
         ("that is cut", cut(series(), "1/a.dcm", 700), "a.dcm cannot be decoded"),
         (
             "that is cut within its header",

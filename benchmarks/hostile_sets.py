@@ -137,6 +137,36 @@ def _linked(home: pathlib.Path) -> None:
     (home / TRAIN_SHARD).symlink_to(outside)
 
 
+def _replaced(name: str, put: Callable[[pathlib.Path], object]) -> Change:
+    def changed(home: pathlib.Path) -> None:
+        (home / name).unlink(missing_ok=True)
+        put(home / name)
+
+    return changed
+
+
+def _zeros(path: pathlib.Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _huge(path: pathlib.Path) -> None:
+    with open(path, "wb") as file:
+        file.truncate(2**27 + 1)
+
+
+def _classes(count: object) -> Change:
+    """Without a file of their names."""
+
+    def changed(home: pathlib.Path) -> None:
+        text = (home / "features.json").read_text()
+        assert '"numClasses": "2"' in text
+        said = f'"numClasses": {json.dumps(count)}'
+        (home / "features.json").write_text(text.replace('"numClasses": "2"', said))
+        (home / "label.labels.txt").unlink()
+
+    return changed
+
+
 def rows() -> Iterator[Row]:
     info, features = "dataset_info.json", "features.json"
 
@@ -163,6 +193,15 @@ def rows() -> Iterator[Row]:
         ("with a shard that is cut", _shard(_cut), "train"),
         ("with a shard of zeros", _shard(_zero), "train"),
         ("with a shard outside", _linked, "is a link out of"),
+        ("of 10^12 classes", _classes("1000000000000"), "has 1000000000000 classes, more than"),
+        ("of 1e12 classes", _classes(1e12), "has 1000000000000.0 classes, more than"),
+        ("whose dataset_info.json is a pipe", _replaced(info, os.mkfifo), "is no regular file"),
+        ("whose dataset_info.json never ends", _replaced(info, _zeros), "is a link out of"),
+        ("whose names of classes are a pipe", _replaced("label.labels.txt", os.mkfifo),
+         "label.labels.txt is no regular file"),
+        ("whose names of classes have 128 MiB", _replaced("label.labels.txt", _huge),
+         "more than 134,217,728"),
+        ("with a shard that is a pipe", _replaced(TRAIN_SHARD, os.mkfifo), "is no regular file"),
         ("whose manifest is a list", lambda home: (home / "manifest.json").write_text("[]"),
          "manifest.json is damaged"),
     ):  # fmt: skip
@@ -177,6 +216,17 @@ def rows() -> Iterator[Row]:
         ("a file that is not there", "x", "x is not there"),
     ):
         change = edited("manifest.json", lambda v, text=text: v["files"].update({text: digest}))
+        yield row(f"manifest of {name}", BAD_DATA, says, prepared(change), verify)
+    for name, put, says in (
+        ("a pipe", os.mkfifo, "x is no regular file"),
+        ("a link to /dev/zero", _zeros, "x is a link out of"),
+    ):
+        listed = edited("manifest.json", lambda v: v["files"].update({"x": digest}))
+
+        def change(home: pathlib.Path, put=put, listed=listed) -> None:
+            listed(home)
+            put(home / "x")
+
         yield row(f"manifest of {name}", BAD_DATA, says, prepared(change), verify)
     yield row("training on a set of 10^12 records", BAD_DATA, "dataset_info.json says 1,000,000",
               prepared(lengths(10**12)), train)  # fmt: skip

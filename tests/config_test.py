@@ -6,6 +6,7 @@ import pytest
 
 from nrdm_jax import config as configuration
 from nrdm_jax import networks
+from nrdm_jax.config import conditions
 from nrdm_jax.diffusion import grids, predictions, schedules, times, weights
 from nrdm_jax.diffusion.samplers import sde, table
 from nrdm_jax.models import attention, continuous, memory, sizes, unit
@@ -80,6 +81,16 @@ def test_choices_are_the_tables_of_the_parts():
         c = configuration.default()
         c.model.size = name
         configuration.validate(c)
+
+
+def test_the_nearest_divisor_is_that_of_all_and_of_a_number_without_end_one_of_the_small():
+    for whole in range(1, 100):
+        every = [d for d in range(1, whole + 1) if whole % d == 0]
+        for wanted in range(1, 110):
+            nearest = min(every, key=lambda d: abs(d - wanted))
+            assert conditions.nearest_divisor(whole, wanted) == nearest
+    assert conditions.nearest_divisor(10**18, 7) == 8
+    assert conditions.nearest_divisor(10**18, 10**18 - 1) == 10**18
 
 
 @pytest.mark.parametrize("path", schedules.PATHS)

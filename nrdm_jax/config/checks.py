@@ -13,6 +13,7 @@ from nrdm_jax.config.model_checks import check_memory, check_model, check_stack
 from nrdm_jax.config.text_checks import check_text
 from nrdm_jax.config.tree import CHOICES, METRICS, default, hint
 
+MOST_WHOLE = 2**63  # what arrays and files can hold
 EVEN_WIDTH = 12**-0.5  # of an even average over all steps, the widest: see training.power_ema
 
 
@@ -57,6 +58,8 @@ def _check_keys(config) -> None:
                 raise ValueError(f"{field} is not a config field" + hint(key, reference.keys()))
             field_of = reference.get_oneway_ref(key)
             want, have = field_of.get(), given[key]
+            if _is_beyond(have):
+                raise ValueError(f"{field} has a whole number beyond 2^63; give a smaller one")
             if isinstance(want, ml_collections.ConfigDict):
                 if not isinstance(have, ml_collections.ConfigDict):
                     raise ValueError(f"{field} is a group of fields, got {have!r}")
@@ -73,6 +76,13 @@ def _check_keys(config) -> None:
                 raise ValueError(f"{path}{key} is missing; start from nrdm_jax.config.default()")
 
     walk(default(), config, "")
+
+
+def _is_beyond(value) -> bool:
+    """Python's whole numbers have no end, its floats do."""
+    if isinstance(value, tuple | list):
+        return any(map(_is_beyond, value))
+    return isinstance(value, int) and abs(value) > MOST_WHOLE
 
 
 def _of_type(value, wanted: type) -> bool:
@@ -249,7 +259,7 @@ def _check_guard(c) -> None:
 def _is_pattern(text) -> bool:
     try:
         re.compile(text)
-    except (re.error, TypeError):
+    except (re.error, TypeError, OverflowError, RecursionError):
         return False
     return True
 

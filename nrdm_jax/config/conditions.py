@@ -2,6 +2,8 @@
 
 import math
 
+MOST_FACTOR = 2**20  # that is tried
+
 
 def get(config, field: str):
     for key in field.split("."):
@@ -15,7 +17,9 @@ def require(condition: bool, field: str, problem: str, fix: str) -> None:
 
 
 def nearest_divisor(whole: int, wanted: int) -> int:
-    return min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - wanted))
+    """Of those that are at most `MOST_FACTOR`, or have such a factor: of all, below its square."""
+    small = [d for d in range(1, min(math.isqrt(whole), MOST_FACTOR) + 1) if whole % d == 0]
+    return min(sorted(small + [whole // d for d in small]), key=lambda d: abs(d - wanted))
 
 
 def is_number(value) -> bool:

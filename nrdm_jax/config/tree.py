@@ -21,6 +21,8 @@ GATED_VARIANTS = ("gated", "adaln", "input_scale")
 # Of model.attention_kernel, those that others wrote: one device's part of the batch and the heads.
 FUSED_KERNELS = ("splash", "cudnn", "tokamax")
 
+MOST_NESTED = 8  # lists in a list: no field has more than one
+
 METRICS = ("fd", "kid", "inception_score", "sfd", "precision_recall")
 
 CHOICES = {
@@ -432,8 +434,10 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
     """
     config = default()
 
-    def tuples(value):
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
+    def tuples(value, depth=0):
+        if depth > MOST_NESTED:
+            raise TypeError("lists are nested too deeply")
+        return tuple(tuples(v, depth + 1) for v in value) if isinstance(value, list) else value
 
     def fill(node, part, path):
         for key, value in part.items():
@@ -447,11 +451,14 @@ def from_dict(values: dict) -> ml_collections.ConfigDict:
             else:
                 try:
                     node[key] = tuples(value)
-                except TypeError as error:
+                except (TypeError, OverflowError) as error:
                     raise ValueError(f"config field {path}{key}: {error}") from error
 
     with config.ignore_type():
-        fill(config, values, "")
+        try:
+            fill(config, values, "")
+        except RecursionError as error:
+            raise ValueError("config is nested too deeply") from error
     return config
 
 

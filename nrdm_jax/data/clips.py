@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from nrdm_jax.bounded_files import BoundedFile
+from nrdm_jax.data import sample_tables
 from nrdm_jax.data.errors import DataError, named
 from nrdm_jax.data.pictures import MOST_PIXELS, check_size, fitted, opened
 
@@ -18,6 +19,7 @@ ENCODED = (".mp4", ".mov", ".webm", ".mkv", ".avi", ".m4v")  # PyAV's
 SUFFIXES = ANIMATED + ENCODED
 # FFmpeg's names of what these are. It knows lists of other files as well, which it would open.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+BEGINNINGS = {b"\x1a\x45\xdf\xa3": "matroska", b"RIFF": "avi"}  # else mov, which has none
 # Frames of a file: half an hour of an animation, a day of a video.
 MOST_FRAMES = {ANIMATED: 2**16, ENCODED: 2**22}
 # Pixels that are decoded of a file, and of each of its bytes: slides that hardly change take some
@@ -65,6 +67,8 @@ def read_frames(path: pathlib.Path, shape: tuple[int, ...]) -> Iterator[np.ndarr
 def _animated(file: BoundedFile) -> Iterator[Image.Image]:
     with opened(file) as picture:
         check_size(picture.size)
+        if picture.format == "MPO":  # of its pictures the first alone was looked at
+            raise DataError("is of several pictures of JPEG, and no animation")
         yield from ImageSequence.Iterator(picture)
 
 
@@ -78,8 +82,12 @@ def _encoded(file: BoundedFile) -> Iterator[Image.Image]:
     try:
         # Opened here, so that what the system says comes from here: PyAV's errors of damaged files
         # have the system's numbers, too.
+        kind = BEGINNINGS.get(file.read(4), "mov")
+        file.seek(0)
+        if kind == "mov":
+            sample_tables.check(file)
         with av.open(
-            file, "r", container_options={"format_whitelist": CONTAINERS}, io_open=_refuse
+            file, "r", kind, container_options={"format_whitelist": CONTAINERS}, io_open=_refuse
         ) as container:
             if not container.streams.video:
                 raise DataError("has no pictures")

@@ -6,15 +6,15 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from nrdm_jax.bounded_files import check_name, read_object
+from nrdm_jax.bounded_files import BoundedFile, check_name, file_below, read_object
 from nrdm_jax.data.errors import DataError, named
 
 MANIFEST = "manifest.json"
 
 
 def checksum(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file, in hexadecimal. Raises as `BoundedFile`."""
+    with BoundedFile(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -96,11 +96,13 @@ def verify(directory: pathlib.Path) -> int:
     files = read(directory)["files"]
     faults = []
     for name, said in files.items():
-        path = directory / name
-        if not path.exists():
+        try:
+            if checksum(file_below(directory, name)) != said["sha256"]:
+                faults.append(f"{name} is not as it was written")
+        except (FileNotFoundError, IsADirectoryError):
             faults.append(f"{name} is not there")
-        elif checksum(path) != said["sha256"]:
-            faults.append(f"{name} is not as it was written")
+        except ValueError as error:  # a link out of the directory, a pipe
+            faults.append(str(error))
     if faults:
         raise DataError(
             f"{directory}: {'; '.join(faults)}; remove the directory and prepare the set anew"

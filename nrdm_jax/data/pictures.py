@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from nrdm_jax.bounded_files import BoundedFile
+from nrdm_jax.data import jpeg_scans
 from nrdm_jax.data.errors import DataError, is_of_machine, named
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -56,13 +57,17 @@ def open_bounded(file: IO[bytes]) -> Image.Image:
     """A picture of `FORMATS` in a file that is at its beginning, its header read.
 
     Raises:
-      DataError: it is of WebP, which is decoded as it is opened, and of too many pixels.
+      DataError: it is of WebP, which is decoded as it is opened, and of too many pixels; or a JPEG
+        of too many scans.
       OSError, ValueError, …: as Pillow does.
     """
     start = file.read(30)
     file.seek(0)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         check_size(_webp_size(start), MOST_WEBP)
+    if start.startswith(jpeg_scans.BEGINNING):
+        jpeg_scans.check(file.read(jpeg_scans.MOST_BYTES + 1))
+        file.seek(0)
     return Image.open(file, formats=FORMATS)
 
 

@@ -16,13 +16,22 @@ from typing import Any
 
 from PIL import Image
 
-from nrdm_jax.bounded_files import check_link, check_name, parse_json, read_object
+from nrdm_jax.bounded_files import (
+    MOST_JSON,
+    BoundedFile,
+    check_link,
+    check_name,
+    parse_json,
+    read_object,
+)
 from nrdm_jax.data import pictures
 from nrdm_jax.data.errors import DataError, is_of_machine, named
 
 FEATURES, OURS = "features.json", "tensorflow_datasets.core.features."
 # A class's name as protobuf's JSON has it, in its two spellings, and as TFDS had it before 4.4.
 NAMES = ("pythonClassName", "python_class_name", "type")
+# Of a label, each of which TFDS makes a name for where there is no file of names.
+CLASSES, MOST_CLASSES = ("numClasses", "num_classes"), 2**20
 # Names of shards: Python would format whatever stands in braces, and as wide as is asked for.
 TEMPLATE = re.compile(
     r"([\w.@-]|\{(DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})+"
@@ -38,8 +47,18 @@ def open_directory(directory: pathlib.Path):
     import tensorflow_datasets as tfds
 
     with named(str(directory), " is no prepared data set"):
+        _check_entries(directory)
         _check_features(read_object(directory / FEATURES))
         return tfds.builder_from_directory(directory)
+
+
+def _check_entries(directory: pathlib.Path) -> None:
+    """TFDS opens several of them, of names that features.json chooses, and reads each to its end;
+    of shards, which alone have numbers at the end of their names, it reads parts."""
+    for path in directory.iterdir():
+        check_link(path, directory)
+        if not path.is_dir():
+            BoundedFile(path, None if path.name[-1].isdigit() else MOST_JSON).close()
 
 
 def _check_features(node: Any) -> None:
@@ -53,6 +72,8 @@ def _check_features(node: Any) -> None:
             raise DataError(f"{FEATURES} names the class {value}, which is none of {OURS}")
         if key == "encoding" and value == "zlib":
             raise DataError(f"{FEATURES} has tensors that zlib has packed, to whatever size")
+        if key in CLASSES and isinstance(value, str | int | float) and int(value) > MOST_CLASSES:
+            raise DataError(f"{FEATURES} has {value} classes, more than {MOST_CLASSES:,}")
         # Of features without a message of their own the content is JSON within JSON.
         _check_features(parse_json(value) if key == "json" and isinstance(value, str) else value)
 

@@ -18,6 +18,7 @@ DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles
 MOST_VOXELS = 2**29  # of a scan; a body by CT has 512 x 512 x 2000
 # Of a voxel, mm: from a micrometre to a metre.
 LEAST_SPACING, MOST_SPACING = 1e-3, 1e3
+MOST_PRODUCTS = 2**38  # of smoothing along an axis, some minutes
 
 
 def check_size(size: Sequence[int], name: str) -> None:
@@ -93,6 +94,9 @@ def fitted(
       spacing: of its voxels, mm.
       voxel: edge of the new ones, mm.
       shape: (D', H', W'); what lies outside is cut off.
+
+    Raises:
+      DataError: its voxels are so much smaller than the new ones that smoothing would take hours.
     """
     factors = voxel / np.asarray(spacing)
     factors = np.where(np.abs(factors - 1) < 1e-3, 1.0, factors)
@@ -100,6 +104,12 @@ def fitted(
     starts = np.where(factors == 1, np.floor(starts), starts)
     # Beyond its own size there is nothing more to smooth: the mean of a scan is what it is.
     spread = np.minimum(np.maximum(factors - 1, 0) / 2, volume.shape)
+    products = volume.size * int(8 * spread.max() + 1)  # SciPy's filter has 4 deviations each way
+    if products > MOST_PRODUCTS:
+        raise DataError(
+            f"a scan of {volume.shape} voxels of {np.round(spacing, 4).tolist()} mm takes "
+            f"{products:,} products to be smoothed to {voxel:.3g} mm, more than {MOST_PRODUCTS:,}"
+        )
     smooth = scipy.ndimage.gaussian_filter(volume.astype(np.float32), spread, mode="nearest")
     out = scipy.ndimage.affine_transform(
         smooth, factors, starts, output_shape=shape, order=1, mode="nearest"

@@ -54,6 +54,12 @@ def test_a_gif_of_one_frame_has_one(tmp_path):
     assert frame.shape == (8, 8, 3)
 
 
+def test_several_pictures_of_jpeg_are_no_animation(tmp_path):
+    save(tmp_path / "a.gif", stills([1, 2]), format="MPO")
+    with pytest.raises(DataError, match="a.gif: is of several pictures of JPEG"):
+        list(clips.read_frames(tmp_path / "a.gif", (8, 8, 3)))
+
+
 def encode(path, levels, size=(64, 48)):
     av = pytest.importorskip("av", reason="needs the extra `video`")
     with av.open(str(path), "w") as container:

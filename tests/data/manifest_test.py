@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -17,6 +18,23 @@ def test_manifest_catches_a_flipped_byte_and_a_lost_file(tmp_path):
     (tmp_path / "b").write_bytes(content)
     (tmp_path / "c").unlink()
     with pytest.raises(DataError, match="b is not as it was written; c is not there"):
+        manifest.verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("put", "says"),
+    [
+        (os.mkfifo, "a is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "a is a link out of"),
+        (lambda path: path.mkdir(), "a is not there"),
+    ],
+)
+def test_what_is_no_file_of_the_set_is_not_read(tmp_path, put, says):
+    (tmp_path / "a").write_bytes(b"a")
+    manifest.write(tmp_path, "letters", {})
+    (tmp_path / "a").unlink()
+    put(tmp_path / "a")
+    with pytest.raises(DataError, match=says):
         manifest.verify(tmp_path)
 
 

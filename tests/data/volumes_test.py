@@ -55,6 +55,14 @@ def test_a_ball_stays_a_ball_of_its_size_whatever_the_spacing(spacing):
     np.testing.assert_allclose(across, 2 * radius, atol=voxel + max(spacing) / 2)
 
 
+def test_what_would_be_smoothed_for_hours_is_refused():
+    needle = np.broadcast_to(np.float32(1), (2**13, 16, 33))
+    with pytest.raises(DataError, match=r"of \[0.001, 1000.0, 1000.0\] mm takes 2.*products"):
+        volumes.fitted(needle, (1e-3, 1e3, 1e3), 1e3, (4, 4, 4))
+    largest = 8 * 32 + 1  # products a voxel, where the new ones are 64 times as large
+    assert volumes.MOST_VOXELS * largest < volumes.MOST_PRODUCTS
+
+
 @pytest.mark.parametrize("voxel", [0.8, 1.0, 1.7, 2.0, 3.0])
 def test_masks_stay_classes_and_lie_on_their_scan(voxel):
     """A ball of one class in a block of another: no class between them comes up, and they are of

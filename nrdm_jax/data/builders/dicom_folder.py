@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nrdm_jax.bounded_files import BoundedFile
-from nrdm_jax.data import folders, volumes
+from nrdm_jax.data import folders, jpeg_scans, volumes
 from nrdm_jax.data.builders import scans
 from nrdm_jax.data.errors import DataError, is_of_machine, named
 
@@ -219,6 +219,18 @@ def _thickness(part: Any) -> float:
         ) from error
 
 
+def _check_scans(part: Any) -> None:
+    """Raises:
+    DataError: it is a JPEG of too many scans.
+    """
+    from pydicom.encaps import generate_frames
+
+    if part.file_meta.TransferSyntaxUID.is_encapsulated:
+        for frame in generate_frames(part.PixelData, number_of_frames=1):
+            if frame.startswith(jpeg_scans.BEGINNING):
+                jpeg_scans.check(frame)
+
+
 def intensities(part: Any) -> np.ndarray:
     """(rows, columns) float32, bright where there is more of what is measured.
 
@@ -226,6 +238,7 @@ def intensities(part: Any) -> np.ndarray:
       DataError: the pixels cannot be decoded, or are colours.
     """
     try:
+        _check_scans(part)
         stored = part.pixel_array.astype(np.float32)
         slope, intercept = (
             float(part.get(name) or usual)

@@ -178,8 +178,9 @@ def _image(file: pathlib.Path) -> Any:
 
     header = _header(_start(file), file)
     said = int(header["vox_offset"]) + _bytes_of(header)
-    with BoundedFile(file) as stored:
-        contents = read_gzip(stored, said + MOST_BEYOND) if _is_packed(file) else stored.read()
+    most, packed = said + MOST_BEYOND, _is_packed(file)
+    with BoundedFile(file, None if packed else most) as stored:
+        contents = read_gzip(stored, most) if packed else stored.read()
     if said > len(contents):
         held = f"and there are {len(contents):,}"
         raise DataError(f"{file} cannot be read: its header says {said:,} bytes, {held}")

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from nrdm_jax.data import folders, volumes
 from nrdm_jax.data.builders.items import ItemsBuilder
-from nrdm_jax.data.errors import DataError
+from nrdm_jax.data.errors import DataError, named
 
 HELDOUT = 0.15  # of the subjects
 
@@ -180,14 +180,16 @@ class ScanFolder(ItemsBuilder, skip_registration=True):  # type: ignore[call-arg
             raise DataError(content.fault)
         size, voxel = tuple(self.builder_config.size), float(self.info.metadata["voxel_mm"])
         volume, mask = self.read(content)
-        shown = volumes.windowed(volume, str(content.files[0]))
-        example = {
-            "volume": volumes.to_uint8(volumes.fitted(shown, content.spacing, voxel, size)),
-            "label": content.kind,
-            "file": content.name,
-        }
-        if mask is not None:
-            example["segmentation"] = volumes.fitted_mask(mask, content.spacing, voxel, size)
+        name, spacing = str(content.files[0]), content.spacing
+        shown = volumes.windowed(volume, name)
+        with named(name):
+            example = {
+                "volume": volumes.to_uint8(volumes.fitted(shown, spacing, voxel, size)),
+                "label": content.kind,
+                "file": content.name,
+            }
+            if mask is not None:
+                example["segmentation"] = volumes.fitted_mask(mask, spacing, voxel, size)
         yield example
 
 
