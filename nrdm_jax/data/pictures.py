@@ -45,16 +45,20 @@ def read_picture(file: pathlib.Path | IO[bytes], name: str, shape: tuple[int, ..
 
 
 @contextlib.contextmanager
-def opened(file: pathlib.Path | IO[bytes]) -> Iterator[Image.Image]:
+def opened(file: pathlib.Path | IO[bytes], *, decodes: bool = True) -> Iterator[Image.Image]:
     """A picture of `FORMATS`, its header read. Raises as `BoundedFile` and `open_bounded`."""
     with contextlib.ExitStack() as stack:
         if isinstance(file, pathlib.Path):
             file = stack.enter_context(BoundedFile(file))
-        yield stack.enter_context(open_bounded(file))
+        yield stack.enter_context(open_bounded(file, decodes=decodes))
 
 
-def open_bounded(file: IO[bytes]) -> Image.Image:
+def open_bounded(file: IO[bytes], *, decodes: bool = True) -> Image.Image:
     """A picture of `FORMATS` in a file that is at its beginning, its header read.
+
+    Args:
+      file: open for reading.
+      decodes: whether more than the header will be looked at: a JPEG is read for that.
 
     Raises:
       DataError: it is of WebP, which is decoded as it is opened, and of too many pixels; or a JPEG
@@ -65,7 +69,7 @@ def open_bounded(file: IO[bytes]) -> Image.Image:
     file.seek(0)
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         check_size(_webp_size(start), MOST_WEBP)
-    if start.startswith(jpeg_scans.BEGINNING):
+    if decodes and start.startswith(jpeg_scans.BEGINNING):
         jpeg_scans.check(file.read(jpeg_scans.MOST_BYTES + 1))
         file.seek(0)
     return Image.open(file, formats=FORMATS)
@@ -99,7 +103,7 @@ def check_size(size: tuple[int, int], most: int = MOST_PIXELS) -> None:
 def size_of(path: pathlib.Path) -> tuple[int, int] | None:
     """(height, width) of a picture that is upright, by its header; None where it has none."""
     try:
-        with opened(path) as picture:
+        with opened(path, decodes=False) as picture:
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
             return picture.size if turned else picture.size[::-1]
     except Exception as error:  # as above; `read_picture` will tell
