@@ -5,7 +5,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from nrdm_jax import build
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing.errors import RemovedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.training.state import save_items, state_of
 
@@ -40,7 +40,7 @@ def test_only_the_newest_are_kept_and_later_ones_can_be_removed(saved):
     assert checkpoints.steps() == [4, 5]
     checkpoints.remove_after(4)
     assert checkpoints.steps() == [4] and checkpoints.latest_step() == 4
-    with pytest.raises(DamagedCheckpoint, match="missing"):
+    with pytest.raises(RemovedCheckpoint, match="was removed"):
         checkpoints.restore(3, save_items(state))
 
 
