@@ -146,6 +146,7 @@ def make(of, out, width, step=None):
     return found, jax.device_get(run_weights.find(str(out)).read(parts.abstract_state.ema))
 
 
+@pytest.mark.slow
 def test_a_tracked_width_comes_back(of_two, tmp_path):
     parts, workdir = of_two
     found, average = make(of_two, tmp_path / "out", 0.25, step=12)

@@ -102,6 +102,7 @@ def test_samples_are_the_ema_s_and_repeat(finished, tmp_path):
     assert len(a["trajectory"]["times"]) == 2
 
 
+@pytest.mark.slow
 def test_captions_are_trained_on_and_drawn(tmp_path):
     workdir, out = tmp_path / "w", tmp_path / "out"
     code, _, err = run(
@@ -151,6 +152,7 @@ def test_samples_are_guided_away_from_a_weaker_run(finished, tmp_path):
     assert code == 2 and "diffusion.prediction='velocity'" in err
 
 
+@pytest.mark.slow
 def test_a_read_only_run_can_be_scored(finished, tmp_path):
     workdir, _ = finished
     code, out, err = run("evaluate", f"--workdir={workdir}", "--samples=4")
@@ -221,6 +223,7 @@ def test_non_finite_loss_stops_with_the_last_good_step(tmp_path):
     assert "loss=" in err and "last good checkpoint: step" in err and "optim.learning_rate" in err
 
 
+@pytest.mark.slow
 def test_init_from_starts_at_the_other_run_s_average(finished, tmp_path):
     workdir, _ = finished
     code, out, err = run(

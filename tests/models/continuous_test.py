@@ -38,7 +38,7 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("knots", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("knots", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_step_of_euler_is_a_block_whose_branches_read_the_same(knots, fill_zeros):
     net = model(knots=knots, solver="euler")
     block = net._block((4, 4))
@@ -103,9 +103,8 @@ def test_trunk_along_the_way_is_the_solution_there(variables):
     assert np.abs(read[1] - whole).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    "adjoint", ["backpropagation", pytest.param("ode", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("adjoint", ["backpropagation", "ode"])
 def test_it_trains_in_the_one_step(tiny_config, adjoint):
     c = tiny_config
     c.model.name, c.model.knots, c.model.adjoint = "continuous", 2, adjoint

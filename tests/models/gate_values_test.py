@@ -59,7 +59,10 @@ def test_a_structure_without_gates_has_no_values():
     assert gate_values(net, params, T, GIVEN) == {}
 
 
-@pytest.mark.parametrize("name", ["dit", "factorised", "uvit"])
+@pytest.mark.parametrize(
+    "name",
+    ["dit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("factorised", "uvit"))],
+)
 @pytest.mark.parametrize("streams", [1, 2])
 def test_trunk_after_all_blocks_is_read_as_the_output(name, streams, fill_zeros):
     if streams == 2 and name == "uvit":
