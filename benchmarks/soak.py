@@ -372,7 +372,8 @@ def run() -> int:
         for step in kept
     ]
     legs = log.of("leg")
-    cut = {-(-leg["from_step"] // TOLD) * TOLD for leg in legs if leg["from_step"] % TOLD}
+    begun = {leg["newest"] for leg in legs}  # by the next leg, that of a soak that was ended too
+    cut = {-(-step // TOLD) * TOLD for step in begun if step < last and step % TOLD}
     lines = [losses(home / name, last) for name in ("reference", "disturbed")]
     told = set(lines[0]) == set(lines[1]) and len(lines[0]) > len(cut)
     memory = growth(log)
