@@ -1,5 +1,6 @@
 """Damage on disk is found before anything is trained on."""
 
+import gc
 import json
 import math
 import os
@@ -358,6 +359,21 @@ def test_a_state_larger_than_the_host_may_hold_is_copied_in_parts(tmp_path, monk
         ):
             np.testing.assert_array_equal(a, b)
         checkpoints.close()
+
+
+def test_saves_leave_no_objects_behind(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
+
+    def objects(steps):
+        for step in steps:
+            checkpoints.save(step, tree(step), {})
+            checkpoints.wait()
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects(range(1, 41))  # what is made once, and caches of a few paths
+    assert objects(range(41, 51)) - before < 10  # less than one a save
+    checkpoints.close()
 
 
 class Others(Alone):
