@@ -3,6 +3,8 @@
 import os
 import resource
 
+import pytest
+
 from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics
 
 
@@ -30,6 +32,9 @@ def test_a_row_for_which_there_is_no_room_is_left_out_whole(tmp_path, capsys):
 def test_a_line_that_cannot_be_printed_ends_nothing(monkeypatch):
     with open("/dev/full", "w", buffering=1) as full:
         monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OSError):
+            print("step=1/10 loss=1", flush=True)
         Progress(0, 10).line("step=1/10 loss=1")
+        assert full.writable()
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())  # what is buffered goes there
