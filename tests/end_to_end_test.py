@@ -195,7 +195,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
                  "--config.checkpoint.every=100000", "--config.evaluate.every=0")  # fmt: skip
     process = start("train", *arguments)
     metrics = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.2)
     # Nobody else may have the workdir meanwhile.
