@@ -105,6 +105,8 @@ def write(found: dict[str, str], order: list[str]) -> None:
 
 
 def run() -> int:
+    # Of what is hostile to a reader that is not there nothing would be seen.
+    measuring.require("av", "nibabel", "pydicom", "tokenizers", extra="video,medical,text")
     f, every = flags.FLAGS, rows()
     known = list(dict.fromkeys(row.group for row in every))
     if unknown := set(f.groups) - set(known):
