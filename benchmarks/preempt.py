@@ -1,4 +1,4 @@
-"""SIGTERM to either of two processes, in training, in training that saves at every step,
+"""SIGTERM to either of two processes, in training, in training that saves at every fifth step,
 evaluation, sampling and the first compilation: whether both leave with exit code 75, whether one
 step is saved, once, and whether the run that then goes on does so from that step, and has the bits
 of one that was never stopped.
@@ -77,7 +77,7 @@ def command(case: str, workdir: pathlib.Path, scratch: pathlib.Path) -> list[str
     if case == "sample":
         return [sys.executable, "-m", "nrdm_jax.sample", f"--workdir={workdir}",
                 "--seeds=0-49999", f"--out={scratch / 'samples'}"]  # fmt: skip
-    return train_command(workdir, 1 if case == "save" else 1000)
+    return train_command(workdir, 5 if case == "save" else 1000)
 
 
 def start(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> list[subprocess.Popen]:
