@@ -277,11 +277,10 @@ def is_right(leg: dict, before: dict | None) -> bool:
     one, other = ENDINGS[leg["ending"]]
     codes = [other, other]
     codes[leg["victim"]] = one
-    # Legs of a soak that an older version began say neither.
-    restored = leg.get("restored", leg["from_step"])
+    restored = leg["restored"]
     damaged = before is not None and before.get("damaged", "nothing") != "nothing"
     went_on = restored == leg["from_step"] or (damaged and 0 < restored < leg["from_step"])
-    return leg["codes"] == codes and leg.get("hit", True) and went_on
+    return leg["codes"] == codes and leg["hit"] and went_on
 
 
 def hit(pair: Pair, ending: str, victim: int, draw: random.Random) -> bool:
