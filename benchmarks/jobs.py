@@ -16,13 +16,18 @@ def define_flags() -> None:
     flags.DEFINE_integer("process_id", 0, "of a worker")
 
 
+def free_port() -> int:
+    """One of this machine that nobody listens at now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def meeting(processes: int) -> list[list[str]]:
     """What the flags of each of so many processes say of the others; of one, nothing."""
     if processes == 1:
         return [[]]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
     return [
         [coordinator, f"--num_processes={processes}", f"--process_id={i}"] for i in range(processes)
     ]

@@ -70,7 +70,7 @@ def digest(workdir: pathlib.Path, step: int | None = None) -> tuple[str, int]:
     import numpy as np
 
     from nrdm_jax import build, config, run_weights, trees
-    from nrdm_jax.checkpointing.manager import Checkpoints
+    from nrdm_jax.checkpointing.stored import StoredCheckpoints
     from nrdm_jax.processes.workdir import read_config
     from nrdm_jax.training.hooks import save_items
 
@@ -84,7 +84,7 @@ def digest(workdir: pathlib.Path, step: int | None = None) -> tuple[str, int]:
         (run_weights.CHECKPOINTS, step, items),
         *((run_weights.SNAPSHOTS, at, {"averages": items["averages"]}) for at in snapshots),
     ]:
-        checkpoints = Checkpoints(str(workdir / kind), read_only=True)
+        checkpoints = StoredCheckpoints(str(workdir / kind))
         for path, leaf in trees.leaves_with_path(jax.device_get(checkpoints.restore(at, wanted))):
             total.update(f"{kind} {at} {path} {leaf.dtype} {leaf.shape}".encode())
             total.update(np.ascontiguousarray(leaf).tobytes())

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from nrdm_jax import run_weights
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
-from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 
 # (the directory, its steps' reader)
-Opened = tuple[pathlib.Path, Checkpoints]
+Opened = tuple[pathlib.Path, StoredCheckpoints]
 
 
 def list_steps(place: str, step: int | None = None) -> dict:
@@ -74,14 +74,14 @@ def _opened(place: str) -> Iterator[Opened]:
     for directory in found:
         if not directory.is_dir():
             raise ValueError(f"{directory} is no directory; name that of a run")
-        checkpoints = Checkpoints(str(directory), read_only=True)
+        checkpoints = StoredCheckpoints(str(directory))
         try:
             yield directory, checkpoints
         finally:
             checkpoints.close()
 
 
-def _chosen(checkpoints: Checkpoints, directory: pathlib.Path, step: int | None) -> list[int]:
+def _chosen(checkpoints: StoredCheckpoints, directory: pathlib.Path, step: int | None) -> list[int]:
     steps = checkpoints.steps()
     if step is None:
         if not steps:

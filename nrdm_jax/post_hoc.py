@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from nrdm_jax import __version__, build, records, run_weights, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.workdir import Workdir
 from nrdm_jax.signatures import Params
@@ -125,7 +126,7 @@ def _plan(
 
 def _data(workdir: str, step: int) -> str:
     """The fingerprint of the data of a snapshot."""
-    snapshots = Checkpoints(str(pathlib.Path(workdir) / run_weights.SNAPSHOTS), read_only=True)
+    snapshots = StoredCheckpoints(str(pathlib.Path(workdir) / run_weights.SNAPSHOTS))
     try:
         return snapshots.meta(step)["data"]
     finally:

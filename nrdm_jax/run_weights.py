@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
-from nrdm_jax.checkpointing.manager import Checkpoints, steps_in
+from nrdm_jax.checkpointing.stored import StoredCheckpoints, steps_in
 from nrdm_jax.processes import distributed
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import power_ema
@@ -35,7 +35,7 @@ class Stored:
           DamagedCheckpoint: they are not what was saved, naming the newest step that is whole.
             Nothing is read from there instead: whoever asked for these would not know.
         """
-        checkpoints = Checkpoints(str(self.directory), read_only=True, together=distributed)
+        checkpoints = StoredCheckpoints(str(self.directory), together=distributed)
         try:
             if self.width is None and partial:
                 return checkpoints.restore_part(self.step, "ema", abstract)
@@ -120,7 +120,7 @@ def steps_of(workdir: str, kind: str) -> list[int]:
 
 def widths_of(directory: pathlib.Path, step: int) -> tuple[float, ...]:
     """Of the power-function averages that a checkpoint or a snapshot has, in ascending order."""
-    checkpoints = Checkpoints(str(directory), read_only=True, together=distributed)
+    checkpoints = StoredCheckpoints(str(directory), together=distributed)
     try:
         return tuple(sorted(map(float, checkpoints.parts_of(step, "averages"))))
     finally:

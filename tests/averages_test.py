@@ -13,6 +13,7 @@ import pytest
 from nrdm_jax import build, post_hoc, run_weights, scoring, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.processes import lifecycle
 from nrdm_jax.processes.exit_codes import Stop
 
@@ -40,7 +41,7 @@ def train(config, workdir, stop_at=None):
 
 def averages(parts, workdir, kind, step):
     """Of all widths, by name."""
-    checkpoints = Checkpoints(str(workdir / kind), read_only=True)
+    checkpoints = StoredCheckpoints(str(workdir / kind))
     wanted = {"averages": parts.abstract_state.averages}
     found = jax.device_get(checkpoints.restore(step, wanted)["averages"])
     checkpoints.close()

@@ -3,11 +3,8 @@ samples that are pixels again."""
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import socket
-import subprocess
 import sys
 import types
 
@@ -15,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import jobs
 from nrdm_jax import build, drawing, encoding, frozen_autoencoders, records, scoring, training_run
 from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
@@ -229,27 +227,10 @@ def test_a_run_in_latents_ends_in_pictures(config, tmp_path, monkeypatch):
 
 def run_by_two(entry, log, *flags):
     """One of the package's entries as two processes of a device each; all must end well."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     logs = [log.with_suffix(f".{i}") for i in range(2)]
-    started = []
-    for i, path in enumerate(logs):
-        with path.open("w") as file:
-            started.append(subprocess.Popen(
-                [sys.executable, "-m", f"nrdm_jax.{entry}", *flags, "--num_processes=2",
-                 f"--coordinator=127.0.0.1:{port}", f"--process_id={i}"],
-                cwd=pathlib.Path(__file__).parents[1],
-                env=dict(os.environ, JAX_PLATFORMS="cpu",
-                         XLA_FLAGS="--xla_force_host_platform_device_count=1"),
-                stdout=file, stderr=subprocess.STDOUT,
-            ))  # fmt: skip
-    try:
-        codes = [process.wait(timeout=200) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert codes == [0, 0], [path.read_text()[-3000:] for path in logs]
+    command = [sys.executable, "-m", f"nrdm_jax.{entry}", *flags]
+    commands = [[*command, *given] for given in jobs.meeting(2)]
+    jobs.finish(jobs.start(commands, logs, jobs.variables()), logs, 200)
 
 
 @pytest.mark.slow

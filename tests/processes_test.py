@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import jobs
 from nrdm_jax import build, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed, lifecycle
@@ -20,6 +20,7 @@ from nrdm_jax.processes.workdir import changes, read_config
 from nrdm_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = f"--config={ROOT}/configs/openmoji32.py:smoke"
 PROCESSES = 2
 BATCH = 16  # of the smoke job
 CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES",
@@ -27,34 +28,17 @@ CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAME
 
 
 def environment(devices, data_dir):
-    return dict(
-        os.environ,
-        JAX_PLATFORMS="cpu",
-        TFDS_DATA_DIR=data_dir,
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0 "
-        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-    )
+    return jobs.variables(devices, optimized=False) | {"TFDS_DATA_DIR": data_dir}
 
 
 def start(workdir, data_dir, processes, *flags):
     """The smoke job of 8 devices, over so many processes, each one's lines in a file."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "nrdm_jax.train", "--config=configs/openmoji32.py:smoke",
-               f"--workdir={workdir}", "--config.model.depth=2", "--config.log.every=1",
+    command = [sys.executable, "-m", "nrdm_jax.train", CONFIG, f"--workdir={workdir}",
+               "--config.model.depth=2", "--config.log.every=1",
                "--config.evaluate.examples=32", "--config.mesh.fsdp=4", *flags]  # fmt: skip
-    started = []
-    for i in range(processes):
-        several = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}",
-                   f"--process_id={i}"] if processes > 1 else []  # fmt: skip
-        with pathlib.Path(f"{workdir}.{i}.log").open("w") as file:
-            started.append(subprocess.Popen(
-                [*command, *several], cwd=ROOT, env=environment(8 // processes, data_dir),
-                stdout=file, stderr=subprocess.STDOUT,
-            ))  # fmt: skip
-    return started
+    commands = [[*command, *given] for given in jobs.meeting(processes)]
+    logs = [pathlib.Path(f"{workdir}.{i}.log") for i in range(processes)]
+    return jobs.start(commands, logs, environment(8 // processes, data_dir))
 
 
 def wait(workdir, started):
@@ -170,11 +154,11 @@ def test_a_process_that_is_lost_or_hangs_ends_the_others_with_71(fault, tmp_path
 def test_a_process_whose_others_never_come_leaves_with_71(process, tmp_path):
     workdir = tmp_path / "run"
     done = subprocess.run(
-        [sys.executable, "-m", "nrdm_jax.train", "--config=configs/openmoji32.py:smoke",
-         f"--workdir={workdir}", "--coordinator=127.0.0.1:9", f"--num_processes={PROCESSES}",
-         f"--process_id={process}", "--start_timeout=2"],
-        cwd=ROOT, env=environment(1, str(tmp_path)), capture_output=True, text=True, check=False,
-        timeout=120,
+        [sys.executable, "-m", "nrdm_jax.train", CONFIG, f"--workdir={workdir}",
+         "--coordinator=127.0.0.1:9", f"--num_processes={PROCESSES}", f"--process_id={process}",
+         "--start_timeout=2"],
+        env=os.environ | environment(1, str(tmp_path)), capture_output=True, text=True,
+        check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 71, done.stderr
     assert "error: the other processes cannot be reached within 2 s" in done.stderr

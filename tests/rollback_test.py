@@ -8,7 +8,7 @@ import pytest
 
 from nrdm_jax import config as configuration
 from nrdm_jax import records, training_run
-from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.data import order
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.processes import lifecycle
@@ -94,7 +94,7 @@ def train(config, workdir, signals=None):
 
 def ended(config, workdir):
     """The items of the last checkpoint, and its meta without its times."""
-    checkpoints = Checkpoints(str(workdir / "checkpoints"), read_only=True)
+    checkpoints = StoredCheckpoints(str(workdir / "checkpoints"))
     try:
         step = checkpoints.latest_step()
         state = training_run.build.run(config).abstract_state

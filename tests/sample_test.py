@@ -1,12 +1,12 @@
 """What is given to `nrdm sample` as captions, and how several processes end it."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import jobs
 from nrdm_jax import sample
 
 
@@ -65,9 +65,7 @@ lifecycle.launch(main, "")
 
 def test_none_leaves_before_the_samples_are_written(tmp_path):
     """Whoever has left waits for the others for a farewell's time, and then all are ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = jobs.free_port()
     flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     started = [
         subprocess.Popen(

@@ -1,11 +1,12 @@
 """How much of a host's memory the copies of a state take while it is written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from orbax.checkpoint._src.serialization import tensorstore_utils, types
+
+from nrdm_jax.checkpointing import stored
 
 # Orbax counts the bytes that it has written for its log alone, and tensorstore (0.1.86) keeps the
 # lists of what it has counted: up to half a megabyte a save, until the end of the run.
@@ -31,20 +32,9 @@ class HostCopies(types.DefaultSerializationStatusCallback):
         """Before they are saved, so or at once."""
         self._in_parts = in_parts
 
-    def handlers(self, items: Iterable[str]) -> dict[str, Any]:
+    def handlers(self) -> dict[str, Any]:
         """Orbax's, that ask this."""
-        # Without orbax's files on arrays: no restore here needs them, and `verification`, which
-        # does not read them, would take a step for whole that they keep from being restored.
-        arrays = ocp.type_handlers.ArrayHandler(array_metadata_store=None, callback=self)
-        return {
-            item: ocp.PyTreeCheckpointHandler(
-                save_device_host_concurrent_gb=self._limit / LARGE / 1e9,
-                type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-                    (jax.Array, arrays)
-                ),
-            )
-            for item in items
-        }
+        return stored.handlers(self, save_device_host_concurrent_gb=self._limit / LARGE / 1e9)
 
     def key_priority(self, _) -> types.TransferPriority:
         """Of a leaf: whether it is copied before the call that saves returns."""

@@ -1,10 +1,7 @@
-"""Checkpoints of a run, over orbax's v0 manager: the one place that knows orbax.
+"""Checkpoints of a run as they are saved, over orbax's v0 manager.
 
-A step directory holds items, each restorable by itself: of a run `params`, `ema`, `opt` and `loop`
-(step and key), `importance` and `averages` where it has them, and `meta`, a JSON item with the
-fingerprints of all leaves (`notes`), by which what is restored is checked. Steps are written
-asynchronously and committed by a rename, so that a kill at any moment leaves the previous step
-whole.
+Steps are written asynchronously and committed by a rename, so that a kill at any moment leaves the
+previous step whole. What a step holds, and how it is read: `stored`.
 """
 
 import contextlib
@@ -20,42 +17,29 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from nrdm_jax import trees
-from nrdm_jax.checkpointing import differences, durability, fingerprints, notes, verification
-from nrdm_jax.checkpointing.errors import (
-    DamagedCheckpoint,
-    RemovedCheckpoint,
-    first_line,
-    system_message,
-)
+from nrdm_jax.checkpointing import durability, fingerprints, notes
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint, system_message
 from nrdm_jax.checkpointing.host_copies import HostCopies
 from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.checkpointing.together import Alone, Together
 from nrdm_jax.checkpointing.votes import Votes
 
-ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 METRICS = "metrics"  # of a note: of the held-out records at that step
 HOST_BYTES = 64 * 2**30
 PROBE = ".probe"
 PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
 
 
-def steps_in(directory: pathlib.Path) -> list[int]:
-    """The steps that are committed there, by their names, from the oldest; nothing is opened."""
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-class Checkpoints:
-    """The checkpoints under one directory.
+class Checkpoints(StoredCheckpoints):
+    """The checkpoints under one directory, and who saves there.
 
     Args:
-      directory: made if absent, unless `read_only`.
+      directory: made if absent; what a save that was killed has left there is removed.
       keep: which steps stay as new ones are committed; a number is of the newest, None all.
-      read_only: for sampling and evaluating; nothing is written or cleaned up.
       host_bytes: of this process's memory that a save may take. A state of which it holds more is
         copied in parts, and `save` returns when it is written.
-      together: what the processes do together that save here; alone, where they only read.
+      together: what the processes do together that save here.
 
     Raises:
       ValueError: there are several processes, and nothing by which they save together.
@@ -66,45 +50,35 @@ class Checkpoints:
         directory: str,
         *,
         keep: Retention | int | None = 1,
-        read_only: bool = False,
         host_bytes: int = HOST_BYTES,
         together: Together | None = None,
     ):
-        if together is None and not read_only and jax.process_count() > 1:
+        if together is None and jax.process_count() > 1:
             raise ValueError("several processes save one checkpoint together; say how")
-        self._together: Together = together or Alone()
-        self._directory = epath.Path(directory)
         self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
         self._values: dict[int, float | None] = {}  # of the retention's metric
         self._copies = HostCopies(host_bytes)
-        self._votes = Votes(self._together)
+        self._votes = Votes(together or Alone())
         self._being_saved: int | None = None
         self._problem: str | None = None  # what went wrong with a save, until it is told
         self._gave_up = False  # the last save, whose failure orbax raises again when it is closed
-        if read_only:
-            options = ocp.CheckpointManagerOptions(
-                read_only=True, save_interval_steps=0, create=False
-            )
-        else:
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=_Kept(self._to_keep),
-                cleanup_tmp_directories=True,
-                # A failed directory creation in the background can hang the process at its exit.
-                async_options=ocp.AsyncOptions(
-                    create_directories_asynchronously=False,
-                    barrier_sync_fn=self._votes,
-                    post_finalization_callback=self._flush,
-                ),
-                # A run writes several directories at a time, and its processes meet for each.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    barrier_sync_key_prefix=self._directory.name
-                ),
-            )
-        self._manager = _Manager(
-            self._directory.resolve(),
-            options=options,
-            item_handlers=self._copies.handlers(ITEMS) | {"meta": ocp.JsonCheckpointHandler()},
+        home = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Kept(self._to_keep),
+            cleanup_tmp_directories=True,
+            # A failed directory creation in the background can hang the process at its exit.
+            async_options=ocp.AsyncOptions(
+                create_directories_asynchronously=False,
+                barrier_sync_fn=self._votes,
+                post_finalization_callback=self._flush,
+            ),
+            # A run writes several directories at a time, and its processes meet for each.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=home.name
+            ),
         )
+        manager = _Manager(home.resolve(), options=options, item_handlers=self._copies.handlers())
+        super().__init__(directory, together=together, manager=manager)
 
     def _to_keep(self, steps: list[int]) -> set[int]:
         values = {step: self._value(step) for step in steps} if self._retention.best else {}
@@ -119,14 +93,6 @@ class Checkpoints:
             with contextlib.suppress(DamagedCheckpoint):
                 self._values[step] = self.meta(step).get(METRICS, {}).get(self._retention.metric)
         return self._values[step]
-
-    def latest_step(self) -> int | None:
-        """The newest committed step, by number and not by time; None where there is none."""
-        return self._manager.latest_step()
-
-    def steps(self) -> list[int]:
-        """All committed steps, from the oldest."""
-        return sorted(self._manager.all_steps())
 
     def at_most(self, planned: Sequence[int]) -> int:
         """How many more than now there will be at once, as these ascending steps are saved."""
@@ -231,109 +197,6 @@ class Checkpoints:
         problem, self._problem = self._problem, None
         return problem
 
-    def restore(self, step: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """The items of `wanted` (abstract trees with shardings), bit for bit.
-
-        Raises:
-          ValueError: a leaf is absent, or of another shape or type, with a table of all of them.
-          DamagedCheckpoint: it cannot be read, or is not what was saved.
-        """
-        _, known = self._note(step)
-        with self._reading(step):
-            rows = [row for item in wanted for row in self._rows(step, item, wanted[item])]
-        self._check(step, rows)
-        arguments = {name: _arguments(tree) for name, tree in wanted.items()}
-        with self._reading(step, as_one=True):
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        found = {name: restored[name] for name in wanted}
-        self._compare(step, known, found)
-        return found
-
-    def restore_part(self, step: int, item: str, wanted: Any) -> Any:
-        """The leaves of `wanted` (as above) of an item that may have more; those are not read.
-
-        Raises:
-          ValueError, DamagedCheckpoint: as `restore`.
-        """
-        _, known = self._note(step)
-        with self._reading(step):
-            rows = self._rows(step, item, wanted)
-        self._check(step, [(path, a, b) for path, a, b in rows if b != differences.ABSENT])
-        arguments = _arguments(wanted, partial_restore=True)
-        handler = ocp.PyTreeCheckpointHandler()
-        with self._reading(step, as_one=True), ocp.Checkpointer(handler) as checkpointer:
-            found = checkpointer.restore(
-                (self._directory / str(step) / item).resolve(), args=arguments
-            )
-        self._compare(step, known, {item: found})
-        return found
-
-    def parts_of(self, step: int, item: str) -> list[str]:
-        """The first names in the tree of an item; none where there is no such item."""
-        with self._reading(step):
-            paths = [path for path, _ in trees.leaves_with_path(self._stored(step, item))]
-        return sorted({path.split("/")[0] for path in paths})
-
-    def _stored(self, step: int, item: str) -> Any:
-        """The tree of an item, of what says shapes and types; None where there is no such item."""
-        stored = self._manager.item_metadata(step).get(item)
-        return getattr(stored, "tree", stored)
-
-    def _rows(self, step: int, item: str, wanted: Any) -> list[differences.Row]:
-        return differences.rows(item, self._stored(step, item), wanted)
-
-    def _check(self, step: int, rows: list[differences.Row]) -> None:
-        if rows:
-            raise ValueError(
-                f"checkpoint {self._directory}/{step} does not fit the config "
-                f"({len(rows)} leaves differ); use the config it was made with, or another workdir:"
-                f"\n{differences.table(rows)}"
-            )
-
-    def meta(self, step: int) -> dict:
-        """The JSON item of a step.
-
-        Raises:
-          DamagedCheckpoint: it is not what was saved.
-        """
-        return self._note(step)[0]
-
-    def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
-        name = f"{self._directory}/{step}"
-        try:
-            text = (self._directory / str(step) / "meta" / "metadata").read_bytes()
-        except OSError as error:
-            self._check_there(step)
-            raise DamagedCheckpoint(f"{name}: what it says of itself is missing: {error}") from None
-        return notes.checked(text, name)
-
-    def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
-        """{path: (type, shape, bytes)} of what a step has.
-
-        Raises:
-          DamagedCheckpoint: it cannot be read.
-        """
-        with self._reading(step):
-            return {
-                f"{item}/{path}": (str(leaf.dtype), leaf.shape, fingerprints.bytes_of(leaf))
-                for item in self._items(step)
-                for path, leaf in trees.leaves_with_path(self._stored(step, item))
-            }
-
-    def _items(self, step: int) -> list[str]:
-        return [item for item in ITEMS if (self._directory / str(step) / item).exists()]
-
-    def faults(self, step: int, process: int = 0, processes: int = 1) -> list[str]:
-        """See `verification.faults`."""
-        try:
-            _, known = self._note(step)
-            with self._reading(step):
-                stored = {item: self._stored(step, item) for item in self._items(step)}
-        except DamagedCheckpoint as error:
-            return [str(error)]
-        directory = (self._directory / str(step)).resolve()
-        return verification.faults(directory, stored, known, process, processes)
-
     def set_aside(self, step: int) -> epath.Path:
         """Moves a step out of the way, and says where to: nothing is deleted. Of several processes
         one does it."""
@@ -343,54 +206,6 @@ class Checkpoints:
         place = next(home / name for name in names if not (home / name).exists())
         (self._directory / str(step)).rename(place)
         return place
-
-    def reload(self) -> None:
-        """Looks again at what is there."""
-        self._manager.reload()
-
-    def _compare(
-        self, step: int, known: Mapping[str, int] | None, restored: Mapping[str, Any]
-    ) -> None:
-        if known is None:
-            print(
-                f"warning: {self._directory}/{step} was saved without fingerprints: whether it is "
-                "damaged cannot be seen",
-                file=sys.stderr,
-            )
-            return
-        found = fingerprints.of_tree(dict(restored))
-        wrong = sorted(path for path, number in found.items() if known.get(path) != number)
-        if wrong:
-            raise DamagedCheckpoint(
-                f"{self._directory}/{step}: {len(wrong)} of {len(found)} leaves have changed since "
-                f"they were saved, such as {wrong[0]}; nrdm checkpoint verify names them all"
-            )
-
-    @contextlib.contextmanager
-    def _reading(self, step: int, *, as_one: bool = False) -> Iterator[None]:
-        """Whatever a library makes of damaged bytes; of processes that read `as_one`, which meet on
-        the way, an error may be that another one has ended."""
-        try:
-            yield
-        except DamagedCheckpoint:
-            raise
-        except Exception as error:
-            if as_one and self._together.loss(error) is not None:
-                raise
-            self._check_there(step)
-            raise DamagedCheckpoint(
-                f"{self._directory}/{step} cannot be read: {first_line(error)}"
-            ) from error
-
-    def _check_there(self, step: int) -> None:
-        """Raises:
-        RemovedCheckpoint: it is not.
-        """
-        if not (self._directory / str(step)).exists():
-            raise RemovedCheckpoint(
-                f"{self._directory}/{step} was removed while it was read, as by a run that goes on "
-                "and keeps newer ones; the same command reads the newest that there is now"
-            )
 
     def is_saving(self) -> bool:
         """Whether a step is being written in the background."""
@@ -427,12 +242,6 @@ class Checkpoints:
             if not (system := system_message(error)):
                 raise
             raise OSError(f"{self._directory} cannot be written: {system}") from error
-
-
-def _arguments(wanted: Any, **more) -> ocp.args.PyTreeRestore:
-    """With the shardings of `wanted`: what a file says of those of before is not read."""
-    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-    return ocp.args.PyTreeRestore(wanted, restore_args=restore_args, **more)
 
 
 class _Manager(ocp.CheckpointManager):

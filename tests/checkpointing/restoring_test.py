@@ -19,6 +19,7 @@ from nrdm_jax import checkpoint_report, restoring
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.checkpointing.together import Alone
 from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import Workdir
@@ -176,14 +177,14 @@ def test_a_step_that_a_run_removes_while_it_is_read_is_not_damaged(kept, monkeyp
         with pytest.raises(RemovedCheckpoint, match="was removed while it was read") as caught:
             ask(3)
         assert caught.value.exit_code == 74
-    faults = Checkpoints.faults
+    faults = StoredCheckpoints.faults
 
     def slow(self, step):
         if step == 1:
             shutil.rmtree(home / "1")
         return faults(self, step)
 
-    monkeypatch.setattr(Checkpoints, "faults", slow)
+    monkeypatch.setattr(StoredCheckpoints, "faults", slow)
     assert checkpoint_report.verify_steps(str(home)) == {"steps": [2], "bad": []}
     assert "removed meanwhile" in capsys.readouterr().out
 

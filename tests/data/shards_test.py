@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ import pytest
 import source_kinds
 from source_kinds import KINDS, MESHES, SPLIT, opened, steps_of
 
+from benchmarks import jobs
 from nrdm_jax.sharding.mesh import batch_sharding, make_mesh
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -108,9 +108,7 @@ def test_what_is_given_with_a_record_comes_with_it(home):
 
 def started(home, out, processes):
     """Processes that are one job of 8 devices, and write into `out` what each reads."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = jobs.free_port()
     devices = f"--xla_force_host_platform_device_count={8 // processes}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": devices}
     return [

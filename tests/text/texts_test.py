@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import jobs
 from nrdm_jax import build, drawing, measures, networks, programs, texts
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data import captions
@@ -139,9 +139,7 @@ def test_class_and_text_are_left_out_together_and_as_often_as_asked(text_config,
 
 @pytest.mark.slow
 def test_two_processes_whose_devices_differ_in_bits_give_samples_the_same(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(jobs.free_port())
     script = pathlib.Path(__file__).with_name("prompted.py")
     environment = os.environ | {"PYTHONPATH": str(script.parents[2]), "JAX_PLATFORMS": "cpu"}
     started = [

@@ -9,7 +9,7 @@ import pytest
 
 from nrdm_jax import build, programs, scoring, training_run
 from nrdm_jax import config as configuration
-from nrdm_jax.checkpointing.manager import Checkpoints
+from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.processes import lifecycle
 from nrdm_jax.sharding.mesh import make_mesh
 from nrdm_jax.training.metrics import read_metrics
@@ -67,7 +67,7 @@ def train(config, workdir):
 
 
 def restored(config, workdir, step):
-    checkpoints = Checkpoints(str(workdir / "checkpoints"), read_only=True)
+    checkpoints = StoredCheckpoints(str(workdir / "checkpoints"))
     try:
         items = checkpoints.restore(step, save_items(build.run(config).abstract_state))
         return items, checkpoints.meta(step)
