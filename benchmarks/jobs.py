@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
+UNOPTIMIZED = "--xla_backend_optimization_level=0"  # machine code that is soon there, and slow
+
 
 def define_flags() -> None:
     """Of a benchmark's own workers: what `meeting` gives."""
@@ -46,7 +48,7 @@ def variables(devices: int = 1, *, optimized: bool = True) -> dict[str, str]:
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     ]
     if not optimized:
-        given.append("--xla_backend_optimization_level=0")
+        given.append(UNOPTIMIZED)
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(given)}
 
 

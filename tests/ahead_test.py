@@ -10,6 +10,7 @@ import sys
 import jax
 import pytest
 
+from benchmarks import jobs
 from nrdm_jax import ahead
 from nrdm_jax.sharding import topologies
 
@@ -17,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def compile_ahead(*flags):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": jobs.UNOPTIMIZED}
     return subprocess.run(
         [sys.executable, "-m", "nrdm_jax.compile_ahead", *flags], cwd=ROOT, env=environment,
         capture_output=True, text=True, timeout=300, check=False,

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import jobs
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMOKE = "--config=configs/openmoji32.py:smoke"
 pytestmark = pytest.mark.xdist_group("openmoji")
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("openmoji")
 
 def start(entry, *arguments, **environment):
     # One device, as on a laptop, and not the eight of the tests.
-    given = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
+    given = os.environ | {"XLA_FLAGS": jobs.UNOPTIMIZED} | environment
     return subprocess.Popen(
         [sys.executable, "-m", f"nrdm_jax.{entry}", *arguments],
         cwd=ROOT, env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -265,8 +267,10 @@ try:
 finally:
     print([m for m in ("torch", "tensorflow", "clu") if m in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True,
-                          timeout=300, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"XLA_FLAGS": jobs.UNOPTIMIZED},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
     assert (tmp_path / "w" / "samples" / "step_2" / "grid.png").exists()
@@ -291,7 +295,7 @@ def test_the_other_stacks_and_data_train_draw_and_score(name, tmp_path):
 def test_clips_and_solids_are_learnt_beyond_the_best_linear_denoiser(name, tmp_path):
     code, out, err = run(
         "job", f"--config=configs/{name}.py", f"--workdir={tmp_path / 'w'}", "--at_most=1",
-        "--config.train.steps=200",
+        "--config.train.steps=200", XLA_FLAGS="",
     )  # fmt: skip
     assert code == 0, err
     assert result(out)["ratio"] < 1
