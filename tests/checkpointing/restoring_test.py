@@ -363,18 +363,22 @@ def test_a_state_larger_than_the_host_may_hold_is_copied_in_parts(tmp_path, monk
         checkpoints.close()
 
 
+LEAVES = 20
+
+
 def test_saves_leave_no_objects_behind(tmp_path):
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
 
     def blocks(steps):
         for step in steps:
-            checkpoints.save(step, tree(step), {})
+            leaves = {str(i): jnp.full(3, step) for i in range(LEAVES)}
+            checkpoints.save(step, {"params": leaves}, {})
             checkpoints.wait()
         gc.collect()
         return sys.getallocatedblocks()  # strings as well, which the collector does not know
 
     before = blocks(range(1, 41))  # what is made once, and caches of a few paths
-    assert blocks(range(41, 61)) - before < 20 * 3  # less than one a leaf and save
+    assert blocks(range(41, 61)) - before < 20 * LEAVES  # less than one a leaf and save
     checkpoints.close()
 
 
