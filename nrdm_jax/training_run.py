@@ -9,6 +9,7 @@ import jax
 from nrdm_jax import (
     __version__,
     build,
+    host_memory,
     networks,
     programs,
     records,
@@ -174,6 +175,7 @@ def _compiled(parts: build.Run, dtype) -> programs.Steps:
     train_step = programs.Steps(parts, dtype)
     print(parts.task.in_words, flush=True)
     print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
+    host_memory.give_back()  # what the compiler has had
     if config.optim.sensitivity_penalty:
         size = configuration.batch_size(config, config.data.shape)
         print(

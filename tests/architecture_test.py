@@ -43,6 +43,7 @@ BOUNDED = ("bounded_files", "bounded_archives")  # what reads files that others 
 LOWER = (
     "config",
     "command_line",
+    "host_memory",
     "processes",
     "sharding",
     "signatures",
@@ -58,6 +59,7 @@ FILES_OF_WEIGHTS = ("weight_files", "named_tensors", *BOUNDED)
 ALLOWED = {
     "signatures": (),
     "trees": (),
+    "host_memory": (),
     "bounded_files": (),
     "bounded_archives": ("bounded_files",),
     "torch_pickles": (),
@@ -69,7 +71,7 @@ ALLOWED = {
     "models": ("sharding.axes", "sharding.pipeline", "signatures", "trees"),
     "data": ("sharding", "signatures", "trees", *BOUNDED),
     "diffusion": ("signatures", "trees"),
-    "checkpointing": ("signatures", "trees"),
+    "checkpointing": ("signatures", "trees", "host_memory"),
     "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "processes": ("config", "signatures", "trees", "bounded_files"),

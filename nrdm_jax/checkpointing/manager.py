@@ -17,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from nrdm_jax import host_memory
 from nrdm_jax.checkpointing import durability, fingerprints, notes
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, system_message
 from nrdm_jax.checkpointing.host_copies import HostCopies
@@ -174,6 +175,8 @@ class Checkpoints(StoredCheckpoints):
                 step, self._being_saved = self._being_saved, None
                 if step is not None and self._together.is_writer():
                     durability.flush_name(pathlib.Path(self._directory, str(step)))
+                if step is not None:
+                    host_memory.give_back()
         except OSError as error:
             if self._being_saved is None:
                 raise
