@@ -13,4 +13,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment test
 # Nothing is left outside of the clone, and of what tests write only that of those that failed.
 export PYTEST_DEBUG_TEMPROOT="$PWD/.cache"
-python -m pytest -m "$marker" -n 2 --dist loadgroup "$@"
+python -m pytest -m "$marker" -n 2 --dist loadscope "$@"

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def path_of(keys) -> str:
@@ -30,11 +31,14 @@ def drawn_zeros(tree, key, std: float = 0.02):
     """The tree, its floating leaves that are all zero drawn from N(0, std^2): where gates and heads
     start at zero every gradient within the stack is 0, and a comparison would be of 0 with 0."""
     leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
+    numbers = std * jax.random.normal(key, (count(tree),))  # at once: a draw is seconds to compile
+    ends = np.cumsum([leaf.size for leaf in leaves])
     drawn = [
-        jnp.where(jnp.any(leaf), leaf, std * jax.random.normal(k, leaf.shape, leaf.dtype))
+        jnp.where(jnp.any(leaf), leaf, numbers[end - leaf.size : end].reshape(leaf.shape)).astype(
+            leaf.dtype
+        )
         if jnp.issubdtype(leaf.dtype, jnp.floating)
         else leaf
-        for k, leaf in zip(keys, leaves, strict=True)
+        for leaf, end in zip(leaves, ends, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)

@@ -52,7 +52,7 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def fill_zeros():
-    return trees.drawn_zeros
+    return jax.jit(trees.drawn_zeros)  # leaf by leaf it would compile for seconds
 
 
 def _unrolled(body, carry, xs, reverse=False):

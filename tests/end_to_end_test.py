@@ -16,7 +16,6 @@ from benchmarks import jobs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMOKE = "--config=configs/openmoji32.py:smoke"
-pytestmark = pytest.mark.xdist_group("openmoji")
 
 
 def start(entry, *arguments, **environment):

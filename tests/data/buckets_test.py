@@ -175,7 +175,6 @@ def test_a_picture_that_lies_on_its_side_stands_in_its_bucket(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("openmoji")
 def test_a_set_that_is_made_at_any_shape_has_all_its_records_at_each(tiny_config, data_dir):
     c = bucketed(tiny_config, ((32, 32, 3), (16, 16, 3)))
     c.data.name, c.data.shape, c.data.num_classes = "openmoji", (32, 32, 3), 10

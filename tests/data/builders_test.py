@@ -41,7 +41,6 @@ def test_groups_ignore_tones_and_selectors(code_point, group):
     assert openmoji.group_of(code_point) == group
 
 
-@pytest.mark.xdist_group("openmoji")
 class TestOpenmoji:
     def test_counts_and_split_by_group(self, data_dir):
         train, heldout = (opened("openmoji", s, data_dir, memory=0) for s in sources.SPLITS)

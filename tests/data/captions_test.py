@@ -145,7 +145,6 @@ def test_synthetic_captions_name_the_class():
     assert source.captions(np.asarray([0, 1, 5])) == [f"pattern number {i}" for i in (0, 1, 2)]
 
 
-@pytest.mark.xdist_group("openmoji")
 def test_prepared_sets_have_the_captions_of_their_records(data_dir):
     decoded, read = (
         sources.open_source(

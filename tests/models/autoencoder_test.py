@@ -75,7 +75,7 @@ def tensors_of(params):
 
 @pytest.fixture(scope="module")
 def weights():
-    params = SMALL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    params = jax.jit(SMALL.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     return params, tensors_of(params)
 
 

@@ -18,7 +18,7 @@ U = jax.random.normal(jax.random.key(0), (2, 24, 16))
 
 def applied(branch, u=U, condition=CONDITION, of=None):
     """The branch of parameters drawn for `of`, by default itself."""
-    variables = (of or branch).init(jax.random.key(1), u, condition)
+    variables = jax.jit((of or branch).init)(jax.random.key(1), u, condition)
     return branch.apply(variables, u, condition)
 
 
@@ -98,7 +98,7 @@ def test_masked_text_is_text_that_is_not_there():
 def test_qk_norm_makes_attention_blind_to_the_size_of_queries_and_keys():
     def scaled(factor, qk_norm):
         branch = blocks.SelfAttention(16, 2, qk_norm=qk_norm, grid=GRID, parent=None)
-        variables = branch.init(jax.random.key(1), U, CONDITION)
+        variables = jax.jit(branch.init)(jax.random.key(1), U, CONDITION)
         params = dict(variables["params"])
         for name in ("query", "key"):
             params[f"{name}_kernel"] = factor * params[f"{name}_kernel"]
@@ -112,7 +112,7 @@ def test_swiglu_has_the_parameters_of_gelu_and_its_closed_form():
     def variables_of(activation):
         branch = blocks.Mlp(48, 4.0, activation, parent=None)
         u = jnp.ones((2, 3, 48))
-        return branch, branch.init(jax.random.key(0), u, CONDITION)["params"]
+        return branch, jax.jit(branch.init)(jax.random.key(0), u, CONDITION)["params"]
 
     kernels = {}
     for activation in ("gelu", "swiglu"):

@@ -23,7 +23,7 @@ def model(**changes):
 
 @pytest.fixture(scope="module")
 def variables(fill_zeros):
-    return fill_zeros(model().init(jax.random.key(1), *ARGUMENTS), jax.random.key(2), 0.1)
+    return fill_zeros(jax.jit(model().init)(jax.random.key(1), *ARGUMENTS), jax.random.key(2), 0.1)
 
 
 def gradient(net, variables):
@@ -43,7 +43,7 @@ def test_a_step_of_euler_is_a_block_whose_branches_read_the_same(knots, fill_zer
     net = model(knots=knots, solver="euler")
     block = net._block((4, 4))
     flow = Flow(block, knots, 4, "euler", 1e-3, "backpropagation")
-    params = fill_zeros(flow.init(jax.random.key(1), Z, CONDITION), jax.random.key(2), 0.5)
+    params = fill_zeros(jax.jit(flow.init)(jax.random.key(1), Z, CONDITION), jax.random.key(2), 0.5)
 
     def solved(params):
         return flow.apply(params, Z, CONDITION, True)
@@ -59,10 +59,10 @@ def test_a_step_of_euler_is_a_block_whose_branches_read_the_same(knots, fill_zer
             after.append(z)
         return jnp.stack(after)
 
-    np.testing.assert_allclose(solved(params), loop(params), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(solved)(params), jax.jit(loop)(params), rtol=1e-4, atol=1e-5)
     ours, plain = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(
-            jax.grad(lambda p: jnp.sum(f(p)[-1] ** 2))(params))])  # noqa: B023
+            jax.jit(jax.grad(lambda p: jnp.sum(f(p)[-1] ** 2)))(params))])  # noqa: B023
         for f in (solved, loop)
     )  # fmt: skip
     assert relative(ours, plain) < 1e-4

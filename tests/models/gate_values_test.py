@@ -29,7 +29,9 @@ def test_gates_are_those_that_the_network_uses_in_their_order(
 ):
     net = NETS[name]
     x = jax.random.normal(jax.random.key(0), (3, *net.shape))
-    params = fill_zeros(net.init(jax.random.key(1), x, T, GIVEN), jax.random.key(2), 1.0)["params"]
+    params = fill_zeros(jax.jit(net.init)(jax.random.key(1), x, T, GIVEN), jax.random.key(2), 1.0)[
+        "params"
+    ]
     values = gate_values(net, params, T, GIVEN)
     assert set(values) == {"alpha", "beta"}
     assert values["alpha"].mean.shape == (net.units, 3)
@@ -55,7 +57,7 @@ def test_gates_are_those_that_the_network_uses_in_their_order(
 
 def test_a_structure_without_gates_has_no_values():
     net = DiT((8, 8, 3), 2, 3, variant="resnet", **SETTINGS)
-    params = net.init(jax.random.key(1), jnp.zeros((3, 8, 8, 3)), T, GIVEN)["params"]
+    params = jax.jit(net.init)(jax.random.key(1), jnp.zeros((3, 8, 8, 3)), T, GIVEN)["params"]
     assert gate_values(net, params, T, GIVEN) == {}
 
 
@@ -69,7 +71,9 @@ def test_trunk_after_all_blocks_is_read_as_the_output(name, streams, fill_zeros)
         pytest.skip("U-ViT has one stream")
     net = NETS[name].clone(streams=streams)
     x = jax.random.normal(jax.random.key(0), (3, *net.shape))
-    variables = fill_zeros(net.init(jax.random.key(1), x, T, GIVEN), jax.random.key(2), 0.2)
+    variables = fill_zeros(
+        jax.jit(net.init)(jax.random.key(1), x, T, GIVEN), jax.random.key(2), 0.2
+    )
     blocks = sum(count for _, count, _ in net.layout)
     first, middle, last = jax.jit(
         lambda v: net.apply(v, x, T, GIVEN, after=(0, blocks - 1, blocks))

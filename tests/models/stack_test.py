@@ -32,7 +32,9 @@ def gradient_of(fill_zeros):
     def of(**changes):
         net = model(**changes)
         start = model(**{k: v for k, v in changes.items() if k not in ("memory", "remat_policy")})
-        variables = fill_zeros(start.init(jax.random.key(1), *ARGUMENTS), jax.random.key(2))
+        variables = fill_zeros(
+            jax.jit(start.init)(jax.random.key(1), *ARGUMENTS), jax.random.key(2)
+        )
 
         def loss(variables, taps):
             y, health = net.apply(variables, *ARGUMENTS, taps)
@@ -84,10 +86,10 @@ def test_the_variants_that_can_be_inverted_are_those_the_config_allows():
 )
 def test_what_cannot_be_inverted_is_refused_without_a_config_too(changes, reason):
     with pytest.raises(ValueError, match=reason):
-        model(memory="reversible", **changes).init(jax.random.key(0), *ARGUMENTS)
+        jax.jit(model(memory="reversible", **changes).init)(jax.random.key(0), *ARGUMENTS)
     with pytest.raises(ValueError, match="trunk between blocks must be kept"):
         net = model(memory="reversible", streams=2)
-        variables = net.init(jax.random.key(0), *ARGUMENTS)
+        variables = jax.jit(net.init)(jax.random.key(0), *ARGUMENTS)
         net.apply(variables, *ARGUMENTS, after=(1,))
 
 
@@ -105,7 +107,7 @@ def test_text_is_a_third_unit_in_every_memory_mode(streams, mode, policy, fill_z
     def gradient(**changes):
         net = model(streams=streams, text_width=7, depth=3, **changes)
         variables = fill_zeros(
-            model(streams=streams, text_width=7, depth=3).init(
+            jax.jit(model(streams=streams, text_width=7, depth=3).init)(
                 jax.random.key(1), *ARGUMENTS[:2], given(text)
             ),
             jax.random.key(2),
@@ -236,7 +238,7 @@ def test_profile_is_plain_autodiff_with_explicit_inputs(
 ):
     net = model(streams=streams, memory=mode)
     variables = fill_zeros(
-        model(streams=streams).init(jax.random.key(1), *ARGUMENTS), jax.random.key(2)
+        jax.jit(model(streams=streams).init)(jax.random.key(1), *ARGUMENTS), jax.random.key(2)
     )
     _, (_, squares) = gradient_of(streams=streams, memory=mode)
 
@@ -278,7 +280,7 @@ def test_token_mean_is_one_of_each_modality():
 def test_two_streams_are_the_usual_reversible_block(fill_zeros):
     """y1 = x1 + F(x2), y2 = x2 + G(y1), the trunk duplicated and the mean read out."""
     net = model(streams=2, depth=1, variant="resnet")
-    variables = fill_zeros(net.init(jax.random.key(1), *ARGUMENTS), jax.random.key(2))
+    variables = fill_zeros(jax.jit(net.init)(jax.random.key(1), *ARGUMENTS), jax.random.key(2))
     block = jax.tree.map(lambda x: x[0], variables["params"]["stack"]["blocks"])
     seen = {}
 

@@ -112,7 +112,7 @@ def test_what_is_pooled_as_a_mean_is_embedded_as_the_mean_of_normed_states(fill_
     pooled = np.where(mask, norms.layer_norm(told["text"]), 0).sum(axis=1) / counts
     embedding = conditioning.TextEmbedding(16)
     arguments = told["text"], told["text_mask"]
-    variables = embedding.init(jax.random.key(0), *arguments, pooled)
+    variables = jax.jit(embedding.init)(jax.random.key(0), *arguments, pooled)
     variables = fill_zeros(variables, jax.random.key(1), 0.3)
     _, _, found = embedding.apply(variables, *arguments, pooled)
     weights = variables["params"]
@@ -134,7 +134,7 @@ def test_the_whole_text_is_read_from_what_is_pooled(network):
 
 def test_the_encoder_does_not_see_padding_and_tells_places_apart(fill_zeros):
     encoder = TextEncoder(20, 8, 2, 2)
-    variables = encoder.init(jax.random.key(0), tokens_of(5))
+    variables = jax.jit(encoder.init)(jax.random.key(0), tokens_of(5))
     variables = fill_zeros(variables, jax.random.key(1), 0.3)
     (short, pooled), (longer, other) = (encoder.apply(variables, tokens_of(n)) for n in (5, 9))
     np.testing.assert_allclose(other, pooled, atol=1e-5)

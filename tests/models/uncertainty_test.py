@@ -29,7 +29,7 @@ def test_it_starts_at_nothing_and_is_finite_at_the_ends_of_a_flow():
 
 def test_it_can_be_the_logarithm_of_a_loss_that_falls_with_the_noise():
     levels = jnp.linspace(-8.0, 8.0, 200)
-    params = Uncertainty().init(jax.random.key(0), levels)
+    params = jax.jit(Uncertainty().init)(jax.random.key(0), levels)
     rows = jax.jacobian(lambda p: Uncertainty().apply(p, levels))(params)["params"]["linear"]
     features = np.concatenate([rows["kernel"][:, :, 0], rows["bias"]], axis=1)
     wanted = np.log(0.02 + 1 / (1 + np.exp(-np.asarray(levels))))

@@ -28,7 +28,7 @@ class Double(nn.Module):
 
 def built(variant="gated", **gates):
     unit = ResidualUnit(Double(parent=None), Gates(units=16, **gates), variant)
-    return unit, unit.init(jax.random.key(2), Z, Z, CONDITION)
+    return unit, jax.jit(unit.init)(jax.random.key(2), Z, Z, CONDITION)
 
 
 @pytest.mark.parametrize("shape", ["channel", "scalar"])
@@ -143,7 +143,7 @@ def test_trunk_of_any_number_of_axes_stays_float32(variant):
 
     unit = ResidualUnit(Half(parent=None), Gates(units=4), variant)
     z = jnp.ones((2, 3, 4, 8))
-    variables = unit.init(jax.random.key(0), z, z, CONDITION)
+    variables = jax.jit(unit.init)(jax.random.key(0), z, z, CONDITION)
     out = unit.apply(variables, z, z, CONDITION)
     assert out.dtype == jnp.float32 and out.shape == z.shape
 
@@ -180,7 +180,7 @@ def test_mv_split_gives_mean_and_deviation_gains_of_their_own(prefix):
 @pytest.mark.parametrize(("units", "beta"), [(8, 1.0), (800, 1.0), (2000, 0.03)])
 def test_mv_split_starts_as_its_authors_do(units, beta):
     unit = ResidualUnit(Double(parent=None), Gates(units=units), "mv_split")
-    gates = unit.init(jax.random.key(2), Z, Z, CONDITION)["params"]
+    gates = jax.jit(unit.init)(jax.random.key(2), Z, Z, CONDITION)["params"]
     np.testing.assert_allclose(gates["alpha"]["bias"], 0.0)
     np.testing.assert_allclose(gates["beta"]["bias"], beta, rtol=1e-5)
 
