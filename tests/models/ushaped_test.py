@@ -72,7 +72,7 @@ def slow_if(wanted: bool):
 
 @pytest.mark.parametrize(
     ("name", "skip"),
-    [pytest.param(name, skip, marks=slow_if((name.startswith("unet") and skip == "project")
+    [pytest.param(name, skip, marks=slow_if((name != "uvit" and skip == "project")
                                             or name == "unet_3d"))
      for name in MODELS for skip in ("inside", "project")],
 )  # fmt: skip
@@ -99,8 +99,11 @@ def trunks(model, batch=2):
     return [wide] * 3 + [deep] * 10 + [wide] * 2
 
 
-@pytest.mark.parametrize("skip", ["inside", "project"])
-@pytest.mark.parametrize("name", ["uvit", "unet"])
+@pytest.mark.parametrize(
+    ("name", "skip"),
+    [pytest.param(name, skip, marks=slow_if(name == "unet" and skip == "project"))
+     for name in ("uvit", "unet") for skip in ("inside", "project")],
+)  # fmt: skip
 def test_profile_is_plain_autodiff_with_explicit_inputs(name, skip, gradient_of, explicit_inputs):
     """What flows back through the skips is part of it."""
     model, variables, ((_, squares), _) = gradient_of(name, skip)
@@ -118,8 +121,8 @@ def test_profile_is_plain_autodiff_with_explicit_inputs(name, skip, gradient_of,
 
 @pytest.mark.parametrize(
     ("name", "memory"),
-    [("uvit", "remat"), ("uvit", "sqrt"), ("unet", "sqrt"),
-     pytest.param("unet", "remat", marks=pytest.mark.slow)],
+    [pytest.param(name, memory, marks=slow_if((name, memory) != ("uvit", "sqrt")))
+     for name in ("uvit", "unet") for memory in ("remat", "sqrt")],
 )  # fmt: skip
 def test_memory_modes_change_no_gradient(name, memory, gradient_of):
     (plain, squares), health = gradient_of(name)[2]

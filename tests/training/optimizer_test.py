@@ -19,7 +19,8 @@ def made(name="adamw", **settings):
 
 
 def first_update(transform, params, grads):
-    return transform.update(grads, transform.init(params), params)
+    update = jax.jit(lambda params, grads: transform.update(grads, transform.init(params), params))
+    return update(params, grads)
 
 
 def stack_params():
