@@ -142,5 +142,5 @@ def test_the_encoder_does_not_see_padding_and_tells_places_apart(fill_zeros):
     np.testing.assert_array_equal(pooled[2], 0.0)
     np.testing.assert_allclose(longer[0, :5], short[0], atol=1e-5)
     np.testing.assert_allclose(longer[1, :2], short[1, :2], atol=1e-5)
-    assert np.abs(short[1, 0] - short[1, 1]).max() > 1e-2  # the same token twice
+    assert np.abs(short[1, 0] - short[1, 1]).max() > 1e-3  # the same token twice
     assert np.all(np.isfinite(longer))
