@@ -78,8 +78,8 @@ def test_weights_between_knots_are_linear():
 def test_adjoint_comes_to_back_propagation_as_the_tolerance_falls(variables):
     exact = gradient(model(tolerance=1e-6), variables)
     away = [relative(gradient(model(tolerance=t, adjoint="ode"), variables), exact)
-            for t in (1e-2, 1e-5)]  # fmt: skip
-    assert away[0] > 3 * away[1] and away[1] < 3e-3
+            for t in (1e-2, 1e-6)]  # fmt: skip
+    assert away[0] > 30 * away[1] and away[1] < 1e-3
 
 
 @pytest.mark.parametrize("solver", ["heun", "dopri5"])
