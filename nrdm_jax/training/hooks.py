@@ -118,6 +118,7 @@ class SensitivityLog:
     """
 
     RECORDS_A_CHART = 10
+    MOST_RECORDS = 4096  # that are kept: a chart is not as wide, and runs last for weeks
     DIGITS = 5
 
     def __init__(
@@ -135,19 +136,28 @@ class SensitivityLog:
         # Of this run so far, whichever processes did it.
         self._steps: list[int] = []
         self._records: dict[str, list[np.ndarray]] = {name: [] for name in charts.OF_UNITS}
-        for row in read_metrics(workdir):
-            if "profile" in row:
-                self._remember(row["step"], row)
+        self._seen, self._stride = 0, 1  # records, of which so many-th is kept
+        self._charted = 0  # how many of those the chart had
+        rows = [row for row in read_metrics(workdir) if "profile" in row]
+        for row in rows:
+            self._remember(row["step"], row)
         self._charted = len(self._steps)
         self._alarm = sensitivity.Alarm()
-        for record in zip(*(self._records[n][-self._alarm.records :] for n in charts.OF_UNITS),
-                          strict=True):  # fmt: skip
-            self._alarm.check(*record)
+        for row in rows[-self._alarm.records :]:
+            self._alarm.check(*(np.asarray(row[name], np.float32) for name in charts.OF_UNITS))
 
     def _remember(self, step: int, row: dict) -> None:
+        self._seen += 1
+        if (self._seen - 1) % self._stride:
+            return
         self._steps.append(step)
         for name, records in self._records.items():
             records.append(np.asarray(row[name], np.float32))
+        if len(self._steps) > self.MOST_RECORDS:
+            self._charted -= len(self._steps) // 2
+            self._stride *= 2
+            self._steps = self._steps[::2]
+            self._records = {name: records[::2] for name, records in self._records.items()}
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics, data_wait: float) -> None:
         if step % self._every and step != self._last_step:

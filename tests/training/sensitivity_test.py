@@ -191,6 +191,25 @@ def test_log_writes_warns_and_goes_on_after_a_kill(tmp_path):
     assert (tmp_path / "sensitivity.png").exists()
 
 
+def test_a_long_run_keeps_so_many_records_and_its_alarm(tmp_path, monkeypatch):
+    monkeypatch.setattr(SensitivityLog, "MOST_RECORDS", 16)
+    charted = []
+    monkeypatch.setattr(charts, "sensitivity_chart", lambda _, steps, __: charted.append([*steps]))
+    lines = Lines()
+    log = log_of(tmp_path, 0, lines)
+    for step in range(5, 505, 5):
+        log(step, None, metrics_of(1.0), 0.0)
+    log.close()
+    assert len(charted) > 1 and max(map(len, charted)) <= 16
+    assert len(set(np.diff(charted[-1]))) == 1  # evenly
+    assert charted[-1][0] == 5 and charted[-1][-1] > 450
+    # Who goes on keeps the same ones, and knows what was usual.
+    again = log_of(tmp_path, 500, lines)
+    assert again._steps == log._steps
+    again(505, None, metrics_of(5.0), 0.0)
+    assert len(lines.said) == 1
+
+
 def test_chart_shows_depth_against_steps(tmp_path):
     def drawn(name, profiles):
         shares = [np.full(6, 1.0 + step) for step in (10, 20, 30)]
