@@ -118,7 +118,7 @@ class SensitivityLog:
     """
 
     RECORDS_A_CHART = 10
-    MOST_RECORDS = 4096  # that are kept: a chart is not as wide, and runs last for weeks
+    MOST_RECORDS = 1024  # that are kept: a chart is not as wide, and runs last for weeks
     DIGITS = 5
 
     def __init__(
