@@ -138,15 +138,16 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     tools = Tools(workdir, checkpoints, snapshots, signals, ledger, goodput, train_step)
     step = None
     try:
-        while step is None:
-            try:
-                step = Stretch(job, tools, int(state.step), begun).run(state)
-            except guard.Broken as error:
-                trouble = error.trouble  # and not the error, whose frames hold a state
-            if step is None:
-                state, begun = rollbacks.gone_back(
-                    parts, batches, checkpoints, ledger, begun, trouble
-                )
+        with host_memory.settled():
+            while step is None:
+                try:
+                    step = Stretch(job, tools, int(state.step), begun).run(state)
+                except guard.Broken as error:
+                    trouble = error.trouble  # and not the error, whose frames hold a state
+                if step is None:
+                    state, begun = rollbacks.gone_back(
+                        parts, batches, checkpoints, ledger, begun, trouble
+                    )
     finally:
         goodput.write()
     if (
@@ -175,7 +176,6 @@ def _compiled(parts: build.Run, dtype) -> programs.Steps:
     train_step = programs.Steps(parts, dtype)
     print(parts.task.in_words, flush=True)
     print(f"train step compiled in {time.monotonic() - before:.1f} s", flush=True)
-    host_memory.give_back()  # what the compiler has had
     if config.optim.sensitivity_penalty:
         size = configuration.batch_size(config, config.data.shape)
         print(

@@ -1,6 +1,8 @@
 """Memory that was freed is the system's again."""
 
+import collections
 import ctypes
+import gc
 import pathlib
 import threading
 
@@ -43,3 +45,40 @@ def test_what_a_thread_has_freed_is_given_back():
     host_memory.give_back()
     assert resident() - before < held / 4
     libc.free(kept[0])
+
+
+class Cycle:
+    alive = 0
+
+    def __init__(self):
+        self.itself = self
+        Cycle.alive += 1
+
+    def __del__(self):
+        Cycle.alive -= 1
+
+
+def most_alive(made, used=5_000):
+    """Of so many cycles, of which the last `used` are in use: they have grown old when they are
+    not, unlike what else a program makes."""
+    in_use, most = collections.deque(maxlen=used), 0
+    for _ in range(made):
+        in_use.append(Cycle())
+        for _ in range(10):
+            young = []
+            young.append(young)
+        most = max(most, Cycle.alive)
+    return most
+
+
+def test_garbage_goes_early_however_much_there_is_that_stays():
+    stays = [[] for _ in range(200_000)]
+    made = len(gc.get_objects()) // 4
+    gc.collect()
+    without = most_alive(made)
+    gc.collect()
+    with host_memory.settled():
+        within = most_alive(made)
+    assert without > made / 2 > 2 * within, (made, without, within)
+    assert gc.get_freeze_count() == 0
+    del stays
