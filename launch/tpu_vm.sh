@@ -2,7 +2,8 @@
 # bash launch/tpu_vm.sh [--dry_run] NAME ZONE GENERATION CONFIG WORKDIR [FLAGS…]
 # Trains on all workers of a Cloud TPU VM slice that exists, from ~/nrdm_jax there (git clone, then bash
 # launch/local.sh --setup-only --extras=tpu). WORKDIR is what all workers see: a bucket, mounted. A job that was
-# preempted and saved (75) is started again. Processes find each other by the TPU's own metadata.
+# preempted and saved (75) is started again, and one that lost a process or hung (71), up to MOST_RESTARTS (100)
+# times. Processes find each other by the TPU's own metadata.
 set -euo pipefail
 
 dry_run=false
@@ -25,10 +26,17 @@ if $dry_run; then
   echo
   exit 0
 fi
+lost=0
 while true; do
   code=0
   "${command[@]}" || code=$?
-  [ "$code" -eq 75 ] || exit "$code"
-  echo "preempted and saved: starting again"
-  sleep 30
+  if [ "$code" -eq 75 ]; then
+    echo "preempted and saved: starting again"
+  elif [ "$code" -eq 71 ] && [ "$lost" -lt "${MOST_RESTARTS:-100}" ]; then
+    lost=$((lost + 1))
+    echo "a process was lost or hung: starting again, $lost"
+  else
+    exit "$code"
+  fi
+  sleep "${PAUSE:-30}"
 done

@@ -11,14 +11,20 @@ import numpy as np
 from nrdm_jax import build, drawing, measures, programs, records
 from nrdm_jax.data.sources import Source
 from nrdm_jax.processes import distributed, lifecycle
-from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes.exit_codes import NotFinite, Stop
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import writers
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.signatures import Params
 from nrdm_jax.training import guard, hooks, loop
 from nrdm_jax.training.goodput import Goodput
-from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics
+from nrdm_jax.training.metrics import (
+    Ledger,
+    MetricsWriter,
+    Progress,
+    read_metrics,
+    warned_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +62,21 @@ def probe(parts: build.Run, place: Place) -> list[hooks.SensitivityLog]:
     ]
 
 
-def watch(parts: build.Run, place: Place, memory: dict) -> guard.Guard:
-    """The policy of bad steps, with what it remembers of the run so far.
-
-    Raises:
-      ValueError: the model has no units whose tokens could become alike.
+def check_watched(parts: build.Run) -> None:
+    """Raises:
+    ValueError: the model has no units whose tokens could become alike.
     """
-    config, g = parts.config, parts.config.guard
-    if g.collapse_factor and not parts.task.units:
+    factor = parts.config.guard.collapse_factor
+    if factor and not parts.task.units:
         raise ValueError(
-            f"guard.collapse_factor is {g.collapse_factor}, and this model has no units whose "
-            "token-mean share is measured; set it to 0"
+            f"guard.collapse_factor is {factor}, and this model has no units whose token-mean "
+            "share is measured; set it to 0"
         )
+
+
+def watch(parts: build.Run, place: Place, memory: dict) -> guard.Guard:
+    """The policy of bad steps, with what it remembers of the run so far."""
+    config, g = parts.config, parts.config.guard
     limits = guard.Limits(g.most_in_a_row, g.spike_factor, g.spike_window, g.collapse_factor)
 
     def is_waited_for(step: int) -> bool:
@@ -123,7 +132,8 @@ def losses_owed(parts: build.Run, workdir: pathlib.Path, step: int) -> bool:
         return False
     if step % config.evaluate.every and step != config.train.steps:
         return False
-    told = any(row["step"] == step and "heldout_loss" in row for row in read_metrics(workdir))
+    rows = read_metrics(workdir) if distributed.is_writer() else []
+    told = any(row["step"] == step and "heldout_loss" in row for row in rows)
     return bool(distributed.of_writer(np.int32(not told)))
 
 
@@ -155,17 +165,19 @@ def grids(
         pixels, c = to_pixels(x), config.sample
         if not distributed.is_writer():
             return directory
-        # A mesh of noise, as at the start of a run, takes 9 MB: of what is no picture, sheets do.
-        return writers.write_samples(
-            directory,
-            x,
-            pixels,
-            manifest,
-            form=c.write,
-            voxel=c.voxel_mm,
-            each=pixels.ndim == 4,
-            original=records.originals(config, parts.task, given),
-        )
+        with warned_of(f"{directory} is not whole"):
+            # A mesh of noise, as at a run's start, takes 9 MB: of what is no picture, sheets do.
+            return writers.write_samples(
+                directory,
+                x,
+                pixels,
+                manifest,
+                form=c.write,
+                voxel=c.voxel_mm,
+                each=pixels.ndim == 4,
+                original=records.originals(config, parts.task, given),
+            )
+        return None
 
     grid = hooks.SampleGrid(draw, place.workdir, place.progress)
     return hooks.Every(grid, place.ledger, "sample", every=config.sample.every)
@@ -201,6 +213,8 @@ def scores(
     def evaluate(params: Params) -> dict:
         try:
             return scorer(params, signals.check)
+        except NotFinite as error:  # it is once more, however often this step is scored
+            return {"scores": {}, "problem": str(error)} if distributed.is_writer() else {}
         except Stop:  # the loop will stop, and save
             return {}
 

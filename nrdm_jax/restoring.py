@@ -26,7 +26,7 @@ def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
         nothing begins anew in their place.
       Stop: a process did not tell what it found.
     """
-    steps = distributed.told(checkpoints.steps())[0]
+    steps = checkpoints.agreed_steps()
     bad: dict[int, list[str]] = {}
     for step in reversed(steps):
         faults = _confirmed(checkpoints, step)
@@ -49,8 +49,8 @@ def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
     if bad:
         if distributed.is_writer():
             print(listed.lstrip("\n"), file=sys.stderr, flush=True)
-        distributed.meet("set_aside")
         checkpoints.reload()
+        checkpoints.agreed_steps()
     return steps[-1 - len(bad)]
 
 
@@ -83,7 +83,8 @@ def check_none_lost(workdir: pathlib.Path, every: int) -> None:
       DamagedCheckpoint: the run has been further than two saves, or has set damaged ones aside.
     """
     # While the second save runs the first may be lost to a kill, and after it it is not.
-    done = max((row["step"] for row in read_metrics(workdir)), default=0)
+    rows = read_metrics(workdir) if distributed.is_writer() else []
+    done = max((row["step"] for row in rows), default=0)
     bad = workdir / "checkpoints_bad"
     aside = bad.is_dir() and any(bad.iterdir())
     done, aside = distributed.told([done, aside])[0]

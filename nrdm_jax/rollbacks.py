@@ -35,15 +35,15 @@ def gone_back(
         checkpoints.settle()
     rollback = config.guard.action == "rollback"
     every = config.checkpoint.every if rollback else 1
-    good = recovery.last_good(checkpoints.steps(), trouble.since, every)
+    good = recovery.last_good(checkpoints.agreed_steps(), trouble.since, every)
     done = trouble.counts["rollbacks"]
     if not rollback or good is None or done >= config.guard.most_rollbacks:
         raise Stop(exit_codes.NON_FINITE, _farewell(trouble, good, rollback))
     with ledger.account("restore"):
-        # They lead to the same trouble: wherever a kill leaves this, the run comes to it again.
-        checkpoints.remove_after(good)
         state = state_of(checkpoints.restore(good, save_items(parts.abstract_state)))
         meta = recovery.whole(checkpoints.meta(good))
+        # They lead to the same trouble: wherever a kill leaves this, the run comes to it again.
+        checkpoints.remove_after(good)
     position = batches.position_after(begun["position"], trouble.step - begun["step"])
     again = recovery.begun_again(meta, trouble, position)
     if "step_seconds" in begun and "step_seconds" in meta:

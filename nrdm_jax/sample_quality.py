@@ -21,6 +21,7 @@ from nrdm_jax.evaluation.features import FeatureNet
 from nrdm_jax.evaluation.networks.outputs import Outputs
 from nrdm_jax.evaluation.scores import SETTINGS, check, class_scores, scores
 from nrdm_jax.processes import distributed, lifecycle
+from nrdm_jax.processes.exit_codes import NotFinite
 from nrdm_jax.sampling import generate
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.sharding.mesh import batch_sharding, replicated, rows_here
@@ -141,7 +142,11 @@ class SampleQuality:
         sink: Sink = lambda x, pixels, labels: None,
     ) -> dict:
         """Draws with these weights and scores: {"scores": {…}, "classes": {…}, "protocol": {…}} on
-        the writer, {} on the others; all processes must call it."""
+        the writer, {} on the others; all processes must call it.
+
+        Raises:
+          NotFinite: samples are not, or their features; on all processes.
+        """
         before = time.monotonic()
         self._prepare(poll)
         seeds, classes = np.arange(self._samples), self._classes()
@@ -152,7 +157,7 @@ class SampleQuality:
             given = self._task.prompts(seeds, lambda: self._heldout, classes, rows=chunk)
             x, labels = self._sampler(params, chunk, given), given["label"]
             if not np.all(np.isfinite(x)):
-                raise FloatingPointError(f"samples {chunk[0]} to {chunk[-1]} are not all finite")
+                raise NotFinite(f"samples {chunk[0]} to {chunk[-1]} are not all finite")
             pixels = self._to_pixels(x)
             sink(x, pixels, labels)
             for batch in self._batches(pixels, labels):
@@ -240,7 +245,10 @@ class SampleQuality:
 
         pooled = some(outputs.pooled)
         assert pooled is not None
-        found.add(pooled, some(outputs.spatial), some(outputs.logits), label[mask])
+        try:
+            found.add(pooled, some(outputs.spatial), some(outputs.logits), label[mask])
+        except FloatingPointError as error:
+            raise NotFinite(f"of {self._net.name}: {error}") from error
 
 
 def _of_batch(net: FeatureNet) -> Callable[[Params, Array], Outputs]:

@@ -1,5 +1,6 @@
 """One training run from its config to its last checkpoint: the parts of `build`, in their order."""
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -40,6 +41,7 @@ from nrdm_jax.training.state import TrainState, save_items, state_of
 def _opened(config, signals: lifecycle.Signals) -> Job:
     """Raises as `train`."""
     parts = build.run(config)
+    reports.check_watched(parts)
     data_dir = str(lifecycle.data_dir())
     with records.writer_first(config, "data"):
         of_shapes = records.training_sources(config, data_dir, signals.check)
@@ -90,6 +92,7 @@ def train(
                 config.checkpoint.best_metric,
             ),
             host_bytes=host_bytes,
+            most_failed=config.checkpoint.most_failed,
             together=distributed,
         )
         snapshots = None
@@ -121,7 +124,13 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
         every = parts.config.checkpoint.every
         planned = [s for s in range(every, last_step, every) if s > first_step] + [last_step]
         count = max(checkpoints.at_most(planned), 1)
-        home.require_space(count * size, f"{count} checkpoints of {size:,} bytes")
+        what, needed = f"{count} checkpoints of {size:,} bytes", count * size
+        if takes_snapshots(parts.config):
+            count = parts.config.train.ema_snapshots - len(snapshots.steps())
+            of_one = sum(map(fingerprints.bytes_of, jax.tree.leaves(parts.abstract_state.averages)))
+            what += f", {count} snapshots of {of_one:,} bytes"
+            needed += count * of_one
+        home.require_space(needed, what)
     home.record(environment(parts, batches.fingerprint))
     records.keep_statistics(job.records, workdir)
     owed = reports.owed(parts, workdir, first_step, batches.records_a_step)
@@ -150,16 +159,22 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
                     )
     finally:
         goodput.write()
+        with contextlib.suppress(OSError):  # a log on a disk that is full
+            print(goodput.in_words(), flush=True)
     if (
         step < last_step
         or reports.owed(parts, workdir, step, batches.records_a_step)
         or reports.losses_owed(parts, workdir, step)
     ):
+        if signals.received is None:
+            raise OSError(
+                f"figures of step {step} could not be written in {workdir}; make room there: the "
+                "same command makes them, the step is saved"
+            )
         raise Stop(
             exit_codes.PREEMPTED,
             f"{signals.received}: saved step {step} of {last_step}; the same command goes on",
         )
-    print(goodput.in_words(), flush=True)
     return {
         "steps": step,
         "finished_before": False,

@@ -71,7 +71,7 @@ ALLOWED = {
     "models": ("sharding.axes", "sharding.pipeline", "signatures", "trees"),
     "data": ("sharding", "signatures", "trees", *BOUNDED),
     "diffusion": ("signatures", "trees"),
-    "checkpointing": ("signatures", "trees", "host_memory"),
+    "checkpointing": ("signatures", "trees", "host_memory", "bounded_files"),
     "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "processes": ("config", "signatures", "trees", "bounded_files"),

@@ -156,8 +156,9 @@ def test_skypilot_s_file_is_whole():
 
 
 def test_preemption_is_told_from_failure(tmp_path):
-    """75 queues a SLURM job again; anything else does not."""
-    for code in (75, 1):
+    """75 queues a SLURM job again, and 71 so many times; anything else does not."""
+    for code, restarts in ((75, 0), (75, 500), (71, 99), (71, 100), (1, 0), (74, 0)):
+        again = code == 75 or (code == 71 and restarts < 100)
         for name, text in (("srun", f"exit {code}"), ("scontrol", "echo $* > requeued")):
             script = tmp_path / name
             script.write_text(f"#!/bin/sh\n{text}\n")
@@ -168,11 +169,29 @@ def test_preemption_is_told_from_failure(tmp_path):
         )
         done = run(
             f"bash {ROOT}/launch/slurm.sbatch h100 {CONFIG} /w", SLURM_SUBMIT_DIR=str(tmp_path),
-            SLURM_JOB_ID="7", PATH=f"{tmp_path}:{os.environ['PATH']}",
+            SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts),
+            PATH=f"{tmp_path}:{os.environ['PATH']}",
         )  # fmt: skip
         assert done.returncode == code
         requeued = tmp_path / "requeued"
-        assert requeued.exists() == (code == 75)
-        if code == 75:
+        assert requeued.exists() == again
+        if again:
             assert requeued.read_text() == "requeue 7\n"
             requeued.unlink()
+
+
+def test_a_tpu_s_job_is_started_again_until_it_ends_otherwise(tmp_path):
+    """gcloud ends with the exit codes in the file, one after the other."""
+    codes = tmp_path / "codes"
+    (tmp_path / "gcloud").write_text(
+        f'#!/bin/sh\ncode=$(head -n 1 {codes}); sed -i 1d {codes}; exit "$code"\n'
+    )
+    (tmp_path / "gcloud").chmod(0o755)
+    for each, ends in (([75, 71, 75, 0], 0), ([71, 71, 71], 71), ([75, 70], 70)):
+        codes.write_text("".join(f"{code}\n" for code in each))
+        done = run(
+            f"bash {ROOT}/launch/tpu_vm.sh pod zone v5p {CONFIG} /w",
+            PATH=f"{tmp_path}:{os.environ['PATH']}", PAUSE="0", MOST_RESTARTS="2",
+        )  # fmt: skip
+        assert done.returncode == ends, done.stdout + done.stderr
+        assert codes.read_text() == ""

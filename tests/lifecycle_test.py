@@ -1,18 +1,21 @@
 """The end of a process: stuck, told to stop, or slow to leave."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 from nrdm_jax import config as configuration
-from nrdm_jax.processes import faults, lifecycle, peers, signals
+from nrdm_jax.processes import faults, lifecycle, peers, signals, workdir
+from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.watchdog import LONGEST, Watchdog
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -449,3 +452,29 @@ def test_who_has_nothing_to_save_does_not_leave_while_another_within_has(monkeyp
         inner._leave_if_idle()
         outer._leave_if_idle()
         assert left == [75]
+
+
+def test_a_lock_that_outlives_its_host_is_waited_for(tmp_path, monkeypatch, capsys):
+    path = str(tmp_path / "run")
+    before = workdir.Workdir(path, {}, allow_change=False)
+    with pytest.raises(Stop, match="is in use by another run"):  # at once, of one process
+        workdir.Workdir(path, {}, allow_change=False)
+    monkeypatch.setattr(workdir.distributed, "active", lambda: True)
+    monkeypatch.setattr(workdir, "LEASE", 0.0)
+    with pytest.raises(Stop, match="is in use by another run"):
+        workdir.Workdir(path, {}, allow_change=False)
+    monkeypatch.setattr(workdir, "LEASE", 60.0)
+    ends = threading.Timer(0.5, before.release)
+    ends.start()
+    workdir.Workdir(path, {}, allow_change=False).release()
+    ends.join()
+    assert "is held; waiting up to 60 s" in capsys.readouterr().out
+
+
+def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):
+    def flock(file, how):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(workdir.fcntl, "flock", flock)
+    workdir.Workdir(str(tmp_path / "run"), {}, allow_change=False).release()
+    assert "whose file system has no locks" in capsys.readouterr().err

@@ -14,8 +14,8 @@ from nrdm_jax.evaluation import feature_sets, scores
 from nrdm_jax.evaluation.feature_sets import FeatureSet
 from nrdm_jax.evaluation.features import FeatureNet
 from nrdm_jax.evaluation.networks.outputs import Outputs
-from nrdm_jax.processes import lifecycle
-from nrdm_jax.processes.exit_codes import Stop
+from nrdm_jax.processes import exit_codes, lifecycle
+from nrdm_jax.processes.exit_codes import NotFinite, Stop
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.training.metrics import read_metrics
 
@@ -91,6 +91,15 @@ def test_scores_are_those_of_exactly_the_samples_and_the_reference(tiny_config, 
     assert set(result["classes"]) == set("abcd")
 
 
+def test_samples_that_are_not_finite_are_no_scores(tiny_config, cache):
+    records, net = source((8, 8, 3)), linear_net(8 * 8 * 3)
+    pixels = np.full((12, 8, 8, 3), 127.5)
+    pixels[9, 1, 2, 0] = np.nan
+    with pytest.raises(NotFinite, match="samples 6 to 11 are not all finite") as caught:
+        quality(tiny_config, records, Given(pixels), net, metrics=("fd",), samples=12)(None)
+    assert caught.value.exit_code == exit_codes.NON_FINITE
+
+
 def test_one_device_scores_as_eight_and_the_reference_is_kept(tiny_config, cache):
     records, net = source((8, 8, 3)), linear_net(8 * 8 * 3)
     pixels = np.random.default_rng(2).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
@@ -144,6 +153,8 @@ def test_a_run_scores_its_ema_every_so_many_images(tiny_config, cache, tmp_path,
 
     def interrupted(self, params, poll):
         calls.append(poll)
+        if len(calls) == 1:
+            raise NotFinite("samples 0 to 7 are not all finite")
         signals.received = "SIGTERM" if len(calls) in (2, 4) else None
         return score(self, params, poll)
 
@@ -155,8 +166,10 @@ def test_a_run_scores_its_ema_every_so_many_images(tiny_config, cache, tmp_path,
         signals.received = None
     training_run.train(c, str(tmp_path / "run"), signals=signals)
     rows = [r for r in read_metrics(tmp_path / "run") if "fd_linear" in r]
-    # 20 images are two steps of 16; and at the end.
-    assert [r["step"] for r in rows] == [2, 4, 5] and all(r["scored_examples"] == 12 for r in rows)
+    # 20 images are two steps of 16; and at the end. Samples that are not finite end no run.
+    assert [r["step"] for r in rows] == [4, 5] and all(r["scored_examples"] == 12 for r in rows)
+    told = json.loads((tmp_path / "run" / "evals" / "step_2.json").read_text())
+    assert told["scores"] == {} and "samples 0 to 7" in told["problem"]
     assert training_run.train(c, str(tmp_path / "run"), signals=signals)["finished_before"]
     assert len(calls) == 5
     last = json.loads((tmp_path / "run" / "evals" / "step_5.json").read_text())

@@ -10,6 +10,7 @@ import itertools
 import pathlib
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.checkpointing.together import Alone, Together
 from nrdm_jax.checkpointing.votes import Votes
 
+LISTED = 180.0  # seconds after which all processes must see a directory as it is
+SAVED = 7200  # seconds that a save in the background may take
 METRICS = "metrics"  # of a note: of the held-out records at that step
 HOST_BYTES = 64 * 2**30
 PROBE = ".probe"
@@ -40,6 +43,7 @@ class Checkpoints(StoredCheckpoints):
       keep: which steps stay as new ones are committed; a number is of the newest, None all.
       host_bytes: of this process's memory that a save may take. A state of which it holds more is
         copied in parts, and `save` returns when it is written.
+      most_failed: saves in a row that may fail, so that training goes on; 0: any number.
       together: what the processes do together that save here.
 
     Raises:
@@ -52,12 +56,14 @@ class Checkpoints(StoredCheckpoints):
         *,
         keep: Retention | int | None = 1,
         host_bytes: int = HOST_BYTES,
+        most_failed: int = 0,
         together: Together | None = None,
     ):
         if together is None and jax.process_count() > 1:
             raise ValueError("several processes save one checkpoint together; say how")
         self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
         self._values: dict[int, float | None] = {}  # of the retention's metric
+        self._most_failed, self._failed = most_failed, 0  # in a row
         self._copies = HostCopies(host_bytes)
         self._votes = Votes(together or Alone())
         self._being_saved: int | None = None
@@ -70,6 +76,7 @@ class Checkpoints(StoredCheckpoints):
             # A failed directory creation in the background can hang the process at its exit.
             async_options=ocp.AsyncOptions(
                 create_directories_asynchronously=False,
+                timeout_secs=SAVED,
                 barrier_sync_fn=self._votes,
                 post_finalization_callback=self._flush,
             ),
@@ -82,17 +89,22 @@ class Checkpoints(StoredCheckpoints):
         super().__init__(directory, together=together, manager=manager)
 
     def _to_keep(self, steps: list[int]) -> set[int]:
-        values = {step: self._value(step) for step in steps} if self._retention.best else {}
-        return self._retention.kept(
-            steps, {step: value for step, value in values.items() if value is not None}
-        )
+        if not self._retention.best:
+            return self._retention.kept(steps, {})
+        values, unread = {}, set()
+        for step in steps:
+            try:
+                if (value := self._value(step)) is not None:
+                    values[step] = value
+            except DamagedCheckpoint as error:  # it may be the best, and be read the next time
+                unread.add(step)
+                print(f"warning: {error}; it is kept", file=sys.stderr, flush=True)
+        return self._retention.kept(steps, values) | unread
 
     def _value(self, step: int) -> float | None:
-        """What a step's note says of the metric by which the best are kept."""
+        """What a step's note says of the metric by which the best are kept. Raises as `meta`."""
         if step not in self._values:
-            self._values[step] = None
-            with contextlib.suppress(DamagedCheckpoint):
-                self._values[step] = self.meta(step).get(METRICS, {}).get(self._retention.metric)
+            self._values[step] = self.meta(step).get(METRICS, {}).get(self._retention.metric)
         return self._values[step]
 
     def at_most(self, planned: Sequence[int]) -> int:
@@ -100,10 +112,41 @@ class Checkpoints(StoredCheckpoints):
         have = self.steps()
         return self._retention.most([*have, *planned]) - len(have)
 
+    def agreed_steps(self) -> list[int]:
+        """All committed steps, from the oldest, when all processes list those that the writer does:
+        a client of a network's file system lists for a while what is there no more.
+
+        Raises:
+          OSError: after `LISTED` seconds this one still does not.
+        """
+        wanted = self._together.told(self.steps())[0]
+        deadline = time.monotonic() + LISTED
+        while self.steps() != wanted:
+            if time.monotonic() > deadline:
+                raise OSError(
+                    f"{self._directory} has steps {self.steps()} to this process and {wanted} to "
+                    f"the one that writes, after {LISTED:.0f} s; give all of them one --workdir"
+                )
+            time.sleep(1)
+            self.reload()
+        return wanted
+
     def remove_after(self, step: int) -> None:
-        """Removes what was committed of later steps."""
-        for later in [s for s in self.steps() if s > step]:
-            self._manager.delete(later)
+        """Removes what was committed of later steps, for all processes."""
+        later = [s for s in self.agreed_steps() if s > step]
+        if not later:
+            return
+        if self._together.is_writer():
+            for number in reversed(later):
+                # Under a name that is no step's, which is cleaned up: a kill leaves no half of one.
+                partial = pathlib.Path(self._directory, f"{number}{PARTIAL}")
+                shutil.rmtree(partial, ignore_errors=True)
+                pathlib.Path(self._directory, str(number)).rename(partial)
+                shutil.rmtree(partial, ignore_errors=True)
+            self.reload()
+        self._together.told(True)
+        self.reload()
+        self.agreed_steps()
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
         """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background;
@@ -111,9 +154,16 @@ class Checkpoints(StoredCheckpoints):
         was not asked for, is told here.
 
         Raises:
-          OSError: of several processes this one cannot begin, alone.
+          OSError: of several processes this one cannot begin, alone; or too many saves in a row
+            have failed, on all.
         """
         self.settle()
+        if self._failed and self._failed == self._most_failed:
+            raise OSError(
+                f"{self._directory}: {self._failed} saves in a row have failed "
+                "(checkpoint.most_failed); make room, or mend the disk: the same command goes on "
+                "from the newest step there"
+            )
         arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
@@ -161,6 +211,7 @@ class Checkpoints(StoredCheckpoints):
     def _give_up(self, step: int, why: object) -> None:
         """As if the step had never been tried: older ones are as they were, and the next can be."""
         self._being_saved, self._gave_up = None, True
+        self._failed += 1
         self._problem = f"step {step} was not saved: {why}"
         self._manager.reload()  # until then it is taken for the newest
         if self._together.is_writer():
@@ -172,15 +223,32 @@ class Checkpoints(StoredCheckpoints):
         try:
             with self._writing():
                 self._manager.wait_until_finished()
-                step, self._being_saved = self._being_saved, None
-                if step is not None and self._together.is_writer():
-                    durability.flush_name(pathlib.Path(self._directory, str(step)))
-                if step is not None:
-                    host_memory.give_back()
         except OSError as error:
             if self._being_saved is None:
                 raise
-            self._give_up(self._being_saved, error)
+            if not self._is_there(self._being_saved, error):
+                self._give_up(self._being_saved, error)
+        step, self._being_saved = self._being_saved, None
+        if step is None:
+            return
+        self._failed = 0
+        if self._together.is_writer():
+            durability.flush_name(pathlib.Path(self._directory, str(step)))
+        host_memory.give_back()
+
+    def _is_there(self, step: int, error: OSError) -> bool:
+        """Whether the step is committed all the same: then an older one could not be removed."""
+        self.reload()
+        there = step in self.steps()
+        if there:
+            self._gave_up = True  # orbax raises it again when it is closed
+            print(
+                f"warning: {self._directory}: step {step} is saved, and of older ones some could "
+                f"not be removed: {error}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return there
 
     def settle(self) -> None:
         """Returns when no step is being saved; tells of one that was not."""

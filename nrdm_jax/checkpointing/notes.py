@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from nrdm_jax.bounded_files import parse_json
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 
 FINGERPRINTS, CHECKSUM = "fingerprints", "checksum"
@@ -23,14 +24,17 @@ def checked(text: bytes, name: str) -> tuple[dict, dict[str, int] | None]:
       DamagedCheckpoint: it is something else, of the checkpoint `name`.
     """
     try:
-        meta = json.loads(text)
-        found = meta.pop(CHECKSUM, None)
-    except (ValueError, AttributeError) as error:
+        meta = parse_json(text)
+        if not isinstance(meta, dict):
+            raise ValueError("it is not an object")
+    except ValueError as error:
         raise DamagedCheckpoint(f"{name}: what it says of itself cannot be read: {error}") from None
+    found = meta.pop(CHECKSUM, None)
     # Of an older version there is neither; where one's name was damaged the other is left.
     if found is None and FINGERPRINTS not in meta:
         return meta, None
-    if found != _checksum(meta):
+    fingerprints = meta.get(FINGERPRINTS)
+    if found != _checksum(meta) or not isinstance(fingerprints, dict):
         raise DamagedCheckpoint(f"{name}: what it says of itself has changed since it was saved")
     return meta, meta.pop(FINGERPRINTS)
 

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nrdm_jax import trees
+from nrdm_jax.bounded_files import MOST_JSON, read_bytes
 from nrdm_jax.checkpointing import differences, fingerprints, notes, verification
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint, first_line
 from nrdm_jax.checkpointing.together import Alone, Together
@@ -92,7 +93,7 @@ class StoredCheckpoints:
             rows = self._rows(step, item, wanted)
         self._check(step, [(path, a, b) for path, a, b in rows if b != differences.ABSENT])
         arguments = _arguments(wanted, partial_restore=True)
-        handler = ocp.PyTreeCheckpointHandler()
+        handler = handlers()[item]
         with self._reading(step, as_one=True), ocp.Checkpointer(handler) as checkpointer:
             found = checkpointer.restore(
                 (self._directory / str(step) / item).resolve(), args=arguments
@@ -133,10 +134,12 @@ class StoredCheckpoints:
     def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
         name = f"{self._directory}/{step}"
         try:
-            text = (self._directory / str(step) / "meta" / "metadata").read_bytes()
-        except OSError as error:
+            text = read_bytes(self._directory / str(step) / "meta" / "metadata", MOST_JSON)
+        except (OSError, ValueError) as error:
             self._check_there(step)
-            raise DamagedCheckpoint(f"{name}: what it says of itself is missing: {error}") from None
+            raise DamagedCheckpoint(
+                f"{name}: what it says of itself cannot be read: {error}"
+            ) from None
         return notes.checked(text, name)
 
     def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...], int]]:

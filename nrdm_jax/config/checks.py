@@ -114,6 +114,7 @@ def _check_numbers(c) -> None:
         "train.ema_snapshots data.bucket_tokens autoencoder.kl_weight "
         "autoencoder.perceptual_weight autoencoder.discriminator_weight "
         "autoencoder.discriminator_start checkpoint.keep_every checkpoint.keep_best "
+        "checkpoint.most_failed "
         "guard.most_rollbacks guard.spike_factor "
         "guard.collapse_factor "
         "watchdog.start watchdog.compile watchdog.data watchdog.step watchdog.save "
@@ -247,6 +248,12 @@ def _check_guard(c) -> None:
         f"is {c.checkpoint.keep}, and guard.action=rollback goes back to one from before "
         f"{bad} bad steps, with checkpoint.every={c.checkpoint.every}",
         f"keep {needed}",
+    )
+    require(
+        not g.collapse_factor or c.task == "diffusion",
+        "guard.collapse_factor",
+        f"is {g.collapse_factor}, and task={c.task} has no units whose tokens could become alike",
+        "set it to 0",
     )
     require(
         not g.collapse_factor or c.log.sensitivity_every > 0,

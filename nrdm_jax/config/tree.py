@@ -323,6 +323,9 @@ def default() -> ml_collections.ConfigDict:
     # once, and written while training goes on; of a larger one a few leaves at a time are, and
     # training waits.
     c.checkpoint.host_gib = 64.0
+    # Saves in a row that may fail, as on a full disk: so long it trains on, since the next one may
+    # be written, and then the run ends (exit code 74). 0: any number.
+    c.checkpoint.most_failed = 10
     c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
 
     c.evaluate = ml_collections.ConfigDict()

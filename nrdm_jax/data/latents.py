@@ -128,7 +128,7 @@ class Encoded:
                 name: np.asarray([r[name] for r in records], dtype)
                 for name, dtype in self._further.items()
             }
-        check_labels(label, self.num_classes)
+        check_labels(label, self.num_classes, indices)
         return batch
 
     def captions(self, indices: np.ndarray) -> list[str]:

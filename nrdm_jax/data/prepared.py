@@ -10,6 +10,8 @@ counts those that are there.
 import io
 import pathlib
 import re
+import sys
+import time
 import types
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -27,6 +29,7 @@ from nrdm_jax.bounded_files import (
 from nrdm_jax.data import pictures
 from nrdm_jax.data.errors import DataError, is_of_machine, named
 
+ATTEMPTS = (0.0, 0.5)  # seconds before each further attempt to read a record
 FEATURES, OURS = "features.json", "tensorflow_datasets.core.features."
 # A class's name as protobuf's JSON has it, in its two spellings, and as TFDS had it before 4.4.
 NAMES = ("pythonClassName", "python_class_name", "type")
@@ -113,17 +116,35 @@ class Records:
         except Exception as error:  # as of `named`
             if is_of_machine(error):
                 raise
-            # Those of a batch are read at once, and not one of them is named.
-            place = next((p for p in places if not self._is_whole(p)), "unknown")
-            says = str(error).strip().splitlines() or [type(error).__name__]
-            raise DataError(f"{self.name}: record {place} is damaged: {says[0]}") from error
+            # Those of a batch are read at once, and not one of them is named. What can be read now
+            # was no damage: array_record does not tell a disk's or network's fault from it.
+            found = self._again(places)
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            print(
+                f"warning: {self.name}: a batch could not be read, and could be when it was read "
+                f"again: {said}",
+                file=sys.stderr,
+                flush=True,
+            )
+            return found
 
-    def _is_whole(self, place: int) -> bool:
-        try:
-            self._records.__getitems__([place])
-        except Exception:  # as above
-            return False
-        return True
+    def _again(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """One record after the other, each so often as `ATTEMPTS` says. Raises as `read`."""
+        found: list[dict[str, Any]] = []
+        for place in places:
+            for wait in ATTEMPTS:
+                time.sleep(wait)
+                try:
+                    found += self._records.__getitems__([place])
+                    break
+                except Exception as error:  # as above
+                    if is_of_machine(error):
+                        raise
+                    failed = error
+            else:
+                says = str(failed).strip().splitlines() or [type(failed).__name__]
+                raise DataError(f"{self.name}: record {place} is damaged: {says[0]}") from failed
+        return found
 
 
 def _check_files(builder, split: str) -> None:

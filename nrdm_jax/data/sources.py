@@ -87,7 +87,7 @@ class ArraySource:
             raise NoRecordsError("data: 0 examples; nothing to train on")
         if len(x) != len(label):
             raise DataError(f"data: {len(x)} examples and {len(label)} labels")
-        check_labels(label, num_classes)
+        check_labels(label, num_classes, np.arange(len(label)))
         self.x, self.label, self.further = x, label, dict(further or {})
         self.shape, self.dtype = tuple(x.shape[1:]), x.dtype
         self.num_classes, self.class_names = num_classes, class_names
@@ -178,7 +178,7 @@ class TfdsSource:
             batch |= {name: np.stack([r[name] for r in records]) for name in self._further}
             if batch["x"].shape[1:] != self.shape:
                 raise DataError(f"has records of {batch['x'].shape[1:]}, not of {self.shape}")
-        check_labels(label, self.num_classes)
+        check_labels(label, self.num_classes, indices)
         check_segmentation(batch, indices, self._seen_classes)
         return batch
 
@@ -222,16 +222,15 @@ def _words(builder, split: str, text: str) -> Records:
     return Records(builder, split, skip=[name for name in builder.info.features if name != text])
 
 
-def check_labels(label: np.ndarray, num_classes: int) -> None:
+def check_labels(label: np.ndarray, num_classes: int, indices: np.ndarray) -> None:
     """Raises:
-    DataError: a label is outside 0 .. num_classes - 1. (Flax reads one that is too large as NaN and
-      -1 as the last row, both silently.)
+    DataError: a label is outside 0 .. num_classes - 1, of the record whose index it names. (Flax
+      reads one that is too large as NaN and -1 as the last row, both silently.)
     """
     wrong = np.flatnonzero((label < 0) | (label >= num_classes))
     if len(wrong):
-        raise DataError(
-            f"record {wrong[0]} has label {label[wrong[0]]}, outside 0..{num_classes - 1}"
-        )
+        record, found = indices[wrong[0]], label[wrong[0]]
+        raise DataError(f"record {record} has label {found}, outside 0..{num_classes - 1}")
 
 
 def check_segmentation(batch: Mapping[str, np.ndarray], indices: np.ndarray, classes: int) -> None:

@@ -16,3 +16,11 @@ class Stop(Exception):
     def __init__(self, exit_code: int, message: str):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class NotFinite(Stop):
+    """What a model has made is not finite: the end of an entry that was to measure it, and a
+    warning in a run that trains on."""
+
+    def __init__(self, message: str):
+        super().__init__(NON_FINITE, message)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import resource
 import signal
 import sys
 import threading
@@ -25,6 +26,8 @@ from nrdm_jax.processes.signals import Signals, say
 __all__ = ["Signals", "bounded", "cache_dir", "data_dir", "launch", "prepare_environment"]
 
 AT_EXIT = 60.0  # seconds for what ends by itself: threads of loaders, what libraries do at exit
+
+OPEN_FILES = 65_536  # at a time, where the system lets a process have as many
 
 # One of them is there on a machine with NVIDIA's GPUs, the second under Windows.
 NVIDIA_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvgpu")
@@ -42,13 +45,19 @@ def data_dir() -> pathlib.Path:
 
 
 def prepare_environment() -> None:
-    """Settles where caches go, before jax is imported; what the user has set stays."""
+    """Settles where caches go, before jax is imported, and how many files may be open; what the
+    user has set stays."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     # A compiler for GPUs that is installed (the extra gpu-aot) takes itself for a GPU's driver.
     compiler = importlib.util.find_spec("jax_cuda13_plugin")
     if compiler and not any(map(os.path.exists, NVIDIA_DEVICES)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # A reader of shards holds one file open for each.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     # XLA's and TensorStore's notes on CPU features would bury our own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

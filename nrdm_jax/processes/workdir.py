@@ -1,5 +1,6 @@
 """The directory of a run: claimed by one job at a time, and bound to one config."""
 
+import errno
 import fcntl
 import json
 import os
@@ -7,12 +8,15 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import time
 from typing import IO
 
 from nrdm_jax.bounded_files import read_object
 from nrdm_jax.config import default, difference, from_dict, to_dict, validate
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
+
+LEASE = 180.0  # seconds for which a lock may outlive who had it
 
 
 class Workdir:
@@ -42,7 +46,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._hold(self._lock)
             self._probe()
         except BlockingIOError:
             raise Stop(
@@ -58,6 +62,35 @@ class Workdir:
             raise
         if made:
             print(f"workdir {path}: new run", flush=True)
+
+    def _hold(self, lock: IO) -> None:
+        """Raises:
+        BlockingIOError: another process has it. Of a job of several it is waited for: where the
+          host of the one before has lost power, a server of files holds it until its lease ends.
+        """
+        deadline = time.monotonic() + (LEASE if distributed.active() else 0)
+        said = False
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                if not said:
+                    print(f"workdir {self.path} is held; waiting up to {LEASE:.0f} s", flush=True)
+                    said = True
+                time.sleep(1)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                    raise
+                # As on Lustre without its option flock.
+                print(
+                    f"warning: nothing keeps another run out of workdir {self.path}, whose file "
+                    f"system has no locks: {error}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return
 
     def _probe(self) -> None:
         """Writes, flushes and renames a file: what every save will need."""
@@ -90,8 +123,16 @@ class Workdir:
             return
         stored_at = self.path / "config.json"
         partial = stored_at.with_suffix(".tmp")
-        partial.write_text(json.dumps(self._config, indent=2, sort_keys=True))
+        with partial.open("w") as file:
+            file.write(json.dumps(self._config, indent=2, sort_keys=True))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, stored_at)
+        # The name, and that of the workdir, which may be new: no save does more than its own.
+        for place in (self.path, self.path.absolute().parent):
+            number = os.open(place, os.O_RDONLY)
+            os.fsync(number)
+            os.close(number)
         with (self.path / "env.json").open("a") as file:
             file.write(json.dumps(environment) + "\n")
 

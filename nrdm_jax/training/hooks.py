@@ -14,7 +14,14 @@ from nrdm_jax.processes import distributed
 from nrdm_jax.signatures import Metrics, Params
 from nrdm_jax.training import charts, sensitivity
 from nrdm_jax.training.goodput import Goodput
-from nrdm_jax.training.metrics import Ledger, MetricsWriter, Progress, read_metrics, step_line
+from nrdm_jax.training.metrics import (
+    Ledger,
+    MetricsWriter,
+    Progress,
+    read_metrics,
+    step_line,
+    warned_of,
+)
 from nrdm_jax.training.state import TrainState, save_items
 
 
@@ -138,7 +145,9 @@ class SensitivityLog:
         self._records: dict[str, list[np.ndarray]] = {name: [] for name in charts.OF_UNITS}
         self._seen, self._stride = 0, 1  # records, of which so many-th is kept
         self._charted = 0  # how many of those the chart had
-        rows = [row for row in read_metrics(workdir) if "profile" in row]
+        # Of several processes one draws and says alarms.
+        rows = read_metrics(workdir) if distributed.is_writer() else []
+        rows = [row for row in rows if "profile" in row]
         for row in rows:
             self._remember(row["step"], row)
         self._charted = len(self._steps)
@@ -189,8 +198,11 @@ class SensitivityLog:
 
     def _chart(self) -> None:
         self._charted = len(self._steps)
-        if distributed.is_writer():
-            charts.sensitivity_chart(self._workdir / "sensitivity.png", self._steps, self._records)
+        if not distributed.is_writer():
+            return
+        path = self._workdir / "sensitivity.png"
+        with warned_of(f"{path} is not drawn"):
+            charts.sensitivity_chart(path, self._steps, self._records)
 
     def close(self) -> None:
         """Draws what is not in the chart yet, as when the run ends before its last step."""
@@ -316,7 +328,7 @@ class SampleGrid:
 
 class SampleScores:
     """Writes scores of samples of the EMA weights, and workdir/evals/step_N.json with their
-    protocol."""
+    protocol; where there are none, with the `problem` that there was."""
 
     def __init__(
         self,
@@ -337,15 +349,17 @@ class SampleScores:
         result = self._evaluate(state.ema)
         if not result:  # not of this process to write
             return
-        values = result["scores"]
-        self._writer.write(step, values)
+        if values := result["scores"]:
+            self._writer.write(step, values)
         file = self.file(self._workdir, step)
-        file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps({"step": step, **result}, indent=2))
-        os.replace(partial, file)
+        with warned_of(f"{file} is not written"):
+            file.parent.mkdir(exist_ok=True)
+            partial.write_text(json.dumps({"step": step, **result}, indent=2))
+            os.replace(partial, file)
         words = " ".join(f"{name}={value:.4g}" for name, value in values.items())
-        self._progress.line(f"step={step} {words} (EMA weights)")
+        problem = f"WARNING: no scores: {result['problem']}" if "problem" in result else words
+        self._progress.line(f"step={step} {problem} (EMA weights)")
 
 
 class Profile:
@@ -367,5 +381,6 @@ class Profile:
     def close(self) -> None:
         """Ends a trace that is still running, as when the run ends within it."""
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
+            with warned_of(f"{self._directory} is not written"):
+                jax.profiler.stop_trace()

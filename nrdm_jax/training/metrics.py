@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from nrdm_jax.bounded_files import MOST_JSON, parse_json, read_lines
 from nrdm_jax.processes import distributed
+from nrdm_jax.training.events import Events
 
 
 class Ledger:
@@ -104,7 +105,7 @@ class MetricsWriter:
         self._first_step, self._images = first_step, images
         self._ledger = ledger
         self._before = {name: before[name] for name in MetricsWriter.SECONDS if name in before}
-        self._events = None
+        self._events: Events | None = None
         if not distributed.is_writer():
             return
         kept = [row for row in read_metrics(workdir) if 0 < first_step >= row["step"]]
@@ -112,23 +113,18 @@ class MetricsWriter:
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(_line(row) for row in kept))
             os.replace(partial, self._path)
-        self._events = _summary_writer()(
-            str(workdir), purge_step=first_step + 1 if first_step else 0
-        )
+        self._events = Events(workdir, first_step + 1 if first_step else 0)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """On a disk that is full the row is left out, and training goes on."""
         if self._events is None:
             return
-        try:
+        with warned_of(f"step {step} is not in {self._path}"):
             self._append(_line({"step": step, **self.so_far(step), **values}))
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._events.add_scalar(name, value, step)
-            self._events.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):  # it may be on the same disk
-                print(f"warning: step {step} is not in {self._path}: {error}", file=sys.stderr)
+        with warned_of(f"step {step} is not in TensorBoard's events"):
+            self._events.write(
+                step, {name: value for name, value in values.items() if _is_number(value)}
+            )
 
     def _append(self, line: str) -> None:
         """All of a line, or nothing of it."""
@@ -152,20 +148,23 @@ class MetricsWriter:
 
     def close(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with warned_of("the last of TensorBoard's events are not written"):
+                self._events.close()
 
 
-def _summary_writer() -> type:
-    """tensorboardX's writer, without the torch that it imports where there is one: seconds and
-    memory for conversions of tensors that never come."""
-    hidden = {"torch": None} if "torch" not in sys.modules else {}
-    sys.modules.update(hidden)  # type: ignore[arg-type]
+@contextlib.contextmanager
+def warned_of(what: str) -> Iterator[None]:
+    """What is within writes a figure or a picture: what the disk refuses is told of, and training
+    goes on without."""
     try:
-        from tensorboardX import SummaryWriter
-    finally:
-        for name in hidden:
-            del sys.modules[name]
-    return SummaryWriter
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):  # it may be on the same disk
+            print(f"WARNING: {what}: {error}", file=sys.stderr, flush=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """Damage on disk is found before anything is trained on."""
 
+import errno
 import gc
 import json
 import math
 import os
+import pathlib
 import resource
 import shutil
 import sys
@@ -17,6 +19,7 @@ import pytest
 from orbax.checkpoint._src.serialization import replica_slices
 
 from nrdm_jax import checkpoint_report, restoring
+from nrdm_jax.checkpointing import manager, notes
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
@@ -114,6 +117,17 @@ def test_what_a_checkpoint_says_of_itself_is_checked_too(kept, changed):
         assert len(checkpoints.faults(3)) == 1
         with pytest.raises(DamagedCheckpoint, match="says of itself"):
             checkpoints.meta(3)
+    # Whoever wrote them with the right checksum: these are no notes.
+    no_numbers = notes.signed({}, {}) | {"fingerprints": [1]}
+    no_numbers["checksum"] = notes._checksum({"fingerprints": [1]})
+    for text in ("[1]", "7", "[" * 10_000 + "]" * 10_000, json.dumps(no_numbers)):
+        file.write_text(text)
+        with pytest.raises(DamagedCheckpoint, match="says of itself"):
+            checkpoints.meta(3)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DamagedCheckpoint, match="says of itself"):
+        checkpoints.meta(3)
     assert restoring.newest_good(checkpoints, str(home)) == 2
 
 
@@ -380,6 +394,98 @@ def test_saves_leave_no_objects_behind(tmp_path):
     before = blocks(range(1, 41))  # what is made once, and caches of a few paths
     assert blocks(range(41, 61)) - before < 20 * 2 * LEAVES  # less than two a leaf and save
     checkpoints.close()
+
+
+def test_the_best_is_kept_though_what_it_says_cannot_be_read_once(tmp_path, capsys):
+    home = tmp_path / "checkpoints"
+
+    def saved(*steps):
+        checkpoints = Checkpoints(str(home), keep=Retention(newest=1, best=1))
+        for step in steps:
+            checkpoints.save(step, tree(step), {"metrics": {"heldout_loss": float(step)}})
+        checkpoints.wait()
+        found = checkpoints.steps()
+        checkpoints.close()
+        return found
+
+    assert saved(1, 2, 3) == [1, 3]
+    note = home / "1" / "meta" / "metadata"
+    note.rename(home / "note")
+    assert saved(4) == [1, 3, 4]  # by a process that knows of none: 3 is the best of the others
+    assert "1: what it says of itself cannot be read" in capsys.readouterr().err
+    (home / "note").rename(note)
+    assert saved(5) == [1, 5]
+
+
+def test_a_step_is_saved_though_an_older_one_cannot_be_removed(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(str(home), keep=1)
+    checkpoints.save(1, tree(1), {})
+    checkpoints.wait()
+    rmtree = shutil.rmtree
+
+    def busy(path, *arguments, **options):
+        if pathlib.Path(path).name == "1":
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        rmtree(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        checkpoints.save(2, tree(2), {})
+        checkpoints.wait()
+        assert checkpoints.failed() is None
+    said = capsys.readouterr().err
+    assert "step 2 is saved" in said and "could not be removed" in said
+    assert checkpoints.latest_step() == 2 and checkpoints.faults(2) == []
+    checkpoints.save(3, tree(3), {})
+    checkpoints.wait()
+    assert checkpoints.steps() == [3]
+    checkpoints.close()
+
+
+def test_so_many_saves_in_a_row_may_fail(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"), most_failed=2)
+    monkeypatch.setattr(Checkpoints, "_obstacle", lambda self, items: full.pop(0))
+    full = ["No space left", "", "No space left", "No space left"]
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, tree(step), {})
+        assert (checkpoints.failed() is None) == (step == 2)
+    with pytest.raises(OSError, match="2 saves in a row have failed"):
+        checkpoints.save(5, tree(5), {})
+    checkpoints.close()
+    assert checkpoints.steps() == [2]
+
+
+class Reader(Alone):
+    """One that does not write, and what the writer tells."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def is_writer(self):
+        return False
+
+    def told(self, value):
+        return [self.steps, value]
+
+
+def test_all_go_by_the_list_of_the_one_that_writes(tmp_path, monkeypatch):
+    home = tmp_path / "checkpoints"
+    writer = Checkpoints(str(home), keep=None)
+    for step in (1, 2, 3):
+        writer.save(step, tree(step), {})
+    writer.wait()
+    reader = Checkpoints(str(home), keep=None, together=Reader([1, 2]))
+    assert reader.steps() == [1, 2, 3]  # as of a listing that is old
+    writer.remove_after(2)
+    assert writer.steps() == [1, 2] and sorted(path.name for path in home.iterdir()) == ["1", "2"]
+    assert reader.agreed_steps() == [1, 2]
+    monkeypatch.setattr(manager, "LISTED", -1.0)
+    reader._together.steps = [1, 2, 3]
+    with pytest.raises(OSError, match=r"has steps \[1, 2\] to this process and \[1, 2, 3\] to"):
+        reader.agreed_steps()
+    for each in (writer, reader):
+        each.close()
 
 
 class Others(Alone):

@@ -41,6 +41,19 @@ def test_groups_ignore_tones_and_selectors(code_point, group):
     assert openmoji.group_of(code_point) == group
 
 
+class Failing:
+    """Records of which the first reads fail, in the library's words."""
+
+    def __init__(self, records, times):
+        self._records, self._times = records, times
+
+    def __getitems__(self, places):
+        if self._times:
+            self._times -= 1
+            raise ValueError("INTERNAL: crc\nat 0x7f")
+        return self._records.__getitems__(places)
+
+
 class TestOpenmoji:
     def test_counts_and_split_by_group(self, data_dir):
         train, heldout = (opened("openmoji", s, data_dir, memory=0) for s in sources.SPLITS)
@@ -53,6 +66,25 @@ class TestOpenmoji:
         assert not groups[0] & groups[1]
         names = {r["name"] for r in records}
         assert len(names) > 50
+
+    def test_a_label_out_of_range_is_named_by_its_record(self, data_dir):
+        source = opened("openmoji", "heldout", data_dir, memory=0)
+        places = np.arange(400, 420)
+        label = source.gather(places)["label"]
+        source.num_classes = int(label.max())
+        with pytest.raises(DataError, match=f"record {places[label.argmax()]} has label"):
+            source.gather(places)
+
+    def test_what_can_be_read_the_next_time_is_no_damage(self, data_dir, capsys):
+        source = opened("openmoji", "heldout", data_dir, memory=0)
+        wanted = source.gather(np.asarray([3, 5]))
+        source._records._records = Failing(source._records._records, times=2)
+        found = source.gather(np.asarray([3, 5]))
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+        assert "could be when it was read again: INTERNAL: crc" in capsys.readouterr().err
+        source._records._records = Failing(source._records._records, times=99)
+        with pytest.raises(DataError, match="split heldout: record 3 is damaged: INTERNAL: crc"):
+            source.gather(np.asarray([3, 5]))
 
     def test_decoded_arrays_are_the_records(self, data_dir):
         lazy, fast = (opened("openmoji", "heldout", data_dir, memory=m) for m in (0, 2**31))

@@ -90,7 +90,8 @@ def test_states_are_made_once_and_never_by_halves(tmp_path):
     with pytest.raises(ValueError, match="no room"):
         captioned(tmp_path, encode=broken, source=records([*TEXTS, "new"]))
     (home,) = (tmp_path / "texts").iterdir()  # nothing of it is left
-    assert {p.name for p in home.iterdir()} == {"states.npy", "ends.npy", "pooled.npy"}
+    names = {"states.npy", "ends.npy", "pooled.npy", stored.CHECKSUMS}
+    assert {p.name for p in home.iterdir()} == names
 
 
 def test_who_is_first_is_kept(tmp_path):
@@ -103,6 +104,24 @@ def test_who_is_first_is_kept(tmp_path):
 
     assert stored.once(home, slow) == home
     assert os.listdir(tmp_path) == ["home"] and os.listdir(home) == ["theirs"]
+
+
+def test_what_has_changed_on_disk_is_not_read(tmp_path):
+    home = tmp_path / "home"
+
+    def write(folder):
+        np.save(folder / "x.npy", np.arange(1000))
+
+    assert stored.once(home, write) == stored.once(home, write) == home
+    whole = (home / "x.npy").read_bytes()
+    for changed in (whole[:-1], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):
+        (home / "x.npy").write_bytes(changed)
+        with pytest.raises(DataError, match="home.*x.npy has changed since it was written"):
+            stored.once(home, write)
+    (home / "x.npy").write_bytes(whole)
+    (home / stored.CHECKSUMS).write_text('{"../x.npy": 1}')
+    with pytest.raises(DataError, match="points out of the folder"):
+        stored.once(home, write)
 
 
 def test_captions_of_nothing_but_space(tmp_path):
