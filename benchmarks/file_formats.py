@@ -16,6 +16,8 @@ from benchmarks import valid_files, valid_folders
 from benchmarks.valid_files import MESH
 from benchmarks.valid_folders import SHAPE
 from nrdm_jax import comparison, sample, weight_files
+from nrdm_jax.bounded_files import MOST_JSON, read_bytes
+from nrdm_jax.checkpointing import notes
 from nrdm_jax.data import clips, folders, latent_shards, manifest, pictures, prepared, voxels
 from nrdm_jax.data.builders import (
     cifar10,
@@ -132,6 +134,11 @@ def read_run(path: pathlib.Path) -> dict:
     return comparison.curves(found) | found.last
 
 
+def read_note(path: pathlib.Path) -> Any:
+    """What a checkpoint says of itself."""
+    return notes.checked(read_bytes(path, MOST_JSON), str(path))
+
+
 def read_prepared(path: pathlib.Path) -> Any:
     manifest.left_out(path.parent)
     source = TfdsSource(prepared.open_directory(path.parent), "train")
@@ -182,6 +189,7 @@ def _formats() -> Iterator[Format]:
     yield Format("run/config.json", folder.run, read_run_config)
     for name in ("metrics.jsonl", "env.json"):
         yield Format(f"run/{name}", folder.run, read_run)
+    yield Format("meta/metadata", write.note, read_note)
     for name in (TRAIN_SHARD, "features.json", "dataset_info.json", manifest.MANIFEST):
         yield Format(f"prepared/{name}", folder.prepared_set, read_prepared)
     for name in (LATENT_SHARD, "statistics.json", latent_shards.BOUND):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nrdm_jax.checkpointing import notes
 from nrdm_jax.data.builders import sweethome3d
 from nrdm_jax.evaluation import feature_sets
 
@@ -201,3 +202,11 @@ def features(path: pathlib.Path) -> None:
     found = feature_sets.FeatureSet()
     found.add(noise(6, 4).astype("f8"), None, None, np.arange(6) % 2)
     feature_sets.save(path, found, {"net": "efflite0"})
+
+
+# Checkpoints
+
+
+def note(path: pathlib.Path) -> None:
+    meta = {"step": 3, "records_seen": 48, "metrics": {"heldout_loss": 0.5}}
+    path.write_text(json.dumps(notes.signed(meta, {"params/a": 2**31 + 7, "ema/a": 9})))

@@ -454,6 +454,22 @@ def test_who_has_nothing_to_save_does_not_leave_while_another_within_has(monkeyp
         assert left == [75]
 
 
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_place_that_no_save_can_use_is_refused(tmp_path, monkeypatch, call):
+    """As a mounted bucket, which renames no directory, or a disk that cannot flush."""
+
+    def refused(*arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as bucket:
+        bucket.setattr(workdir.os, call, refused)
+        with pytest.raises(Stop, match="cannot be written: .*Input/output error") as stopped:
+            workdir.Workdir(str(tmp_path / "run"), {}, allow_change=False)
+    assert stopped.value.exit_code == 74
+    workdir.Workdir(str(tmp_path / "run"), {}, allow_change=False).release()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock"]
+
+
 def test_a_lock_that_outlives_its_host_is_waited_for(tmp_path, monkeypatch, capsys):
     path = str(tmp_path / "run")
     before = workdir.Workdir(path, {}, allow_change=False)

@@ -16,6 +16,7 @@ from benchmarks import jobs
 from nrdm_jax import build, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed, lifecycle
+from nrdm_jax.processes.exit_codes import Stop
 from nrdm_jax.processes.workdir import changes, read_config
 from nrdm_jax.training.metrics import read_metrics
 
@@ -198,6 +199,44 @@ def test_what_a_collective_raises_is_told_from_a_defect(monkeypatch, capsys):
     assert lifecycle._run(lambda: main(ValueError(said)), "", ["train"], False) == 71
     assert "error: process 1 has ended: UNKNOWN: Gloo" in capsys.readouterr().err
     assert lifecycle._run(lambda: main(ValueError("no such width")), "", ["train"], False) == 2
+
+
+class Coordinator:
+    """jax's, of which two processes ask; what is not there is an error, as after the limit."""
+
+    def __init__(self):
+        self.values = {}
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def key_value_delete(self, key):
+        del self.values[key]
+
+    def blocking_key_value_get(self, key, limit_ms):
+        if key not in self.values:
+            raise RuntimeError(f"DEADLINE_EXCEEDED: {key} after {limit_ms} ms")
+        return self.values[key]
+
+
+def test_what_each_tells_all_know_and_who_is_silent_ends_the_others(monkeypatch):
+    client, me = Coordinator(), [1]
+    monkeypatch.setattr(distributed, "_active", True)
+    monkeypatch.setattr(distributed, "_client", lambda: client)
+    monkeypatch.setattr("jax.process_index", lambda: me[0])
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    client.values["nrdm_jax/a/all"] = '[7, "b"]'
+    assert distributed.agree("a", "b") == [7, "b"]  # process 1 has told, and hears
+    me[0] = 0
+    assert distributed.agree("a", {"x": (1, 2)}) == [{"x": [1, 2]}, "b"]  # as all get it: JSON
+    assert client.values == {"nrdm_jax/a/all": '[{"x": [1, 2]}, "b"]'}
+    with pytest.raises(Stop, match="process 1 told nothing for 3 s") as stopped:
+        distributed.agree("c", 1, limit=3.0)
+    assert stopped.value.exit_code == 71
+    me[0] = 1
+    with pytest.raises(Stop, match="process 0 told nothing for 4 s") as stopped:
+        distributed.agree("d", 1, limit=4.0)
+    assert stopped.value.exit_code == 71
 
 
 def test_alone_nothing_is_started(monkeypatch):

@@ -1,6 +1,8 @@
 """What a run begins with."""
 
+import errno
 import json
+import os
 
 import jax
 import numpy as np
@@ -11,7 +13,10 @@ from nrdm_jax import config as configuration
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import lifecycle
 from nrdm_jax.processes.exit_codes import PREEMPTED, Stop
-from nrdm_jax.training.metrics import read_metrics
+from nrdm_jax.sampling import writers
+from nrdm_jax.training import charts
+from nrdm_jax.training.events import Events
+from nrdm_jax.training.metrics import MetricsWriter, read_metrics
 from nrdm_jax.training.state import save_items
 
 
@@ -104,6 +109,39 @@ def test_losses_that_are_owed_are_those_of_their_step(tiny_config, tmp_path):
     assert found["steps"] == 2
     rows = [row["step"] for row in read_metrics(tmp_path) if "heldout_loss" in row]
     assert rows == [2]
+
+
+def test_a_disk_that_takes_no_figures_ends_no_run(tiny_config, tmp_path, monkeypatch, capsys):
+    """Until its last step, whose figures are owed: the same command makes them."""
+    c, home = tiny_config, tmp_path / "run"
+    c.train.steps, c.checkpoint.every, c.evaluate.every, c.evaluate.examples = 2, 1, 2, 8
+    c.log.every, c.log.sensitivity_every, c.sample.every = 1, 1, 1
+    c.sample.steps, c.sample.examples = 1, 8
+
+    def refused(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(MetricsWriter, "_append", refused)
+        full.setattr(Events, "write", refused)
+        full.setattr(Events, "close", refused)
+        full.setattr(charts, "_save", refused)
+        full.setattr(writers, "write_samples", refused)
+        with pytest.raises(OSError, match="figures of step 2 could not be written"):
+            training_run.train(c, str(home), signals=lifecycle.Signals())
+    warned = capsys.readouterr().err
+    for what in (
+        "step 1 is not in",
+        "TensorBoard's events",
+        "png is not drawn",
+        "step_1 is not wh",
+    ):
+        assert what in warned, what
+    assert (home / "checkpoints" / "2").is_dir() and not (home / "metrics.jsonl").exists()
+    training_run.train(c, str(home), signals=lifecycle.Signals())
+    (told,) = [row for row in read_metrics(home) if "heldout_loss" in row]
+    assert told["step"] == 2
+    assert training_run.train(c, str(home), signals=lifecycle.Signals())["finished_before"]
 
 
 def test_several_processes_read_the_step_that_the_writer_sees(before, monkeypatch):

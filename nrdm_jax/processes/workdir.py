@@ -53,6 +53,7 @@ class Workdir:
                 exit_codes.IO, f"workdir {path} is in use by another run; choose another --workdir"
             ) from None
         except OSError as error:
+            self.release()
             raise Stop(exit_codes.IO, f"workdir {path} cannot be written: {error}") from error
         try:
             for line in changes(self.path, self._config, allow_change):
@@ -93,14 +94,18 @@ class Workdir:
                 return
 
     def _probe(self) -> None:
-        """Writes, flushes and renames a file: what every save will need."""
-        probe = self.path / ".probe"
-        with probe.open("w") as file:
+        """Makes a directory, writes and flushes a file there, and renames the directory: what every
+        save will need, and some buckets that are mounted cannot do."""
+        probe, probed = self.path / ".probe", self.path / ".probed"
+        for left in (probe, probed):  # by a start that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        probe.mkdir()
+        with (probe / "file").open("w") as file:
             file.write("probe")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(probe, self.path / ".probed")
-        (self.path / ".probed").unlink()
+        os.rename(probe, probed)
+        shutil.rmtree(probed)
 
     def require_space(self, needed: int, what: str) -> None:
         """Raises:
