@@ -141,7 +141,7 @@ def come_back(place: pathlib.Path, wanted, expected: dict[int, str]) -> dict:
     checkpoints = None
     try:
         checkpoints = Checkpoints(str(place), keep=None, together=distributed)
-        step = restoring.newest_good(checkpoints, str(place))
+        step = restoring.newest_good(checkpoints)
         if step is None:
             return {"end": "silently_wrong", "why": "no step was seen"}
         same = digest(checkpoints.restore(step, wanted)) == expected[step]

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -13,13 +14,12 @@ from nrdm_jax.training.metrics import read_metrics
 SAID = 5  # faults of a step, in a message
 
 
-def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
+def newest_good(checkpoints: Checkpoints) -> int | None:
     """The newest step in which no two processes find a fault; None where there is no step at all.
     Newer ones are set aside, and it is said what is wrong with them. Who is alone looks twice.
 
     Args:
       checkpoints: not read only.
-      name: of where they are.
 
     Raises:
       DamagedCheckpoint: there are steps, and none is whole. They stay where they are, so that
@@ -27,31 +27,42 @@ def newest_good(checkpoints: Checkpoints, name: str) -> int | None:
       Stop: a process did not tell what it found.
     """
     steps = checkpoints.agreed_steps()
+    return first_whole(checkpoints, list(reversed(steps))) if steps else None
+
+
+def first_whole(checkpoints: Checkpoints, candidates: Sequence[int]) -> int:
+    """The first of these steps that is whole; those before it are set aside. As `newest_good`."""
     bad: dict[int, list[str]] = {}
-    for step in reversed(steps):
+    for step in candidates:
         faults = _confirmed(checkpoints, step)
         if not faults:
-            break
+            _set_aside(checkpoints, bad)
+            return step
         bad[step] = faults
-    listed = "".join(f"\n  step {step}: {line}" for step, lines in bad.items()
-                     for line in _said(lines))  # fmt: skip
-    if len(bad) == len(steps):
-        if not steps:
-            return None
-        raise DamagedCheckpoint(
-            f"no checkpoint in {name} is whole:{listed}\nrestore that directory from a copy, or "
-            "train in another workdir"
-        )
-    for step in bad:
-        if distributed.is_writer():
+    raise DamagedCheckpoint(
+        f"no checkpoint in {checkpoints.directory} is whole:{_listed(bad)}\n"
+        "restore that directory from a copy, or train in another workdir"
+    )
+
+
+def _set_aside(checkpoints: Checkpoints, bad: Mapping[int, list[str]]) -> None:
+    """{step: what is wrong with it}; for all processes, and they are told."""
+    if not bad:
+        return
+    if distributed.is_writer():
+        for step in bad:
             place = checkpoints.set_aside(step)
             print(f"warning: checkpoint {step} is damaged, set aside in {place}", file=sys.stderr)
-    if bad:
-        if distributed.is_writer():
-            print(listed.lstrip("\n"), file=sys.stderr, flush=True)
-        checkpoints.reload()
-        checkpoints.agreed_steps()
-    return steps[-1 - len(bad)]
+        print(_listed(bad).lstrip("\n"), file=sys.stderr, flush=True)
+    distributed.told(True)  # it is done
+    checkpoints.reload()
+    checkpoints.agreed_steps()
+
+
+def _listed(bad: Mapping[int, list[str]]) -> str:
+    return "".join(
+        f"\n  step {step}: {line}" for step, lines in bad.items() for line in _said(lines)
+    )
 
 
 def _confirmed(checkpoints: Checkpoints, step: int) -> list[str]:

@@ -1,6 +1,6 @@
 """A run goes back to its last good checkpoint, or ends."""
 
-from nrdm_jax import build
+from nrdm_jax import build, restoring
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.loader import Loader
@@ -20,7 +20,7 @@ def gone_back(
     begun: dict,
     trouble: Trouble,
 ) -> tuple[TrainState, dict]:
-    """The newest good state, and what to go on with.
+    """The newest good state that is whole, and what to go on with.
 
     Args:
       parts, batches, checkpoints, ledger: of the run.
@@ -29,17 +29,20 @@ def gone_back(
 
     Raises:
       Stop: there is no good state, or the config asks for an end here (exit code 70).
+      DamagedCheckpoint: there are such, and none is whole.
     """
     config = parts.config
     with ledger.account("save"):
         checkpoints.settle()
     rollback = config.guard.action == "rollback"
     every = config.checkpoint.every if rollback else 1
-    good = recovery.last_good(checkpoints.agreed_steps(), trouble.since, every)
+    before = recovery.good_ones(checkpoints.agreed_steps(), trouble.since, every)
     done = trouble.counts["rollbacks"]
-    if not rollback or good is None or done >= config.guard.most_rollbacks:
-        raise Stop(exit_codes.NON_FINITE, _farewell(trouble, good, rollback))
+    if not rollback or not before or done >= config.guard.most_rollbacks:
+        raise Stop(exit_codes.NON_FINITE, _farewell(trouble, before, rollback))
     with ledger.account("restore"):
+        # The first: what became of the disk since it was written nobody knows.
+        good = restoring.first_whole(checkpoints, before)
         state = state_of(checkpoints.restore(good, save_items(parts.abstract_state)))
         meta = recovery.whole(checkpoints.meta(good))
         # They lead to the same trouble: wherever a kill leaves this, the run comes to it again.
@@ -60,8 +63,8 @@ def gone_back(
     return state, again
 
 
-def _farewell(trouble: Trouble, good: int | None, rollback: bool) -> str:
-    last = "no checkpoint from before it" if good is None else f"last good checkpoint: step {good}"
+def _farewell(trouble: Trouble, good: list[int], rollback: bool) -> str:
+    last = f"last good checkpoint: step {good[0]}" if good else "no checkpoint from before it"
     again = f", after {trouble.counts['rollbacks']} rollbacks" if rollback else ""
     advice = "" if rollback else ", or set guard.action=rollback"
     return (

@@ -116,8 +116,7 @@ def _train(job: Job, home: Workdir, checkpoints, snapshots, signals, ledger) -> 
     parts, batches, workdir = job.parts, job.batches, home.path
     last_step = parts.config.train.steps
     with ledger.account("restore"):
-        kept = workdir / run_weights.CHECKPOINTS
-        state, begun = _start(parts, checkpoints, kept, batches.fingerprint)
+        state, begun = _start(parts, checkpoints, workdir, batches.fingerprint)
         first_step = int(state.step)
     size = sum(map(fingerprints.bytes_of, jax.tree.leaves(save_items(parts.abstract_state))))
     if first_step < last_step:
@@ -203,12 +202,12 @@ def _compiled(parts: build.Run, dtype) -> programs.Steps:
 
 
 def _start(
-    parts: build.Run, checkpoints: Checkpoints, where: pathlib.Path, data: str
+    parts: build.Run, checkpoints: Checkpoints, workdir: pathlib.Path, data: str
 ) -> tuple[TrainState, dict]:
     """The state to go on with, and what its checkpoint says of the run so far (`Stretch.meta`);
-    `where` the checkpoints are, and `data` is the fingerprint of the records."""
+    `data` is the fingerprint of the records."""
     config = parts.config
-    latest = restoring.newest_good(checkpoints, str(where))
+    latest = restoring.newest_good(checkpoints)
     if latest is not None:
         meta = checkpoints.meta(latest)
         wanted = save_items(parts.abstract_state)
@@ -224,7 +223,7 @@ def _start(
         if note := configuration.other_batch_size(config, meta):
             print(note, file=sys.stderr, flush=True)
         return state, meta
-    restoring.check_none_lost(where.parent, config.checkpoint.every)
+    restoring.check_none_lost(workdir, config.checkpoint.every)
     nothing_yet = recovery.nothing_yet() | {
         "step": 0,
         **dict.fromkeys(MetricsWriter.SECONDS, 0.0),

@@ -1,13 +1,14 @@
 """A run that meets a bad record goes back, leaves its batch out, and depends on nothing else."""
 
 import json
+import os
 
 import jax
 import numpy as np
 import pytest
 
 from nrdm_jax import config as configuration
-from nrdm_jax import records, training_run
+from nrdm_jax import records, rollbacks, training_run
 from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.data import order
 from nrdm_jax.data.loader import Loader
@@ -170,6 +171,26 @@ def test_a_spike_is_left_out_whenever_the_run_is_stopped(config, tmp_path, spoil
     ends = {f"killed_{n}": Signals(n, kill=True) for n in (11, 15)}
     ends |= {f"stopped_{n}": Signals(n) for n in (7, 11)}
     check_rollback(config, tmp_path, without, ends)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_gone_behind(config, tmp_path, spoil, monkeypatch):
+    """The one that a run would go back to has changed on the disk since it was saved."""
+    spoil(np.nan)
+    gone_back = rollbacks.gone_back
+
+    def damaged(parts, batches, checkpoints, *others):
+        checkpoints.settle()  # it may still be written
+        for file in (tmp_path / "w/checkpoints/10/params").rglob("*"):
+            if file.is_file():
+                os.truncate(file, file.stat().st_size // 2)
+        return gone_back(parts, batches, checkpoints, *others)
+
+    monkeypatch.setattr(rollbacks, "gone_back", damaged)
+    train(config, tmp_path / "w")
+    _, meta = ended(config, tmp_path / "w")
+    assert meta["left_out"] == [[5 * BATCH, BAD_STEP * BATCH]] and meta["step"] == 15
+    assert (tmp_path / "w/checkpoints_bad/10").is_dir()
 
 
 @pytest.mark.slow

@@ -37,6 +37,9 @@ class StoredCheckpoints:
       directory: of them.
       together: what the processes do together that read here; alone, where each reads for itself.
       manager: orbax's, of who also saves there.
+
+    Attributes:
+      directory: as given.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class StoredCheckpoints:
         together: Together | None = None,
         manager: ocp.CheckpointManager | None = None,
     ):
+        self.directory = directory
         self._directory = epath.Path(directory)
         self._together: Together = together or Alone()
         self._manager = manager or ocp.CheckpointManager(

@@ -23,12 +23,12 @@ def whole(meta: dict[str, Any]) -> dict[str, Any]:
     return defaults | meta
 
 
-def last_good(steps: Sequence[int], since: int, every: int = 1) -> int | None:
-    """The newest checkpoint from before step `since`, those at multiples of `every` first: others
-    are where a process was stopped, and a run must not depend on that. None: there is none."""
-    before = [step for step in steps if step < since]
-    regular = [step for step in before if step % every == 0]
-    return max(regular or before, default=None)
+def good_ones(steps: Sequence[int], since: int, every: int = 1) -> list[int]:
+    """Checkpoints from before step `since`, the newest first; where there are such, those at
+    multiples of `every`: others are where a process was stopped, and a run must not depend on
+    that."""
+    before = sorted((step for step in steps if step < since), reverse=True)
+    return [step for step in before if step % every == 0] or before
 
 
 def begun_again(meta: dict[str, Any], trouble: Trouble, position: int) -> dict[str, Any]:

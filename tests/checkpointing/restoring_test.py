@@ -75,7 +75,7 @@ def test_the_newest_whole_step_is_gone_on_from_and_a_bad_one_is_set_aside(kept, 
     assert checkpoints.faults(2) == [] and checkpoints.faults(3)
     with pytest.raises(DamagedCheckpoint, match=f"{home}/3"):
         checkpoints.restore(3, tree(0))
-    assert restoring.newest_good(checkpoints, str(home)) == 2
+    assert restoring.newest_good(checkpoints) == 2
     said = capsys.readouterr().err
     assert "checkpoint 3 is damaged, set aside" in said and "params/a" in said
     assert checkpoints.steps() == [1, 2] and (home.parent / "checkpoints_bad" / "3").is_dir()
@@ -85,7 +85,7 @@ def test_the_newest_whole_step_is_gone_on_from_and_a_bad_one_is_set_aside(kept, 
     checkpoints.save(3, tree(3), {})
     checkpoints.wait()
     DAMAGES[damage](largest(home / "3" / "params"))
-    assert restoring.newest_good(checkpoints, str(home)) == 2
+    assert restoring.newest_good(checkpoints) == 2
     assert sorted(p.name for p in (home.parent / "checkpoints_bad").iterdir()) == ["3", "3.1"]
 
 
@@ -94,7 +94,7 @@ def test_where_none_is_whole_nothing_is_moved_and_nothing_begins_anew(kept):
     for step in (1, 2, 3):
         flip(largest(home / str(step) / "params"))
     with pytest.raises(DamagedCheckpoint, match="no checkpoint in .* is whole") as caught:
-        restoring.newest_good(checkpoints, str(home))
+        restoring.newest_good(checkpoints)
     assert caught.value.exit_code == 65
     assert all(f"step {step}: params/a" in str(caught.value) for step in (1, 2, 3))
     assert checkpoints.steps() == [1, 2, 3] and not (home.parent / "checkpoints_bad").exists()
@@ -102,7 +102,7 @@ def test_where_none_is_whole_nothing_is_moved_and_nothing_begins_anew(kept):
 
 def test_where_there_was_never_a_step_a_run_begins(tmp_path):
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"))
-    assert restoring.newest_good(checkpoints, "") is None
+    assert restoring.newest_good(checkpoints) is None
     checkpoints.close()
 
 
@@ -128,7 +128,7 @@ def test_what_a_checkpoint_says_of_itself_is_checked_too(kept, changed):
     os.mkfifo(file)
     with pytest.raises(DamagedCheckpoint, match="says of itself"):
         checkpoints.meta(3)
-    assert restoring.newest_good(checkpoints, str(home)) == 2
+    assert restoring.newest_good(checkpoints) == 2
 
 
 def test_whatever_file_of_the_newest_is_damaged_a_whole_step_is_gone_on_from(kept):
@@ -139,7 +139,7 @@ def test_whatever_file_of_the_newest_is_damaged_a_whole_step_is_gone_on_from(kep
     ends = set()
     for name in sorted(names):
         cut(home / "3" / name)
-        step = restoring.newest_good(checkpoints, str(home))
+        step = restoring.newest_good(checkpoints)
         found = checkpoints.restore(step, tree(0))
         np.testing.assert_array_equal(found["params"]["a"], tree(step)["params"]["a"])
         ends.add(step)
@@ -150,11 +150,11 @@ def test_whatever_file_of_the_newest_is_damaged_a_whole_step_is_gone_on_from(kep
 
 
 def test_what_only_one_reader_cannot_read_is_no_damage(kept, monkeypatch, capsys):
-    home, checkpoints = kept
+    _, checkpoints = kept
     faults, ill = checkpoints.faults, ["params/a: cannot be read: Stale file handle"]
     answers = iter([ill, []])
     monkeypatch.setattr(checkpoints, "faults", lambda *_: next(answers))
-    assert restoring.newest_good(checkpoints, str(home)) == 3
+    assert restoring.newest_good(checkpoints) == 3
     assert "could be when it was read again: params/a" in capsys.readouterr().err
     # Of three processes, of which this is the first: the third's share, which the second reads.
     read = []
