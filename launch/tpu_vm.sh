@@ -2,7 +2,7 @@
 # bash launch/tpu_vm.sh [--dry_run] NAME ZONE GENERATION CONFIG WORKDIR [FLAGS…]
 # Trains on all workers of a Cloud TPU VM slice that exists, from ~/nrdm_jax there (git clone, then bash
 # launch/local.sh --setup-only --extras=tpu). WORKDIR is what all workers see: a bucket, mounted. A job that was
-# preempted and saved (75) is started again, and one that lost a process or hung (71), up to MOST_RESTARTS (100)
+# preempted and saved (75) is started again, and one that lost a process or hung (71), up to MOST_RESTARTS (10)
 # times. Processes find each other by the TPU's own metadata.
 set -euo pipefail
 
@@ -32,7 +32,7 @@ while true; do
   "${command[@]}" || code=$?
   if [ "$code" -eq 75 ]; then
     echo "preempted and saved: starting again"
-  elif [ "$code" -eq 71 ] && [ "$lost" -lt "${MOST_RESTARTS:-100}" ]; then
+  elif [ "$code" -eq 71 ] && [ "$lost" -lt "${MOST_RESTARTS:-10}" ]; then
     lost=$((lost + 1))
     echo "a process was lost or hung: starting again, $lost"
   else

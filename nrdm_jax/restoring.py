@@ -30,8 +30,9 @@ def newest_good(checkpoints: Checkpoints) -> int | None:
     return first_whole(checkpoints, list(reversed(steps))) if steps else None
 
 
-def first_whole(checkpoints: Checkpoints, candidates: Sequence[int]) -> int:
-    """The first of these steps that is whole; those before it are set aside. As `newest_good`."""
+def first_whole(checkpoints: Checkpoints, candidates: Sequence[int], which: str = "") -> int:
+    """The first of these steps that is whole, of `which` for the message; those before it are set
+    aside. Raises as `newest_good`."""
     bad: dict[int, list[str]] = {}
     for step in candidates:
         faults = _confirmed(checkpoints, step)
@@ -40,7 +41,7 @@ def first_whole(checkpoints: Checkpoints, candidates: Sequence[int]) -> int:
             return step
         bad[step] = faults
     raise DamagedCheckpoint(
-        f"no checkpoint in {checkpoints.directory} is whole:{_listed(bad)}\n"
+        f"no checkpoint in {checkpoints.directory}{which} is whole:{_listed(bad)}\n"
         "restore that directory from a copy, or train in another workdir"
     )
 

@@ -36,13 +36,14 @@ def gone_back(
         checkpoints.settle()
     rollback = config.guard.action == "rollback"
     every = config.checkpoint.every if rollback else 1
-    before = recovery.good_ones(checkpoints.agreed_steps(), trouble.since, every)
+    steps = checkpoints.agreed_steps() if rollback else checkpoints.steps()
+    before = recovery.good_ones(steps, trouble.since, every)
     done = trouble.counts["rollbacks"]
     if not rollback or not before or done >= config.guard.most_rollbacks:
         raise Stop(exit_codes.NON_FINITE, _farewell(trouble, before, rollback))
     with ledger.account("restore"):
         # The first: what became of the disk since it was written nobody knows.
-        good = restoring.first_whole(checkpoints, before)
+        good = restoring.first_whole(checkpoints, before, f" from before step {trouble.since}")
         state = state_of(checkpoints.restore(good, save_items(parts.abstract_state)))
         meta = recovery.whole(checkpoints.meta(good))
         # They lead to the same trouble: wherever a kill leaves this, the run comes to it again.

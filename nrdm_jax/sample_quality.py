@@ -14,6 +14,7 @@ import numpy as np
 from nrdm_jax import build, drawing
 from nrdm_jax.data import loader
 from nrdm_jax.data.captions import plain
+from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.sources import Source, fingerprint_of
 from nrdm_jax.evaluation import feature_sets, features
 from nrdm_jax.evaluation.feature_sets import FeatureSet
@@ -197,7 +198,10 @@ class SampleQuality:
             self._records, self._batch_size, sharding, limit=self._examples
         ):
             poll()
-            self._add(found, batch)
+            try:
+                self._add(found, batch)
+            except NotFinite as error:
+                raise DataError(f"the reference cannot be scored with: {error}") from error
         self._known = found
         if distributed.is_writer():
             feature_sets.save(path, found, about)

@@ -34,7 +34,7 @@ from nrdm_jax.signatures import Params
 from nrdm_jax.stretch import Job, Stretch, Tools, takes_snapshots
 from nrdm_jax.training import guard, recovery
 from nrdm_jax.training.goodput import Goodput
-from nrdm_jax.training.metrics import Ledger, MetricsWriter
+from nrdm_jax.training.metrics import Ledger, MetricsWriter, warned_of
 from nrdm_jax.training.state import TrainState, save_items, state_of
 
 
@@ -106,9 +106,12 @@ def train(
     finally:
         signals.enter("exit")
         limit = config.watchdog.exit
+        has_failed = sys.exception() is not None
         for steps in (checkpoints, snapshots):
             if steps is not None:
-                lifecycle.bounded("checkpoints", steps.close, limit)
+                # What the run ends with is not to be lost for what comes of closing it.
+                with warned_of("checkpoints") if has_failed else contextlib.nullcontext():
+                    lifecycle.bounded("checkpoints", steps.close, limit)
         home.release()
 
 

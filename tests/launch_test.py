@@ -156,10 +156,21 @@ def test_skypilot_s_file_is_whole():
 
 
 def test_preemption_is_told_from_failure(tmp_path):
-    """75 queues a SLURM job again, and 71 so many times; anything else does not."""
-    for code, restarts in ((75, 0), (75, 500), (71, 99), (71, 100), (1, 0), (74, 0)):
-        again = code == 75 or (code == 71 and restarts < 100)
-        for name, text in (("srun", f"exit {code}"), ("scontrol", "echo $* > requeued")):
+    """75 queues a SLURM job again, and what one that was killed or hung leaves so many times; not
+    what is wrong with the job: then the others leave with 71, and srun with the highest."""
+    for codes, restarts, ends, again in (
+        ((75, 75), 0, 75, True), ((75, 75), 500, 75, True), ((71, 71), 99, 71, True),
+        ((71, 71), 100, 71, False), ((137, 71), 99, 137, True), ((137, 71), 100, 137, False),
+        ((65, 71), 0, 65, False), ((1, 71), 0, 1, False), ((71, 74), 0, 74, False),
+        ((0, 0), 0, 0, False),
+    ):  # fmt: skip
+        says = "".join(
+            f"echo 'srun: error: node{i}: task {i}: Exited with exit code {code}' >&2; "
+            for i, code in enumerate(codes)
+            if 0 < code < 128
+        )
+        srun = f"echo 'error: Exited with exit code 2' >&2; {says} exit {max(codes)}"
+        for name, text in (("srun", srun), ("scontrol", "echo $* > requeued")):
             script = tmp_path / name
             script.write_text(f"#!/bin/sh\n{text}\n")
             script.chmod(0o755)
@@ -172,7 +183,7 @@ def test_preemption_is_told_from_failure(tmp_path):
             SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts),
             PATH=f"{tmp_path}:{os.environ['PATH']}",
         )  # fmt: skip
-        assert done.returncode == code
+        assert done.returncode == ends and "error: Exited" in done.stderr
         requeued = tmp_path / "requeued"
         assert requeued.exists() == again
         if again:

@@ -27,8 +27,8 @@ from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.checkpointing.together import Alone, Together
 from nrdm_jax.checkpointing.votes import Votes
 
-LISTED = 180.0  # seconds after which all processes must see a directory as it is
-SAVED = 7200  # seconds that a save in the background may take
+LISTING_TIMEOUT = 180.0  # seconds after which all processes must see a directory as it is
+SAVE_TIMEOUT = 7200  # seconds that a save in the background may take
 METRICS = "metrics"  # of a note: of the held-out records at that step
 HOST_BYTES = 64 * 2**30
 PROBE = ".probe"
@@ -43,7 +43,7 @@ class Checkpoints(StoredCheckpoints):
       keep: which steps stay as new ones are committed; a number is of the newest, None all.
       host_bytes: of this process's memory that a save may take. A state of which it holds more is
         copied in parts, and `save` returns when it is written.
-      most_failed: saves in a row that may fail, so that training goes on; 0: any number.
+      most_failed: saves in a row that fail are an error then, and before that a warning; 0: never.
       together: what the processes do together that save here.
 
     Raises:
@@ -76,7 +76,7 @@ class Checkpoints(StoredCheckpoints):
             # A failed directory creation in the background can hang the process at its exit.
             async_options=ocp.AsyncOptions(
                 create_directories_asynchronously=False,
-                timeout_secs=SAVED,
+                timeout_secs=SAVE_TIMEOUT,
                 barrier_sync_fn=self._votes,
                 post_finalization_callback=self._flush,
             ),
@@ -96,9 +96,12 @@ class Checkpoints(StoredCheckpoints):
             try:
                 if (value := self._value(step)) is not None:
                     values[step] = value
-            except DamagedCheckpoint as error:  # it may be the best, and be read the next time
-                unread.add(step)
-                print(f"warning: {error}; it is kept", file=sys.stderr, flush=True)
+            except DamagedCheckpoint as error:
+                # It may be the best, and be read the next time; one without a note was half
+                # removed when a process was killed.
+                if notes.place(self._directory, step).exists():
+                    unread.add(step)
+                    print(f"warning: {error}; it is kept", file=sys.stderr, flush=True)
         return self._retention.kept(steps, values) | unread
 
     def _value(self, step: int) -> float | None:
@@ -117,18 +120,19 @@ class Checkpoints(StoredCheckpoints):
         a client of a network's file system lists for a while what is there no more.
 
         Raises:
-          OSError: after `LISTED` seconds this one still does not.
+          OSError: after `LISTING_TIMEOUT` seconds this one still does not.
         """
         wanted = self._together.told(self.steps())[0]
-        deadline = time.monotonic() + LISTED
+        deadline = time.monotonic() + LISTING_TIMEOUT
         while self.steps() != wanted:
             if time.monotonic() > deadline:
                 raise OSError(
                     f"{self._directory} has steps {self.steps()} to this process and {wanted} to "
-                    f"the one that writes, after {LISTED:.0f} s; give all of them one --workdir"
+                    f"the one that writes, after {LISTING_TIMEOUT:.0f} s; give all one --workdir"
                 )
             time.sleep(1)
             self.reload()
+        self._together.told(True)  # who waits in a collective for one that still looks gives up
         return wanted
 
     def remove_after(self, step: int) -> None:
@@ -154,16 +158,24 @@ class Checkpoints(StoredCheckpoints):
         was not asked for, is told here.
 
         Raises:
-          OSError: of several processes this one cannot begin, alone; or too many saves in a row
-            have failed, on all.
+          OSError: of several processes this one cannot begin, alone; or this save is the last of
+            so many in a row that have failed.
         """
         self.settle()
-        if self._failed and self._failed == self._most_failed:
+        is_last = 0 < self._most_failed <= self._failed + 1
+        self._begin(step, items, meta)
+        if not is_last:
+            return
+        self._finish()
+        if self._failed >= self._most_failed:
+            problem, self._problem = self._problem, None
             raise OSError(
-                f"{self._directory}: {self._failed} saves in a row have failed "
+                f"{self._directory}: {problem}, the last of {self._failed} in a row "
                 "(checkpoint.most_failed); make room, or mend the disk: the same command goes on "
                 "from the newest step there"
             )
+
+    def _begin(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
         arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
         self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
@@ -188,6 +200,9 @@ class Checkpoints(StoredCheckpoints):
             if self._together.active():
                 raise  # the others wait within the library
             self._give_up(step, error)
+        except Exception:  # a defect: nothing is being saved
+            self._being_saved = None
+            raise
         if in_parts:
             self._finish()
 
@@ -298,11 +313,14 @@ class Checkpoints(StoredCheckpoints):
         OSError: the last save was not written, and nobody has asked for it.
         """
         try:
-            with self._writing():
-                self._manager.close()
-        except OSError:
-            if not self._gave_up:
-                raise
+            self.wait()
+        finally:
+            try:
+                with self._writing():
+                    self._manager.close()
+            except OSError:
+                if not self._gave_up:
+                    raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

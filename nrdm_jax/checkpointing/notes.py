@@ -4,11 +4,17 @@ a checksum of it all."""
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from nrdm_jax.bounded_files import parse_json
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint
 
 FINGERPRINTS, CHECKSUM = "fingerprints", "checksum"
+
+
+def place(directory: Any, step: int) -> Any:
+    """The file of a step's, below a directory of checkpoints; paths of any kind."""
+    return directory / str(step) / "meta" / "metadata"
 
 
 def signed(meta: Mapping, fingerprints: Mapping[str, int]) -> dict:

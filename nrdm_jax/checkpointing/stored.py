@@ -138,7 +138,7 @@ class StoredCheckpoints:
     def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
         name = f"{self._directory}/{step}"
         try:
-            text = read_bytes(self._directory / str(step) / "meta" / "metadata", MOST_JSON)
+            text = read_bytes(notes.place(self._directory, step), MOST_JSON)
         except (OSError, ValueError) as error:
             self._check_there(step)
             raise DamagedCheckpoint(

@@ -323,8 +323,8 @@ def default() -> ml_collections.ConfigDict:
     # once, and written while training goes on; of a larger one a few leaves at a time are, and
     # training waits.
     c.checkpoint.host_gib = 64.0
-    # Saves in a row that may fail, as on a full disk: so long it trains on, since the next one may
-    # be written, and then the run ends (exit code 74). 0: any number.
+    # Saves in a row that fail, as on a full disk, after which the run ends (exit code 74): until
+    # then it trains on, since the next one may be written. 0: it never ends for that.
     c.checkpoint.most_failed = 10
     c.checkpoint.init_from = placeholder(str)  # workdir of a run whose EMA weights are the start
 

@@ -7,6 +7,7 @@ says; here the classes are TFDS's own, the pictures those of `pictures.FORMATS`,
 counts those that are there.
 """
 
+import contextlib
 import io
 import pathlib
 import re
@@ -114,37 +115,35 @@ class Records:
         try:
             return list(self._records.__getitems__(list(places)))
         except Exception as error:  # as of `named`
-            if is_of_machine(error):
-                raise
             # Those of a batch are read at once, and not one of them is named. What can be read now
             # was no damage: array_record does not tell a disk's or network's fault from it.
-            found = self._again(places)
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            found = [record for place in places for record in self._again(place)]
             print(
                 f"warning: {self.name}: a batch could not be read, and could be when it was read "
-                f"again: {said}",
+                f"again: {_first_line(error)}",
                 file=sys.stderr,
                 flush=True,
             )
             return found
 
-    def _again(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """One record after the other, each so often as `ATTEMPTS` says. Raises as `read`."""
-        found: list[dict[str, Any]] = []
-        for place in places:
-            for wait in ATTEMPTS:
-                time.sleep(wait)
-                try:
-                    found += self._records.__getitems__([place])
-                    break
-                except Exception as error:  # as above
-                    if is_of_machine(error):
-                        raise
-                    failed = error
-            else:
-                says = str(failed).strip().splitlines() or [type(failed).__name__]
-                raise DataError(f"{self.name}: record {place} is damaged: {says[0]}") from failed
-        return found
+    def _again(self, place: int) -> list[dict[str, Any]]:
+        """A record, so often as `ATTEMPTS` says. Raises as `read`."""
+        for wait in ATTEMPTS[:-1]:
+            time.sleep(wait)
+            with contextlib.suppress(Exception):
+                return self._records.__getitems__([place])
+        time.sleep(ATTEMPTS[-1])
+        try:
+            return self._records.__getitems__([place])
+        except Exception as error:
+            if is_of_machine(error):
+                raise
+            says = f"record {place} is damaged: {_first_line(error)}"
+            raise DataError(f"{self.name}: {says}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_files(builder, split: str) -> None:

@@ -8,7 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 
-from nrdm_jax.bounded_files import file_below, read_object
+from nrdm_jax.bounded_files import BoundedFile, file_below, read_object
 from nrdm_jax.data.errors import DataError, named
 
 CHECKSUMS = "crc32.json"
@@ -33,7 +33,7 @@ def once(home: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.P
     )
     try:
         write(partial)
-        sums = {file.name: _crc32(file) for file in sorted(partial.iterdir())}
+        sums = {file.name: _crc32(file, flush=True) for file in sorted(partial.iterdir())}
         (partial / CHECKSUMS).write_text(json.dumps(sums))
         os.rename(partial, home)
     except OSError:
@@ -56,9 +56,11 @@ def _check(home: pathlib.Path) -> None:
                 raise DataError(f"{name} has changed since it was written; remove the folder")
 
 
-def _crc32(file: pathlib.Path) -> int:
+def _crc32(file: pathlib.Path, *, flush: bool = False) -> int:
     number = 0
-    with file.open("rb") as opened:
+    with BoundedFile(file) as opened:
         while block := opened.read(BLOCK):
             number = zlib.crc32(block, number)
+        if flush:  # it gets its name when a loss of power cannot take its contents
+            os.fsync(opened.fileno())
     return number

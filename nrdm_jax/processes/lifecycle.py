@@ -45,8 +45,8 @@ def data_dir() -> pathlib.Path:
 
 
 def prepare_environment() -> None:
-    """Settles where caches go, before jax is imported, and how many files may be open; what the
-    user has set stays."""
+    """Settles where caches go, before jax is imported, where the user has set nothing else; and
+    lets as many files be open as the system does."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     # A compiler for GPUs that is installed (the extra gpu-aot) takes itself for a GPU's driver.
@@ -57,7 +57,8 @@ def prepare_environment() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     # XLA's and TensorStore's notes on CPU features would bury our own lines.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -1,5 +1,6 @@
 """The directory of a run: claimed by one job at a time, and bound to one config."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -94,10 +95,12 @@ class Workdir:
                 return
 
     def _probe(self) -> None:
-        """Makes a directory, writes and flushes a file there, and renames the directory: what every
-        save will need, and some buckets that are mounted cannot do."""
+        """Makes a directory, writes and flushes a file there, renames the directory and flushes the
+        one that it is in: what every save will need, and some buckets that are mounted cannot."""
         probe, probed = self.path / ".probe", self.path / ".probed"
-        for left in (probe, probed):  # by a start that was killed
+        for left in (probe, probed):  # by a start that was killed, or of an older version
+            if left.is_file():
+                left.unlink()
             shutil.rmtree(left, ignore_errors=True)
         probe.mkdir()
         with (probe / "file").open("w") as file:
@@ -106,6 +109,7 @@ class Workdir:
             os.fsync(file.fileno())
         os.rename(probe, probed)
         shutil.rmtree(probed)
+        _flush(self.path)
 
     def require_space(self, needed: int, what: str) -> None:
         """Raises:
@@ -133,17 +137,23 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, stored_at)
-        # The name, and that of the workdir, which may be new: no save does more than its own.
-        for place in (self.path, self.path.absolute().parent):
-            number = os.open(place, os.O_RDONLY)
-            os.fsync(number)
-            os.close(number)
+        _flush(self.path)
+        with contextlib.suppress(OSError):  # the workdir's name; that place may not be ours to read
+            _flush(self.path.absolute().parent)
         with (self.path / "env.json").open("a") as file:
             file.write(json.dumps(environment) + "\n")
 
     def release(self) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def _flush(directory: pathlib.Path) -> None:
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def check_place(path: str) -> None:

@@ -37,17 +37,19 @@ class Events:
             )
             for name, value in values.items()
         ]
+        is_new = self._file is None
         try:
-            if self._file is None:
+            if is_new:
                 self._open(library)
             for event in self._first + events:
                 self._file.write_event(event)
             self._file.flush()
         except OSError:
             file, self._file = self._file, None
-            if file is not None:
-                with contextlib.suppress(OSError):
-                    file.close()
+            with contextlib.suppress(OSError, AttributeError):
+                file.close()
+            if file is not None and is_new:  # of a disk that stays full, one a call
+                pathlib.Path(file._file_name).unlink(missing_ok=True)
             raise
         self._first = []
 

@@ -382,5 +382,8 @@ class Profile:
         """Ends a trace that is still running, as when the run ends within it."""
         if self._running:
             self._running = False
-            with warned_of(f"{self._directory} is not written"):
-                jax.profiler.stop_trace()
+            with warned_of(f"{self._directory} is not whole"):
+                try:
+                    jax.profiler.stop_trace()
+                except RuntimeError as error:  # as the profiler calls a disk that is full
+                    raise OSError(str(error)) from error

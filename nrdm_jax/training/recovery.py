@@ -24,11 +24,11 @@ def whole(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def good_ones(steps: Sequence[int], since: int, every: int = 1) -> list[int]:
-    """Checkpoints from before step `since`, the newest first; where there are such, those at
-    multiples of `every`: others are where a process was stopped, and a run must not depend on
-    that."""
-    before = sorted((step for step in steps if step < since), reverse=True)
-    return [step for step in before if step % every == 0] or before
+    """Checkpoints from before step `since`, in the order in which they are to be tried: the newest
+    of those at multiples of `every` first. Others are where a process was stopped, and a run must
+    not depend on that."""
+    before = (step for step in steps if step < since)
+    return sorted(before, key=lambda step: (step % every > 0, -step))
 
 
 def begun_again(meta: dict[str, Any], trouble: Trouble, position: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import pytest
 from orbax.checkpoint._src.serialization import replica_slices
 
 from nrdm_jax import checkpoint_report, restoring
-from nrdm_jax.checkpointing import manager, notes
+from nrdm_jax.checkpointing import manager, notes, stored
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
@@ -396,8 +396,12 @@ def test_saves_leave_no_objects_behind(tmp_path):
     checkpoints.close()
 
 
-def test_the_best_is_kept_though_what_it_says_cannot_be_read_once(tmp_path, capsys):
-    home = tmp_path / "checkpoints"
+def test_the_best_is_kept_though_what_it_says_cannot_be_read_once(tmp_path, monkeypatch, capsys):
+    home, whole = tmp_path / "checkpoints", stored.read_bytes
+
+    def unread(path):
+        if path == notes.place(home, 1):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def saved(*steps):
         checkpoints = Checkpoints(str(home), keep=Retention(newest=1, best=1))
@@ -410,11 +414,15 @@ def test_the_best_is_kept_though_what_it_says_cannot_be_read_once(tmp_path, caps
 
     assert saved(1, 2, 3) == [1, 3]
     note = home / "1" / "meta" / "metadata"
-    note.rename(home / "note")
-    assert saved(4) == [1, 3, 4]  # by a process that knows of none: 3 is the best of the others
+    with monkeypatch.context() as disk:
+        disk.setattr(stored, "read_bytes", lambda path, most: unread(path) or whole(path, most))
+        assert saved(4) == [1, 3, 4]  # by a process that knows of none: 3 is the best of the others
     assert "1: what it says of itself cannot be read" in capsys.readouterr().err
-    (home / "note").rename(note)
     assert saved(5) == [1, 5]
+    # Of one that was half removed when its process was killed nothing else is.
+    note.unlink()
+    assert saved(6) == [5, 6]
+    assert sorted(path.name for path in home.iterdir()) == ["5", "6"]
 
 
 def test_a_step_is_saved_though_an_older_one_cannot_be_removed(tmp_path, monkeypatch, capsys):
@@ -447,13 +455,29 @@ def test_so_many_saves_in_a_row_may_fail(tmp_path, monkeypatch):
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"), most_failed=2)
     monkeypatch.setattr(Checkpoints, "_obstacle", lambda self, items: full.pop(0))
     full = ["No space left", "", "No space left", "No space left"]
-    for step in (1, 2, 3, 4):
+    for step in (1, 2, 3):  # there is room again at the last try
         checkpoints.save(step, tree(step), {})
         assert (checkpoints.failed() is None) == (step == 2)
-    with pytest.raises(OSError, match="2 saves in a row have failed"):
-        checkpoints.save(5, tree(5), {})
+    with pytest.raises(OSError, match="step 4 was not saved: No space left, the last of 2 in a"):
+        checkpoints.save(4, tree(4), {})
     checkpoints.close()
-    assert checkpoints.steps() == [2]
+    assert checkpoints.steps() == [2] and full == []
+
+
+def test_the_last_of_failed_saves_is_known_when_it_has_ended(tmp_path):
+    """One that fails in the background."""
+    values = np.random.default_rng(0).standard_normal((300, 300))
+    large = {"params": {"a": jnp.asarray(values, jnp.float32)}}
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"), most_failed=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large, the last of 1 in a row"):
+            checkpoints.save(1, large, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints.save(1, large, {})
+    checkpoints.close()
 
 
 class Reader(Alone):
@@ -480,7 +504,7 @@ def test_all_go_by_the_list_of_the_one_that_writes(tmp_path, monkeypatch):
     writer.remove_after(2)
     assert writer.steps() == [1, 2] and sorted(path.name for path in home.iterdir()) == ["1", "2"]
     assert reader.agreed_steps() == [1, 2]
-    monkeypatch.setattr(manager, "LISTED", -1.0)
+    monkeypatch.setattr(manager, "LISTING_TIMEOUT", -1.0)
     reader._together.steps = [1, 2, 3]
     with pytest.raises(OSError, match=r"has steps \[1, 2\] to this process and \[1, 2, 3\] to"):
         reader.agreed_steps()

@@ -121,9 +121,9 @@ def test_the_alarm_and_the_guard_mean_the_same_by_alike():
 
 
 def test_a_run_goes_back_to_where_it_would_have_without_being_stopped():
-    assert recovery.good_ones([500, 1000, 1300, 1500], 1501, every=500) == [1500, 1000, 500]
+    assert recovery.good_ones([500, 1000, 1300, 1500], 1501, every=500) == [1500, 1000, 500, 1300]
     # 1300 is where a process was stopped; 1500 is suspect.
-    assert recovery.good_ones([500, 1000, 1300, 1500], 1500, every=500) == [1000, 500]
+    assert recovery.good_ones([500, 1000, 1300, 1500], 1500, every=500) == [1000, 500, 1300]
     assert recovery.good_ones([1300], 1500, every=500) == [1300]
     assert recovery.good_ones([1500], 1500) == []
     old = recovery.whole({"records_seen": 80, "step": 5})
