@@ -3,7 +3,28 @@
 import contextlib
 import ctypes
 import gc
+import os
 from collections.abc import Iterator
+
+CORES = 16  # that share one of malloc's arenas
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+
+
+def arenas() -> int:
+    """Two, and more where so many threads compile that they would wait for them."""
+    return max(2, (os.cpu_count() or 1) // CORES)
+
+
+def few_arenas() -> None:
+    """Lets all threads of the process share a few of malloc's arenas, unless MALLOC_ARENA_MAX says
+    how many; to be called before there are threads.
+
+    glibc gives new threads an arena each, up to eight a core, and every save has new threads: what
+    stays of one in an arena keeps the pages around it, and the process grows for hours.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_ARENA_MAX, arenas())
 
 
 def give_back() -> None:

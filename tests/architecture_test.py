@@ -74,7 +74,7 @@ ALLOWED = {
     "checkpointing": ("signatures", "trees", "host_memory", "bounded_files"),
     "evaluation": ("signatures", "trees", *FILES_OF_WEIGHTS),
     "text": ("signatures", "trees", *FILES_OF_WEIGHTS),
-    "processes": ("config", "signatures", "trees", "bounded_files"),
+    "processes": ("config", "signatures", "trees", "bounded_files", "host_memory"),
     "training": ("diffusion", "sharding", "checkpointing", "processes", "signatures", "trees",
                  "bounded_files"),
     "sampling": ("diffusion", "sharding", "processes", "signatures", "trees"),

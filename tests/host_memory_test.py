@@ -3,7 +3,10 @@
 import collections
 import ctypes
 import gc
+import os
 import pathlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -45,6 +48,46 @@ def test_what_a_thread_has_freed_is_given_back():
     host_memory.give_back()
     assert resident() - before < held / 4
     libc.free(kept[0])
+
+
+ARENAS_OF = """
+import ctypes, os, re, sys, threading
+from nrdm_jax import host_memory
+
+if sys.argv[1] == "few":
+    host_memory.few_arenas()
+libc = ctypes.CDLL(None)
+libc.fmemopen.restype, libc.fdopen.restype = ctypes.c_void_p, ctypes.c_void_p
+libc.malloc.restype = ctypes.c_void_p
+together = threading.Barrier(12)
+
+def work():
+    libc.malloc(100)
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+reader, writer = os.pipe()
+file = libc.fdopen(writer, b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+print(len(re.findall(rb"<heap nr=", os.read(reader, 2**16))))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="another libc than glibc")
+def test_threads_share_a_few_arenas():
+    def arenas(how, **variables):
+        environment = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"} | variables
+        command = [sys.executable, "-c", ARENAS_OF, how]
+        return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+    assert arenas("all") > host_memory.arenas()
+    assert arenas("few") == host_memory.arenas()
+    assert arenas("few", MALLOC_ARENA_MAX="5") == 5  # what the user says
 
 
 class Cycle:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
+from nrdm_jax import host_memory
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.signals import Signals, say
 
@@ -45,14 +46,15 @@ def data_dir() -> pathlib.Path:
 
 
 def prepare_environment() -> None:
-    """Settles where caches go, before jax is imported, where the user has set nothing else; and
-    lets as many files be open as the system does."""
+    """Settles where caches go and how memory is kept, before jax is imported, where the user has
+    set nothing else; and lets as many files be open as the system does."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
     # A compiler for GPUs that is installed (the extra gpu-aot) takes itself for a GPU's driver.
     compiler = importlib.util.find_spec("jax_cuda13_plugin")
     if compiler and not any(map(os.path.exists, NVIDIA_DEVICES)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    host_memory.few_arenas()
     # A reader of shards holds one file open for each.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
