@@ -33,7 +33,8 @@ def once(home: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.P
     )
     try:
         write(partial)
-        sums = {file.name: _crc32(file, flush=True) for file in sorted(partial.iterdir())}
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        sums = {file.relative_to(partial).as_posix(): _crc32(file, flush=True) for file in files}
         (partial / CHECKSUMS).write_text(json.dumps(sums))
         os.rename(partial, home)
     except OSError:

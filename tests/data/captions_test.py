@@ -111,6 +111,8 @@ def test_what_has_changed_on_disk_is_not_read(tmp_path):
 
     def write(folder):
         np.save(folder / "x.npy", np.arange(1000))
+        (folder / "below").mkdir()
+        (folder / "below" / "y").write_text("y")
 
     assert stored.once(home, write) == stored.once(home, write) == home
     whole = (home / "x.npy").read_bytes()
@@ -119,6 +121,9 @@ def test_what_has_changed_on_disk_is_not_read(tmp_path):
         with pytest.raises(DataError, match="home.*x.npy has changed since it was written"):
             stored.once(home, write)
     (home / "x.npy").write_bytes(whole)
+    (home / "below" / "y").write_text("z")
+    with pytest.raises(DataError, match="below/y has changed since it was written"):
+        stored.once(home, write)
     (home / stored.CHECKSUMS).write_text('{"../x.npy": 1}')
     with pytest.raises(DataError, match="points out of the folder"):
         stored.once(home, write)
