@@ -168,7 +168,8 @@ def run() -> int:
                 rows[name] = row
                 print(f"SIGTERM to process {to} in {case}: {row}", flush=True)
                 if not row["right"]:
-                    print(found.log[-3000:], flush=True)
+                    for log in logs_of(home / f"{name}.log"):
+                        print(f"{log.name}:\n{log.read_text()[-3000:]}", flush=True)
     result = {
         "saved_once": all(row.get("saved_once", True) for row in rows.values()),
         "exit_codes_right": all(row["right"] for row in rows.values()),

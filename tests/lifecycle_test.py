@@ -437,6 +437,17 @@ def test_who_is_told_to_stop_tells_the_others(three):
     assert b.stop_is_near() and b.lost() is None
 
 
+def test_a_coordinator_that_was_told_to_stop_is_not_lost(three, monkeypatch):
+    """What the others see of it is that it does not answer."""
+    (a, b, c), clock, _, _ = three
+    monkeypatch.setattr(peers.Peers, "_coordinator_answers", lambda self: False)
+    beat(clock, 6, a, b, c)
+    assert b.await_loss(5.0) == "process 0, the coordinator, has ended; see what it says"
+    a.note("stopping")
+    beat(clock, 4, a, b)
+    assert b.await_loss(5.0) is None and b.code_of_abort()[0] == 75
+
+
 def test_who_has_nothing_to_save_does_not_leave_while_another_within_has(monkeypatch):
     left = []
     monkeypatch.setattr(signals, "leave_at_once", lambda code, message: left.append(code))

@@ -184,13 +184,14 @@ class Peers:
         return None if lost is None else (exit_codes.PEER_LOST, lost)
 
     def await_loss(self, seconds: float) -> str | None:
-        """As `lost`, for an error that may be of a loss that shows only after some time."""
+        """As `lost`, for an error that may be of a loss that shows only after some time; None
+        where it is of a stop: a coordinator that was told to has ended as well."""
         ended, until = threading.Event(), self._awake() + seconds
-        while (found := self.lost(probe=True)) is None and self._awake() < until:
-            if self.stop_is_near():
-                return None
+        while not self.stop_is_near():
+            if (found := self.lost(probe=True)) is not None or self._awake() >= until:
+                return found
             ended.wait(0.5)
-        return found
+        return None
 
 
 def _silence(process: int, seconds: float) -> str:

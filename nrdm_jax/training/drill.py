@@ -80,6 +80,9 @@ class Drill:
 
         def full(step: int, state: TrainState) -> None:
             self._saves += 1
+            while self._limit is not None:  # it is of one save, which may still be written
+                time.sleep(0.01)
+                self.settle(step)
             for fault in [f for f in planned if f.at == self._saves]:
                 self._note(fault)
                 self._fill()
