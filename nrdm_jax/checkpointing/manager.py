@@ -69,6 +69,7 @@ class Checkpoints(StoredCheckpoints):
         self._being_saved: int | None = None
         self._problem: str | None = None  # what went wrong with a save, until it is told
         self._gave_up = False  # the last save, whose failure orbax raises again when it is closed
+        self._abandoned: list[pathlib.Path] = []  # what such saves may still have on the disk
         home = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Kept(self._to_keep),
@@ -162,6 +163,7 @@ class Checkpoints(StoredCheckpoints):
             so many in a row that have failed.
         """
         self.settle()
+        self._clear()
         is_last = 0 < self._most_failed <= self._failed + 1
         self._begin(step, items, meta)
         if not is_last:
@@ -230,8 +232,15 @@ class Checkpoints(StoredCheckpoints):
         self._problem = f"step {step} was not saved: {why}"
         self._manager.reload()  # until then it is taken for the newest
         if self._together.is_writer():
-            partial = pathlib.Path(self._directory, f"{step}{PARTIAL}")
-            shutil.rmtree(partial, ignore_errors=True)  # what it has taken of a disk is needed
+            self._abandoned.append(pathlib.Path(self._directory, f"{step}{PARTIAL}"))
+            self._clear()
+
+    def _clear(self) -> None:
+        """Removes what abandoned saves have taken of the disk, which is needed. One of their
+        threads may be writing yet, and is not in the way the next time."""
+        for partial in self._abandoned:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._abandoned = [partial for partial in self._abandoned if partial.exists()]
 
     def _finish(self) -> None:
         """Waits until what is being saved is committed, or given up."""
@@ -321,6 +330,8 @@ class Checkpoints(StoredCheckpoints):
             except OSError:
                 if not self._gave_up:
                     raise
+            finally:
+                self._clear()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -464,6 +464,28 @@ def test_so_many_saves_in_a_row_may_fail(tmp_path, monkeypatch):
     assert checkpoints.steps() == [2] and full == []
 
 
+def test_nothing_of_a_failed_save_is_left_whoever_was_still_writing(tmp_path):
+    """Items are written beside each other: one fails, and the others go on for a while."""
+    home = tmp_path / "checkpoints"
+    values = np.random.default_rng(0).standard_normal((400, 400))
+    items = {name: {"a": jnp.asarray(values + n, jnp.float32)}
+             for n, name in enumerate(("params", "ema", "opt"))}  # fmt: skip
+    checkpoints = Checkpoints(str(home), keep=None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        for step in (1, 2, 3):
+            checkpoints.save(step, items, {})
+            with pytest.raises(OSError, match="File too large"):
+                checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    checkpoints.save(4, items, {})
+    checkpoints.wait()
+    assert [path.name for path in home.iterdir()] == ["4"]
+    checkpoints.close()
+
+
 def test_the_last_of_failed_saves_is_known_when_it_has_ended(tmp_path):
     """One that fails in the background."""
     values = np.random.default_rng(0).standard_normal((300, 300))
