@@ -115,7 +115,7 @@ def most_alive(made, used=5_000):
         most = max(most, Cycle.alive)
     return most
 
-stays = [[] for _ in range(200_000)]
+stays = [[] for _ in range(400_000)]
 made = len(gc.get_objects()) // 4
 gc.collect()
 without = most_alive(made)
