@@ -20,8 +20,7 @@ def once(home: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.P
     name. Several processes may do so at a time: the first one's stays.
 
     Raises:
-      DataError: a file there has changed since it was written. They are read whole for that, once,
-        at about a second a GiB.
+      DataError: a file there has changed since it was written; they are read whole for that.
     """
     if home.exists():
         _check(home)
