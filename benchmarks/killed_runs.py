@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks import jobs, recorded_run
-from nrdm_jax.checkpointing.manager import PARTIAL
+from nrdm_jax.checkpointing.kept import PARTIAL
 
 STEPS, SAVE_EVERY, BATCH = 48, 4, 24
 LAYOUTS = {1: (), 2: ("--config.mesh.fsdp=2",)}  # processes of a device each -> flags

@@ -10,7 +10,8 @@ import numpy as np
 
 from nrdm_jax import __version__, build, programs, reports, run_weights
 from nrdm_jax import config as configuration
-from nrdm_jax.checkpointing.manager import METRICS, Checkpoints
+from nrdm_jax.checkpointing.kept import METRICS
+from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.data.buckets import BucketLoader
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.data.sources import Source

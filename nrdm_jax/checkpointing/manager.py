@@ -1,17 +1,14 @@
 """Checkpoints of a run as they are saved, over orbax's v0 manager.
 
 Steps are written asynchronously and committed by a rename, so that a kill at any moment leaves the
-previous step whole. What a step holds, and how it is read: `stored`.
+previous step whole. What a step holds, and how it is read: `stored`; which steps stay: `kept`.
 """
 
 import contextlib
-import dataclasses
-import itertools
 import pathlib
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,22 +17,19 @@ from etils import epath
 
 from nrdm_jax import host_memory
 from nrdm_jax.checkpointing import durability, fingerprints, notes
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint, system_message
+from nrdm_jax.checkpointing.errors import system_message
 from nrdm_jax.checkpointing.host_copies import HostCopies
+from nrdm_jax.checkpointing.kept import PARTIAL, KeptCheckpoints
 from nrdm_jax.checkpointing.retention import Retention
-from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.checkpointing.together import Alone, Together
 from nrdm_jax.checkpointing.votes import Votes
 
-LISTING_TIMEOUT = 180.0  # seconds after which all processes must see a directory as it is
 SAVE_TIMEOUT = 7200  # seconds that a save in the background may take
-METRICS = "metrics"  # of a note: of the held-out records at that step
 HOST_BYTES = 64 * 2**30
 PROBE = ".probe"
-PARTIAL = ".orbax-checkpoint-tmp"  # orbax's name for what is not committed
 
 
-class Checkpoints(StoredCheckpoints):
+class Checkpoints(KeptCheckpoints):
     """The checkpoints under one directory, and who saves there.
 
     Args:
@@ -61,8 +55,6 @@ class Checkpoints(StoredCheckpoints):
     ):
         if together is None and jax.process_count() > 1:
             raise ValueError("several processes save one checkpoint together; say how")
-        self._retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
-        self._values: dict[int, float | None] = {}  # of the retention's metric
         self._most_failed, self._failed = most_failed, 0  # in a row
         self._copies = HostCopies(host_bytes)
         self._votes = Votes(together or Alone())
@@ -72,7 +64,7 @@ class Checkpoints(StoredCheckpoints):
         self._abandoned: list[pathlib.Path] = []  # what such saves may still have on the disk
         home = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Kept(self._to_keep),
+            preservation_policy=self.preservation(),
             cleanup_tmp_directories=True,
             # A failed directory creation in the background can hang the process at its exit.
             async_options=ocp.AsyncOptions(
@@ -87,71 +79,8 @@ class Checkpoints(StoredCheckpoints):
             ),
         )
         manager = _Manager(home.resolve(), options=options, item_handlers=self._copies.handlers())
-        super().__init__(directory, together=together, manager=manager)
-
-    def _to_keep(self, steps: list[int]) -> set[int]:
-        if not self._retention.best:
-            return self._retention.kept(steps, {})
-        values, unread = {}, set()
-        for step in steps:
-            try:
-                if (value := self._value(step)) is not None:
-                    values[step] = value
-            except DamagedCheckpoint as error:
-                # It may be the best, and be read the next time; one without a note was half
-                # removed when a process was killed.
-                if notes.place(self._directory, step).exists():
-                    unread.add(step)
-                    print(f"warning: {error}; it is kept", file=sys.stderr, flush=True)
-        return self._retention.kept(steps, values) | unread
-
-    def _value(self, step: int) -> float | None:
-        """What a step's note says of the metric by which the best are kept. Raises as `meta`."""
-        if step not in self._values:
-            self._values[step] = self.meta(step).get(METRICS, {}).get(self._retention.metric)
-        return self._values[step]
-
-    def at_most(self, planned: Sequence[int]) -> int:
-        """How many more than now there will be at once, as these ascending steps are saved."""
-        have = self.steps()
-        return self._retention.most([*have, *planned]) - len(have)
-
-    def agreed_steps(self) -> list[int]:
-        """All committed steps, from the oldest, when all processes list those that the writer does:
-        a client of a network's file system lists for a while what is there no more.
-
-        Raises:
-          OSError: after `LISTING_TIMEOUT` seconds this one still does not.
-        """
-        wanted = self._together.told(self.steps())[0]
-        deadline = time.monotonic() + LISTING_TIMEOUT
-        while self.steps() != wanted:
-            if time.monotonic() > deadline:
-                raise OSError(
-                    f"{self._directory} has steps {self.steps()} to this process and {wanted} to "
-                    f"the one that writes, after {LISTING_TIMEOUT:.0f} s; give all one --workdir"
-                )
-            time.sleep(1)
-            self.reload()
-        self._together.told(True)  # who waits in a collective for one that still looks gives up
-        return wanted
-
-    def remove_after(self, step: int) -> None:
-        """Removes what was committed of later steps, for all processes."""
-        later = [s for s in self.agreed_steps() if s > step]
-        if not later:
-            return
-        if self._together.is_writer():
-            for number in reversed(later):
-                # Under a name that is no step's, which is cleaned up: a kill leaves no half of one.
-                partial = pathlib.Path(self._directory, f"{number}{PARTIAL}")
-                shutil.rmtree(partial, ignore_errors=True)
-                pathlib.Path(self._directory, str(number)).rename(partial)
-                shutil.rmtree(partial, ignore_errors=True)
-            self.reload()
-        self._together.told(True)
-        self.reload()
-        self.agreed_steps()
+        retention = keep if isinstance(keep, Retention) else Retention(newest=keep)
+        super().__init__(directory, retention=retention, together=together, manager=manager)
 
     def save(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
         """Copies the items (trees of arrays, names of `ITEMS`) and writes them in the background;
@@ -179,7 +108,7 @@ class Checkpoints(StoredCheckpoints):
 
     def _begin(self, step: int, items: Mapping[str, Any], meta: dict) -> None:
         arguments = {name: ocp.args.PyTreeSave(tree) for name, tree in items.items()}
-        self._values[step] = meta.get(METRICS, {}).get(self._retention.metric)
+        self._remember(step, meta)
         meta = notes.signed(meta, fingerprints.of_tree(dict(items)))
         told = self._together.told([self._obstacle(items), self._copies.too_large(items)])
         if why := told[0][0]:
@@ -292,16 +221,6 @@ class Checkpoints(StoredCheckpoints):
         problem, self._problem = self._problem, None
         return problem
 
-    def set_aside(self, step: int) -> epath.Path:
-        """Moves a step out of the way, and says where to: nothing is deleted. Of several processes
-        one does it."""
-        home = self._directory.parent / f"{self._directory.name}_bad"
-        home.mkdir(parents=True, exist_ok=True)
-        names = (f"{step}.{n}" if n else str(step) for n in itertools.count())
-        place = next(home / name for name in names if not (home / name).exists())
-        (self._directory / str(step)).rename(place)
-        return place
-
     def is_saving(self) -> bool:
         """Whether a step is being written in the background."""
         return self._manager.is_saving_in_progress()
@@ -351,14 +270,3 @@ class _Manager(ocp.CheckpointManager):
 
     def reached_preemption(self, step: int) -> bool:
         return False
-
-
-@dataclasses.dataclass
-class _Kept(ocp.checkpoint_managers.PreservationPolicy):
-    """Ascending steps -> those that stay."""
-
-    choose: Callable[[list[int]], set[int]]
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        kept = self.choose([info.step for info in checkpoints])
-        return [info.step in kept for info in checkpoints]

@@ -19,7 +19,8 @@ import pytest
 from orbax.checkpoint._src.serialization import replica_slices
 
 from nrdm_jax import checkpoint_report, restoring
-from nrdm_jax.checkpointing import manager, notes, stored
+from nrdm_jax.checkpointing import kept as kept_steps
+from nrdm_jax.checkpointing import notes, stored
 from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.checkpointing.retention import Retention
@@ -526,7 +527,7 @@ def test_all_go_by_the_list_of_the_one_that_writes(tmp_path, monkeypatch):
     writer.remove_after(2)
     assert writer.steps() == [1, 2] and sorted(path.name for path in home.iterdir()) == ["1", "2"]
     assert reader.agreed_steps() == [1, 2]
-    monkeypatch.setattr(manager, "LISTING_TIMEOUT", -1.0)
+    monkeypatch.setattr(kept_steps, "LISTING_TIMEOUT", -1.0)
     reader._together.steps = [1, 2, 3]
     with pytest.raises(OSError, match=r"has steps \[1, 2\] to this process and \[1, 2, 3\] to"):
         reader.agreed_steps()
