@@ -26,6 +26,8 @@ from benchmarks import jobs, measuring, resume
 from nrdm_jax.processes import exit_codes, lifecycle
 
 STEPS = 300
+SAVE_EVERY = {"save": 5}  # steps
+RARELY = 1000
 LONG = 1200.0  # seconds for what should take a few, or on a machine with much else to do a lot
 # What process 0 has said when the signal comes, and how many seconds later.
 CASES = {
@@ -59,12 +61,12 @@ class Stopped:
     in_time: bool
 
 
-def train_command(workdir: pathlib.Path, save_every: int = 1000) -> list[str]:
+def train_command(workdir: pathlib.Path, save_every: int) -> list[str]:
     return measuring.train_command(
         workdir,
         f"--config.train.steps={STEPS}",
         f"--config.checkpoint.every={save_every}",
-        "--config.checkpoint.keep=1",
+        f"--config.checkpoint.keep={STEPS}",
         "--config.log.every=10",
         "--config.log.sensitivity_every=0",
     )
@@ -77,7 +79,7 @@ def command(case: str, workdir: pathlib.Path, scratch: pathlib.Path) -> list[str
     if case == "sample":
         return [sys.executable, "-m", "nrdm_jax.sample", f"--workdir={workdir}",
                 "--seeds=0-49999", f"--out={scratch / 'samples'}"]  # fmt: skip
-    return train_command(workdir, 5 if case == "save" else 1000)
+    return train_command(workdir, SAVE_EVERY.get(case, RARELY))
 
 
 def start(command: list[str], log: pathlib.Path, cache: pathlib.Path) -> list[subprocess.Popen]:
@@ -120,10 +122,13 @@ def stopped(
     return Stopped(codes, time.monotonic() - before, first.read_text(), not over)
 
 
-def is_saved_once(workdir: pathlib.Path, found: Stopped) -> bool:
-    """One step is committed, the one that was said, and nothing is half written."""
-    names = [path.name for path in (workdir / "checkpoints").iterdir()]
-    return len(names) == 1 and said_of_save(found.log) == [int(names[0])]
+def is_saved_once(workdir: pathlib.Path, found: Stopped, every: int) -> bool:
+    """The step that was said is committed, beside those of `every` steps before it, and nothing is
+    half written."""
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    said = said_of_save(found.log)
+    regular = range(every, max(said, default=0), every)
+    return len(said) == 1 and names == {str(step) for step in (*regular, *said)}
 
 
 def said_of_save(log: str) -> list[int]:
@@ -138,7 +143,7 @@ def run() -> int:
         home = pathlib.Path(directory)
         cache = home / "cache"
         whole = home / "whole"
-        finish(train_command(whole), home / "whole.log", cache)
+        finish(train_command(whole, RARELY), home / "whole.log", cache)
         reference = resume.digest(whole)
         print(f"never stopped: step {reference[1]}, sha256 {reference[0]}", flush=True)
         for case in wanted:
@@ -157,7 +162,7 @@ def run() -> int:
                 }
                 saves = case in ("train", "save")
                 if saves:
-                    row["saved_once"] = is_saved_once(workdir, found)
+                    row["saved_once"] = is_saved_once(workdir, found, SAVE_EVERY.get(case, RARELY))
                 if trains:
                     again = home / f"{name}.again.log"
                     finish(work, again, cache)

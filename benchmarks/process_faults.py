@@ -89,6 +89,14 @@ def in_use(scratch: pathlib.Path) -> Ended:
         first.ended()
 
 
+def on_disks_of_their_own(scratch: pathlib.Path) -> Ended:
+    """Two processes, each with a workdir that the other does not see."""
+    under = ["sh", "-c", 'for last; do :; done; exec "$@" --workdir="$0/${last#--process_id=}"',
+             str(scratch)]  # fmt: skip
+    job = Job(scratch, "train", "train", *TRAIN, f"--workdir={scratch}", processes=2, under=under)
+    return job.ended()
+
+
 DISK = [
     ("full in a save", 0, "step 8 was not saved: ", small("--fault=enospc@save=2")),
     ("full in the last save", 74, "step 12 was not saved: ", small("--fault=enospc@save=3")),
@@ -96,6 +104,8 @@ DISK = [
     ("read-only workdir", 74, " cannot be written: ", on_a_read_only_disk),
     ("a file in the place of the workdir", 74, " cannot be written: ", in_the_place_of_a_file),
     ("workdir of another run that goes on", 74, "is in use by another run", in_use),
+    ("workdirs that are not one directory", 74, " is not one directory to all processes",
+     on_disks_of_their_own),
     ("samples of a read-only run", 0, 'RESULT {"samples": 2',
      of_a_read_only_run("sample", "--seeds=0-1", "--steps=2")),
     ("scores of a read-only run", 0, '"heldout_loss": ', of_a_read_only_run("evaluate")),

@@ -1,22 +1,31 @@
 #!/usr/bin/env bash
-# bash launch/gke.sh [--dry_run] [--slices=N] NAME IMAGE GENERATION TOPOLOGY CONFIG WORKDIR [FLAGS…]
+# bash launch/gke.sh [--dry_run] [--slices=N] [--claim=NAME] NAME IMAGE GENERATION TOPOLOGY CONFIG WORKDIR [FLAGS…]
 # Starts launch/gke_jobset.yaml, filled in, with kubectl: training on N (1) TPU slices, such as v5p 4x4x4. IMAGE has
-# this repository in /nrdm_jax, installed with the extra tpu. --dry_run prints the YAML.
+# this repository in /nrdm_jax, installed with the extra tpu. WORKDIR is below /runs, which is the volume of the
+# persistent volume claim NAME (nrdm-runs): one that many nodes may write, as of Filestore. --dry_run prints the YAML.
 set -euo pipefail
 
-dry_run=false slices=1
+dry_run=false slices=1 claim=nrdm-runs
 while [ $# -gt 0 ]; do
   case "$1" in
     --dry_run) dry_run=true ;;
     --slices=*) slices="${1#*=}" ;;
+    --claim=*) claim="${1#*=}" ;;
     *) break ;;
   esac
   shift
 done
 if [ $# -lt 6 ]; then
-  echo "error: bash launch/gke.sh [--dry_run] [--slices=N] NAME IMAGE GENERATION TOPOLOGY CONFIG WORKDIR" >&2
+  echo "error: bash launch/gke.sh [--dry_run] [--slices=N] [--claim=NAME] NAME IMAGE GENERATION TOPOLOGY CONFIG WORKDIR" >&2
   exit 2
 fi
+case "$6" in
+  /runs/*) ;;
+  *)
+    echo "error: WORKDIR $6 is not below /runs, the volume that outlives the pods and that all of them see" >&2
+    exit 2
+    ;;
+esac
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/accelerator_flags.sh
 source "$here/accelerator_flags.sh"
@@ -43,6 +52,7 @@ text=$(<"$here/gke_jobset.yaml")
 fill() { text="${text//"\${$1}"/$2}"; }
 fill NAME "$name"
 fill IMAGE "$image"
+fill CLAIM "$claim"
 fill SLICES "$slices"
 fill HOSTS "$(((chips + 3) / 4))"
 fill CHIPS "$((chips < 4 ? chips : 4))"

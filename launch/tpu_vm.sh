@@ -2,8 +2,8 @@
 # bash launch/tpu_vm.sh [--dry_run] NAME ZONE GENERATION CONFIG WORKDIR [FLAGS…]
 # Trains on all workers of a Cloud TPU VM slice that exists, from ~/nrdm_jax there (git clone, then bash
 # launch/local.sh --setup-only --extras=tpu). WORKDIR is what all workers see: a bucket, mounted. A job that was
-# preempted and saved (75) is started again, and one that lost a process or hung (71), up to MOST_RESTARTS (10)
-# times. Processes find each other by the TPU's own metadata.
+# preempted and saved (75) is started again, and one that lost a process or hung (71) or met an error that is none
+# of those known (1), up to MOST_RESTARTS (10) times. Processes find each other by the TPU's own metadata.
 set -euo pipefail
 
 dry_run=false
@@ -32,9 +32,9 @@ while true; do
   "${command[@]}" || code=$?
   if [ "$code" -eq 75 ]; then
     echo "preempted and saved: starting again"
-  elif [ "$code" -eq 71 ] && [ "$lost" -lt "${MOST_RESTARTS:-10}" ]; then
+  elif { [ "$code" -eq 71 ] || [ "$code" -eq 1 ]; } && [ "$lost" -lt "${MOST_RESTARTS:-10}" ]; then
     lost=$((lost + 1))
-    echo "a process was lost or hung: starting again, $lost"
+    echo "ended with $code, as where a process was lost or hung: starting again, $lost"
   else
     exit "$code"
   fi

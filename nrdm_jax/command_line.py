@@ -27,6 +27,10 @@ def define_config(required: bool) -> None:
 def define_workdir() -> None:
     flags.DEFINE_string("workdir", None, "directory of the run: config, checkpoints, metrics")
     flags.mark_flag_as_required("workdir")
+    flags.register_validator(
+        "workdir", lambda path: path is None or "://" not in path,
+        message="is an address; mount the bucket, and give the directory that it is mounted as",
+    )  # fmt: skip
 
 
 def define_processes() -> None:

@@ -27,6 +27,7 @@ from nrdm_jax.sampling import generate
 from nrdm_jax.sampling.generate import Generator
 from nrdm_jax.sharding.mesh import batch_sharding, replicated, rows_here
 from nrdm_jax.signatures import Array, Params
+from nrdm_jax.training.metrics import warned_of
 
 # Of the reference, so many keep their features, for the metrics of neighbours and kernels.
 KEPT = 10_000
@@ -204,7 +205,8 @@ class SampleQuality:
                 raise DataError(f"the reference cannot be scored with: {error}") from error
         self._known = found
         if distributed.is_writer():
-            feature_sets.save(path, found, about)
+            with warned_of(f"the features of the reference are not kept in {path}"):
+                feature_sets.save(path, found, about)
 
     def _classes(self) -> np.ndarray | None:
         """Labels of the samples in the proportions of the reference, mixed, exact and no matter how

@@ -14,6 +14,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "configs/nrdm_f_1000.py:v5p"
+AGAIN = [71, 75, 134, 137, 139]
 
 
 def run(command, **environment):
@@ -123,8 +124,8 @@ def test_own_flags_come_last():
 
 @pytest.mark.parametrize(("topology", "hosts", "chips"), [("4x4x4", 16, 4), ("2x2x1", 1, 4)])
 def test_the_jobset_is_filled_in(topology, hosts, chips):
-    done = run(f"bash launch/gke.sh --dry_run --slices=2 job image v5p {topology} {CONFIG} /w "
-               "--config.seed=1")  # fmt: skip
+    done = run("bash launch/gke.sh --dry_run --slices=2 --claim=disk job image v5p "
+               f"{topology} {CONFIG} /runs/w --config.seed=1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "${" not in done.stdout
     jobset = yaml.safe_load(done.stdout)
@@ -133,21 +134,28 @@ def test_the_jobset_is_filled_in(topology, hosts, chips):
     assert job["replicas"] == 2
     spec = job["template"]["spec"]
     assert spec["completions"] == spec["parallelism"] == hosts
-    (rule,) = spec["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == [75]
+    # What is started again without a count: no 2, 65, 70 or 74.
+    rule, lost = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == AGAIN
+    assert lost["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert rule["action"] == lost["action"] == "FailJob"
     pod = spec["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
     (container,) = pod["containers"]
     assert container["name"] == rule["onExitCodes"]["containerName"]
     assert container["command"] + container["args"] == [
-        "python", "-m", "nrdm_jax.train", f"--config={CONFIG}", "--workdir=/w", "--config.seed=1",
+        "python", "-m", "nrdm_jax.train", f"--config={CONFIG}", "--workdir=/runs/w",
+        "--config.seed=1",
     ]  # fmt: skip
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    assert volume["persistentVolumeClaim"]["claimName"] == "disk"
+    assert volume["name"] == mount["name"] and mount["mountPath"] == "/runs"
     assert container["resources"]["limits"]["google.com/tpu"] == chips
 
 
 def test_skypilot_s_file_is_whole():
     task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == AGAIN
     used = set(re.findall(r"\$\{?(\w+)", task["run"])) - {"coordinator"}
     known = {"SKYPILOT_NODE_IPS", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK"}
     assert used - known <= task["envs"].keys() and known <= used
@@ -158,18 +166,21 @@ def test_skypilot_s_file_is_whole():
 def test_preemption_is_told_from_failure(tmp_path):
     """75 queues a SLURM job again, and what one that was killed or hung leaves so many times; not
     what is wrong with the job: then the others leave with 71, and srun with the highest."""
-    for codes, restarts, ends, again in (
+    checkpoints = tmp_path / "runs" / "checkpoints"
+    for codes, restarts, ends, again, *saved in (
         ((75, 75), 0, 75, True), ((75, 75), 500, 75, True), ((71, 71), 99, 71, True),
         ((71, 71), 100, 71, False), ((137, 71), 99, 137, True), ((137, 71), 100, 137, False),
         ((65, 71), 0, 65, False), ((1, 71), 0, 1, False), ((71, 74), 0, 74, False),
-        ((0, 0), 0, 0, False),
+        ((0, 0), 0, 0, False), ((1, 71), 0, 1, True, 9), ((1, 1), 100, 1, False, 10),
+        ((1, 70), 0, 70, False, 11), ((71, 1), 3, 1, False),
     ):  # fmt: skip
         says = "".join(
             f"echo 'srun: error: node{i}: task {i}: Exited with exit code {code}' >&2; "
             for i, code in enumerate(codes)
             if 0 < code < 128
         )
-        srun = f"echo 'error: Exited with exit code 2' >&2; {says} exit {max(codes)}"
+        saves = " ".join(f"mkdir -p {checkpoints}/{step};" for step in saved)
+        srun = f"echo 'error: Exited with exit code 2' >&2; {saves} {says} exit {max(codes)}"
         for name, text in (("srun", srun), ("scontrol", "echo $* > requeued")):
             script = tmp_path / name
             script.write_text(f"#!/bin/sh\n{text}\n")
@@ -179,8 +190,8 @@ def test_preemption_is_told_from_failure(tmp_path):
             (ROOT / "launch" / "accelerator_flags.sh").read_text()
         )
         done = run(
-            f"bash {ROOT}/launch/slurm.sbatch h100 {CONFIG} /w", SLURM_SUBMIT_DIR=str(tmp_path),
-            SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts),
+            f"bash {ROOT}/launch/slurm.sbatch h100 {CONFIG} {tmp_path}/runs",
+            SLURM_SUBMIT_DIR=str(tmp_path), SLURM_JOB_ID="7", SLURM_RESTART_COUNT=str(restarts),
             PATH=f"{tmp_path}:{os.environ['PATH']}",
         )  # fmt: skip
         assert done.returncode == ends and "error: Exited" in done.stderr
@@ -198,7 +209,7 @@ def test_a_tpu_s_job_is_started_again_until_it_ends_otherwise(tmp_path):
         f'#!/bin/sh\ncode=$(head -n 1 {codes}); sed -i 1d {codes}; exit "$code"\n'
     )
     (tmp_path / "gcloud").chmod(0o755)
-    for each, ends in (([75, 71, 75, 0], 0), ([71, 71, 71], 71), ([75, 70], 70)):
+    for each, ends in (([75, 71, 75, 0], 0), ([71, 1, 71], 71), ([75, 70], 70)):
         codes.write_text("".join(f"{code}\n" for code in each))
         done = run(
             f"bash {ROOT}/launch/tpu_vm.sh pod zone v5p {CONFIG} /w",

@@ -495,7 +495,39 @@ def test_a_lock_that_outlives_its_host_is_waited_for(tmp_path, monkeypatch, caps
     ends.start()
     workdir.Workdir(path, {}, allow_change=False).release()
     ends.join()
-    assert "is held; waiting up to 60 s" in capsys.readouterr().out
+    assert f"is held (process {os.getpid()} on " in capsys.readouterr().out
+    # Of one process too, where the lock is another host's.
+    before = workdir.Workdir(path, {}, allow_change=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(workdir.socket, "gethostname", lambda: "another")
+    ends = threading.Timer(0.5, before.release)
+    ends.start()
+    workdir.Workdir(path, {}, allow_change=False).release()
+    ends.join()
+    assert "; waiting up to 180 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_processes_that_see_other_directories_are_refused(tmp_path, monkeypatch, shared):
+    """Of two the second, whose --workdir is a disk of its own, or not."""
+    name = f"{workdir.SEEN}0"
+    answers = iter([[name, ""], [True, True], [True, shared]])
+    monkeypatch.setattr(workdir, "SEEN_IN", 0.0)
+    monkeypatch.setattr(workdir.distributed, "active", lambda: True)
+    monkeypatch.setattr(workdir.distributed, "is_writer", lambda: False)
+    monkeypatch.setattr(workdir.distributed, "meet", lambda name: None)
+    seen = []
+    monkeypatch.setattr(
+        workdir.distributed, "told", lambda value: seen.append(value) or next(answers)
+    )
+    if shared:
+        (tmp_path / name).touch()  # by the writer
+        workdir.Workdir(str(tmp_path), {}, allow_change=False).release()
+    else:
+        with pytest.raises(Stop, match=r"not one directory to all processes: \[1\]") as stopped:
+            workdir.Workdir(str(tmp_path), {}, allow_change=False)
+        assert stopped.value.exit_code == 74
+    assert seen[1:] == [True, shared]
 
 
 def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch, capsys):

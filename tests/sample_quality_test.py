@@ -1,6 +1,8 @@
 """Scores of samples: counted exactly, the same on any devices, their reference kept."""
 
+import errno
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +102,9 @@ def test_samples_that_are_not_finite_are_no_scores(tiny_config, cache):
     assert caught.value.exit_code == exit_codes.NON_FINITE
 
 
-def test_one_device_scores_as_eight_and_the_reference_is_kept(tiny_config, cache):
+def test_one_device_scores_as_eight_and_the_reference_is_kept(
+    tiny_config, cache, monkeypatch, capsys
+):
     records, net = source((8, 8, 3)), linear_net(8 * 8 * 3)
     pixels = np.random.default_rng(2).integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
 
@@ -110,7 +114,15 @@ def test_one_device_scores_as_eight_and_the_reference_is_kept(tiny_config, cache
         )
         return scorer(None)["scores"]["fd_linear"]
 
-    first = fd()
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_sets.np, "savez", full)
+        first = fd()
+    assert not list(cache.iterdir()) and "are not kept in" in capsys.readouterr().err
+    assert fd() == first
     (kept,) = cache.iterdir()
     kept.unlink()
     np.testing.assert_allclose(fd(devices=1), first, rtol=1e-5)

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nrdm_jax.checkpointing import notes
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint
+from nrdm_jax.checkpointing.errors import DamagedCheckpoint, say
 from nrdm_jax.checkpointing.retention import Retention
 from nrdm_jax.checkpointing.stored import StoredCheckpoints
 from nrdm_jax.checkpointing.together import Together
@@ -62,7 +61,7 @@ class KeptCheckpoints(StoredCheckpoints):
                 # removed when a process was killed.
                 if notes.place(self._directory, step).exists():
                     unread.add(step)
-                    print(f"warning: {error}; it is kept", file=sys.stderr, flush=True)
+                    say(f"warning: {error}; it is kept")
         return self._retention.kept(steps, values) | unread
 
     def _value(self, step: int) -> float | None:

@@ -7,7 +7,6 @@ previous step whole. What a step holds, and how it is read: `stored`; which step
 import contextlib
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,9 +14,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from nrdm_jax import host_memory
-from nrdm_jax.checkpointing import durability, fingerprints, notes
-from nrdm_jax.checkpointing.errors import system_message
+from nrdm_jax import durability, host_memory
+from nrdm_jax.checkpointing import fingerprints, notes
+from nrdm_jax.checkpointing.errors import CannotBegin, say, system_message
 from nrdm_jax.checkpointing.host_copies import HostCopies
 from nrdm_jax.checkpointing.kept import PARTIAL, KeptCheckpoints
 from nrdm_jax.checkpointing.retention import Retention
@@ -60,8 +59,8 @@ class Checkpoints(KeptCheckpoints):
         self._votes = Votes(together or Alone())
         self._being_saved: int | None = None
         self._problem: str | None = None  # what went wrong with a save, until it is told
-        self._gave_up = False  # the last save, whose failure orbax raises again when it is closed
-        self._abandoned: list[pathlib.Path] = []  # what such saves may still have on the disk
+        self._gave_up = False  # the last save, whose failure orbax raises again
+        self._abandoned: set[pathlib.Path] = set()  # what such saves may yet write
         home = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self.preservation(),
@@ -88,8 +87,8 @@ class Checkpoints(KeptCheckpoints):
         was not asked for, is told here.
 
         Raises:
-          OSError: of several processes this one cannot begin, alone; or this save is the last of
-            so many in a row that have failed.
+          CannotBegin: of several processes this one alone, which must end: no other one goes on.
+          OSError: this save is the last of so many in a row that have failed.
         """
         self.settle()
         self._clear()
@@ -129,7 +128,9 @@ class Checkpoints(KeptCheckpoints):
                 )
         except OSError as error:
             if self._together.active():
-                raise  # the others wait within the library
+                # The others wait within the library.
+                message = f"{self._directory}: step {step} cannot be begun: {error}"
+                raise CannotBegin(message) from error
             self._give_up(step, error)
         except Exception:  # a defect: nothing is being saved
             self._being_saved = None
@@ -161,15 +162,14 @@ class Checkpoints(KeptCheckpoints):
         self._problem = f"step {step} was not saved: {why}"
         self._manager.reload()  # until then it is taken for the newest
         if self._together.is_writer():
-            self._abandoned.append(pathlib.Path(self._directory, f"{step}{PARTIAL}"))
+            self._abandoned.add(pathlib.Path(self._directory, f"{step}{PARTIAL}"))
             self._clear()
 
     def _clear(self) -> None:
-        """Removes what abandoned saves have taken of the disk, which is needed. One of their
-        threads may be writing yet, and is not in the way the next time."""
+        """Removes what abandoned saves have taken of the disk, which is needed. Their threads may
+        be writing yet, also where nothing is now, and are not in the way the next time."""
         for partial in self._abandoned:
             shutil.rmtree(partial, ignore_errors=True)
-        self._abandoned = [partial for partial in self._abandoned if partial.exists()]
 
     def _finish(self) -> None:
         """Waits until what is being saved is committed, or given up."""
@@ -178,6 +178,8 @@ class Checkpoints(KeptCheckpoints):
                 self._manager.wait_until_finished()
         except OSError as error:
             if self._being_saved is None:
+                if self._gave_up:  # orbax raises it again, to each thread that asks
+                    return
                 raise
             if not self._is_there(self._being_saved, error):
                 self._give_up(self._being_saved, error)
@@ -194,12 +196,10 @@ class Checkpoints(KeptCheckpoints):
         self.reload()
         there = step in self.steps()
         if there:
-            self._gave_up = True  # orbax raises it again when it is closed
-            print(
+            self._gave_up = True
+            say(
                 f"warning: {self._directory}: step {step} is saved, and of older ones some could "
-                f"not be removed: {error}",
-                file=sys.stderr,
-                flush=True,
+                f"not be removed: {error}"
             )
         return there
 
@@ -207,12 +207,12 @@ class Checkpoints(KeptCheckpoints):
         """Returns when no step is being saved; tells of one that was not."""
         self._finish()
         if self._problem is not None and self._together.is_writer():
-            print(f"WARNING: {self._problem}", file=sys.stderr, flush=True)
+            say(f"WARNING: {self._problem}")
         self._problem = None
 
     def _flush(self) -> None:
         """In the background, before the directory of a step gets its name."""
-        durability.flush(pathlib.Path(self._directory, f"{self._being_saved}{PARTIAL}"))
+        durability.flush_tree(pathlib.Path(self._directory, f"{self._being_saved}{PARTIAL}"))
 
     def failed(self) -> str | None:
         """What went wrong with the save before, once it has ended: told once. Never waits."""

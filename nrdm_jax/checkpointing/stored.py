@@ -18,7 +18,13 @@ from etils import epath
 from nrdm_jax import trees
 from nrdm_jax.bounded_files import MOST_JSON, read_bytes
 from nrdm_jax.checkpointing import differences, fingerprints, notes, verification
-from nrdm_jax.checkpointing.errors import DamagedCheckpoint, RemovedCheckpoint, first_line
+from nrdm_jax.checkpointing.errors import (
+    DamagedCheckpoint,
+    RemovedCheckpoint,
+    first_line,
+    is_of_machine,
+    retried,
+)
 from nrdm_jax.checkpointing.together import Alone, Together
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
@@ -113,7 +119,7 @@ class StoredCheckpoints:
 
     def _stored(self, step: int, item: str) -> Any:
         """The tree of an item, of what says shapes and types; None where there is no such item."""
-        stored = self._manager.item_metadata(step).get(item)
+        stored = retried(lambda: self._manager.item_metadata(step)).get(item)
         return getattr(stored, "tree", stored)
 
     def _rows(self, step: int, item: str, wanted: Any) -> list[differences.Row]:
@@ -138,12 +144,13 @@ class StoredCheckpoints:
     def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
         name = f"{self._directory}/{step}"
         try:
-            text = read_bytes(notes.place(self._directory, step), MOST_JSON)
+            text = retried(lambda: read_bytes(notes.place(self._directory, step), MOST_JSON))
         except (OSError, ValueError) as error:
             self._check_there(step)
-            raise DamagedCheckpoint(
-                f"{name}: what it says of itself cannot be read: {error}"
-            ) from None
+            message = f"{name}: what it says of itself cannot be read: {error}"
+            if is_of_machine(error):
+                raise OSError(message) from None
+            raise DamagedCheckpoint(message) from None
         return notes.checked(text, name)
 
     def leaves(self, step: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
@@ -207,9 +214,10 @@ class StoredCheckpoints:
             if as_one and self._together.loss(error) is not None:
                 raise
             self._check_there(step)
-            raise DamagedCheckpoint(
-                f"{self._directory}/{step} cannot be read: {first_line(error)}"
-            ) from error
+            message = f"{self._directory}/{step} cannot be read: {first_line(error)}"
+            if is_of_machine(error):
+                raise OSError(message) from error
+            raise DamagedCheckpoint(message) from error
 
     def _check_there(self, step: int) -> None:
         """Raises:

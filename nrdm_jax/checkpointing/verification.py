@@ -11,7 +11,7 @@ from etils import epath
 
 from nrdm_jax import trees
 from nrdm_jax.checkpointing import fingerprints
-from nrdm_jax.checkpointing.errors import first_line
+from nrdm_jax.checkpointing.errors import PAUSES, first_line, is_of_machine, retried
 
 READ = 2**28  # bytes of leaves that are read at a time, or one leaf
 
@@ -32,6 +32,9 @@ def faults(
       stored: the tree of each item, of what says shapes and types.
       known: the fingerprints; None: it is only seen whether the leaves can be read.
       process, processes: which this one is, of how many.
+
+    Raises:
+      OSError: the machine cannot read now, also after a while: it is known of no fault.
     """
     there = {
         f"{item}/{path}": leaf
@@ -43,8 +46,9 @@ def faults(
         odd = sorted(known.keys() ^ there.keys())
         found.append(f"{len(odd)} leaves are not those that were saved, such as {odd[0]}")
     mine = dict(itertools.islice(sorted(there.items()), process, None, processes))
+    pauses = iter(PAUSES)
     for group in _groups(mine):
-        for path, value in _each(directory, stored, group, process):
+        for path, value in _each(directory, stored, group, process, pauses):
             if isinstance(value, Exception):
                 found.append(f"{path}: cannot be read: {first_line(value)}")
             elif known is not None and fingerprints.of_array(value) != known.get(path):
@@ -53,17 +57,23 @@ def faults(
 
 
 def _each(
-    directory: epath.Path, stored: Mapping[str, Any], paths: Sequence[str], process: int
+    directory: epath.Path,
+    stored: Mapping[str, Any],
+    paths: Sequence[str],
+    process: int,
+    pauses: Iterator[float],
 ) -> Iterator[tuple[str, np.ndarray | Exception]]:
     """(path, the leaf, or what went wrong with it alone)."""
     try:
-        yield from _read(directory, stored, paths, process).items()
+        yield from retried(lambda: _read(directory, stored, paths, process), pauses).items()
     except Exception as error:  # whatever a library makes of damaged bytes
+        if is_of_machine(error):
+            raise OSError(f"{directory} cannot be read now: {first_line(error)}") from error
         if len(paths) == 1:
             yield paths[0], error
             return
         for path in paths:
-            yield from _each(directory, stored, [path], process)
+            yield from _each(directory, stored, [path], process, pauses)
 
 
 def _read(

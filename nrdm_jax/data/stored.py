@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 
+from nrdm_jax import durability
 from nrdm_jax.bounded_files import BoundedFile, file_below, read_object
 from nrdm_jax.data.errors import DataError, named
 
@@ -33,9 +34,14 @@ def once(home: pathlib.Path, write: Callable[[pathlib.Path], None]) -> pathlib.P
     try:
         write(partial)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        sums = {file.relative_to(partial).as_posix(): _crc32(file, flush=True) for file in files}
+        sums = {file.relative_to(partial).as_posix(): _crc32(file) for file in files}
         (partial / CHECKSUMS).write_text(json.dumps(sums))
+        # It gets its name when a loss of power cannot take its contents.
+        for file in files:
+            durability.flush(file)
+        durability.flush_tree(partial)
         os.rename(partial, home)
+        durability.flush(home.parent)
     except OSError:
         if not home.exists():  # else another process was first
             raise
@@ -56,11 +62,9 @@ def _check(home: pathlib.Path) -> None:
                 raise DataError(f"{name} has changed since it was written; remove the folder")
 
 
-def _crc32(file: pathlib.Path, *, flush: bool = False) -> int:
+def _crc32(file: pathlib.Path) -> int:
     number = 0
     with BoundedFile(file) as opened:
         while block := opened.read(BLOCK):
             number = zlib.crc32(block, number)
-        if flush:  # it gets its name when a loss of power cannot take its contents
-            os.fsync(opened.fileno())
     return number

@@ -103,9 +103,13 @@ def save(path: pathlib.Path, found: FeatureSet, protocol: dict) -> None:
             arrays |= {f"{name}/{k}": np.asarray(v) for k, v in vars(moments).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load(path: pathlib.Path) -> FeatureSet | None:

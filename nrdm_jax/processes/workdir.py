@@ -6,23 +6,29 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
 from typing import IO
 
+from nrdm_jax import durability
 from nrdm_jax.bounded_files import read_object
 from nrdm_jax.config import default, difference, from_dict, to_dict, validate
 from nrdm_jax.processes import distributed, exit_codes
 from nrdm_jax.processes.exit_codes import Stop
 
 LEASE = 180.0  # seconds for which a lock may outlive who had it
+SEEN = ".seen-"  # and what no name there can have been before
+SEEN_IN = 60.0  # seconds after which every host must see what one of them has written
 
 
 class Workdir:
     """Claims `path`, making it if need be; holds the claim until `release` or the process's end. Of
-    several processes the writer does it, and the others wait until it is done.
+    several processes the writer does it, and the others wait until it is done and look whether it
+    is theirs too: each would save its part of a checkpoint where no other one is.
 
     Args:
       path: of the run.
@@ -30,7 +36,8 @@ class Workdir:
         written by `record`, when the run is known to fit it.
 
     Raises:
-      Stop: another process holds it, or it cannot be written (exit code 74).
+      Stop: another process holds it, it cannot be written, or processes see other directories
+        there (exit code 74).
       ValueError: its config is another (exit code 2).
     """
 
@@ -41,17 +48,19 @@ class Workdir:
         if distributed.is_writer():
             self._claim(allow_change)
         distributed.meet("workdir")
+        self._require_one()
 
     def _claim(self, allow_change: bool) -> None:
         path, made = self.path, not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
-            self._hold(self._lock)
+            self._lock = lock = (self.path / ".lock").open("a+", errors="replace")
+            self._hold(lock)
             self._probe()
         except BlockingIOError:
             raise Stop(
-                exit_codes.IO, f"workdir {path} is in use by another run; choose another --workdir"
+                exit_codes.IO,
+                f"workdir {path} is in use by another run{_holder(lock)}; choose another --workdir",
             ) from None
         except OSError as error:
             self.release()
@@ -67,19 +76,25 @@ class Workdir:
 
     def _hold(self, lock: IO) -> None:
         """Raises:
-        BlockingIOError: another process has it. Of a job of several it is waited for: where the
-          host of the one before has lost power, a server of files holds it until its lease ends.
+        BlockingIOError: another process has it. By a job of several, and where it is one of another
+          host, it is waited for: where a host has lost power, a server of files holds what that had
+          until its lease ends.
         """
-        deadline = time.monotonic() + (LEASE if distributed.active() else 0)
-        said = False
+        begun, said = time.monotonic(), False
         while True:
             try:
-                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return _sign(lock)
             except BlockingIOError:
-                if time.monotonic() >= deadline:
+                holder = _holder(lock)
+                waits = distributed.active() or (holder and _host() not in holder)
+                if not waits or time.monotonic() - begun >= LEASE:
                     raise
                 if not said:
-                    print(f"workdir {self.path} is held; waiting up to {LEASE:.0f} s", flush=True)
+                    print(
+                        f"workdir {self.path} is held{holder}; waiting up to {LEASE:.0f} s",
+                        flush=True,
+                    )
                     said = True
                 time.sleep(1)
             except OSError as error:
@@ -98,7 +113,8 @@ class Workdir:
         """Makes a directory, writes and flushes a file there, renames the directory and flushes the
         one that it is in: what every save will need, and some buckets that are mounted cannot."""
         probe, probed = self.path / ".probe", self.path / ".probed"
-        for left in (probe, probed):  # by a start that was killed, or of an older version
+        # By a start that was killed, or of an older version.
+        for left in (probe, probed, *self.path.glob(f"{SEEN}*")):
             if left.is_file():
                 left.unlink()
             shutil.rmtree(left, ignore_errors=True)
@@ -109,7 +125,30 @@ class Workdir:
             os.fsync(file.fileno())
         os.rename(probe, probed)
         shutil.rmtree(probed)
-        _flush(self.path)
+        durability.flush(self.path)
+
+    def _require_one(self) -> None:
+        """Raises:
+        Stop: what the writer puts there some process cannot see (exit code 74).
+        """
+        if not distributed.active():
+            return
+        mark = self.path / distributed.told(SEEN + secrets.token_hex(8))[0]
+        if distributed.is_writer():
+            mark.touch()
+        distributed.told(True)  # it is there
+        deadline = time.monotonic() + SEEN_IN
+        while not (seen := os.path.exists(mark)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        blind = [i for i, saw in enumerate(distributed.told(seen)) if not saw]
+        if distributed.is_writer():
+            mark.unlink(missing_ok=True)
+        if blind:
+            raise Stop(
+                exit_codes.IO,
+                f"workdir {self.path} is not one directory to all processes: {blind} do not "
+                "see what process 0 has written there; give a --workdir that all hosts share",
+            )
 
     def require_space(self, needed: int, what: str) -> None:
         """Raises:
@@ -137,9 +176,9 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, stored_at)
-        _flush(self.path)
+        durability.flush(self.path)
         with contextlib.suppress(OSError):  # the workdir's name; that place may not be ours to read
-            _flush(self.path.absolute().parent)
+            durability.flush(self.path.absolute().parent)
         with (self.path / "env.json").open("a") as file:
             file.write(json.dumps(environment) + "\n")
 
@@ -148,12 +187,21 @@ class Workdir:
             self._lock.close()
 
 
-def _flush(directory: pathlib.Path) -> None:
-    number = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _host() -> str:
+    return f" on {socket.gethostname()} "
+
+
+def _sign(lock: IO) -> None:
+    """Says in the file whose it is, for `_holder`."""
+    lock.truncate(0)
+    lock.write(f" (process {os.getpid()}{_host()}since {time.strftime('%F %T %z')})")
+    lock.flush()
+
+
+def _holder(lock: IO) -> str:
+    """What the holder of the lock says of itself, or nothing, as one of an older version."""
+    lock.seek(0)
+    return lock.read(200)
 
 
 def check_place(path: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from nrdm_jax.checkpointing.errors import CannotBegin
 from nrdm_jax.checkpointing.manager import Checkpoints
 from nrdm_jax.processes import distributed
 from nrdm_jax.signatures import Metrics, Params
@@ -273,6 +274,8 @@ class Snapshots:
                 try:
                     self._snapshots.save(step, {"averages": state.averages}, self._meta(step))
                     self._snapshots.wait()
+                except CannotBegin:
+                    raise
                 except OSError as error:  # an average is then made from one less
                     self._progress.line(
                         f"step={step} WARNING: no snapshot of the averages: {error}"

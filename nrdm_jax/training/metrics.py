@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nrdm_jax import durability
 from nrdm_jax.bounded_files import MOST_JSON, parse_json, read_lines
 from nrdm_jax.processes import distributed
 from nrdm_jax.training.events import Events
@@ -112,6 +113,7 @@ class MetricsWriter:
         if self._path.exists():
             partial = self._path.with_suffix(".tmp")
             partial.write_text("".join(_line(row) for row in kept))
+            durability.flush(partial)
             os.replace(partial, self._path)
         self._events = Events(workdir, first_step + 1 if first_step else 0)
 

@@ -1,4 +1,4 @@
-"""That what is committed outlives a loss of power."""
+"""That what was written outlives a loss of power."""
 
 import os
 import pathlib
@@ -6,15 +6,24 @@ import pathlib
 SMALL = 2**20  # bytes; the files of values are synchronised by who writes them
 
 
-def flush(directory: pathlib.Path) -> None:
+def flush(path: pathlib.Path) -> None:
+    """Of a file, or of the names in a directory."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def flush_tree(directory: pathlib.Path) -> None:
     """Of the small files in a directory, and of all directories there, itself the last: to be done
     before it gets its name."""
     for root, _, names in os.walk(directory, topdown=False):
         for name in names:
             file = pathlib.Path(root, name)
             if file.stat().st_size <= SMALL:
-                _flush(file)
-        _flush(pathlib.Path(root))
+                flush(file)
+        flush(pathlib.Path(root))
 
 
 def flush_name(directory: pathlib.Path) -> None:
@@ -22,14 +31,6 @@ def flush_name(directory: pathlib.Path) -> None:
     may be new; and of the marks that were put beside its contents meanwhile."""
     for mark in directory.iterdir():
         if mark.is_file():
-            _flush(mark)
+            flush(mark)
     for place in (directory, directory.parent, directory.parent.parent):
-        _flush(place)
-
-
-def _flush(path: pathlib.Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        flush(place)
