@@ -176,7 +176,7 @@ def parameters(workdir: pathlib.Path) -> dict[str, int]:
     import jax
 
     from nrdm_jax import config, networks, trees
-    from nrdm_jax.processes.workdir import read_config
+    from nrdm_jax.processes.stored_config import read_config
 
     init, _ = networks.model(config.from_dict(read_config(workdir)))
     leaves = trees.leaves_with_path(jax.eval_shape(init, jax.random.key(0)))

@@ -82,7 +82,7 @@ def depth_gain(workdir: pathlib.Path) -> float:
 
     from nrdm_jax import build, config, measures, run_weights, trees
     from nrdm_jax.evaluation.heldout import heldout_losses
-    from nrdm_jax.processes.workdir import read_config
+    from nrdm_jax.processes.stored_config import read_config
 
     c = config.from_dict(read_config(workdir))
     parts = build.run(c)

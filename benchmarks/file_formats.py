@@ -32,7 +32,7 @@ from nrdm_jax.data.builders import (
 from nrdm_jax.data.latents import Encoded
 from nrdm_jax.data.sources import TfdsSource, mapped
 from nrdm_jax.evaluation import feature_sets
-from nrdm_jax.processes.workdir import open_config
+from nrdm_jax.processes.stored_config import open_config
 from nrdm_jax.text import encoders
 
 TRAIN_SHARD = "image_folder-train.array_record-00000-of-00001"

@@ -80,7 +80,7 @@ def bits(workdir: pathlib.Path, examples: int) -> dict[str, float]:
     from nrdm_jax.diffusion import posterior
     from nrdm_jax.diffusion.predictions import to_x0_eps
     from nrdm_jax.diffusion.schedules import STEPS, add_noise
-    from nrdm_jax.processes.workdir import read_config
+    from nrdm_jax.processes.stored_config import read_config
     from nrdm_jax.training.objectives import given_of, to_model_range
 
     c = configuration.from_dict(read_config(workdir))

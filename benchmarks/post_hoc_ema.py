@@ -43,7 +43,7 @@ def compared(workdir: pathlib.Path, copy: pathlib.Path, width: float, step: int)
     import optax
 
     from nrdm_jax import build, config, post_hoc, run_weights
-    from nrdm_jax.processes.workdir import read_config
+    from nrdm_jax.processes.stored_config import read_config
 
     out = copy.with_name(f"out_{width}_{step}")
     c = config.from_dict(read_config(copy))

@@ -71,7 +71,7 @@ def digest(workdir: pathlib.Path, step: int | None = None) -> tuple[str, int]:
 
     from nrdm_jax import build, config, run_weights, trees
     from nrdm_jax.checkpointing.stored import StoredCheckpoints
-    from nrdm_jax.processes.workdir import read_config
+    from nrdm_jax.processes.stored_config import read_config
     from nrdm_jax.training.hooks import save_items
 
     parts = build.run(config.from_dict(read_config(workdir)))

@@ -20,7 +20,7 @@ from absl import flags
 from benchmarks import measuring
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import lifecycle
-from nrdm_jax.processes.workdir import read_config
+from nrdm_jax.processes.stored_config import read_config
 
 MARGIN, P, PERMUTATIONS = 0.1, 0.01, 10_000
 

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed, faults, lifecycle
-from nrdm_jax.processes.workdir import open_config
+from nrdm_jax.processes.stored_config import open_config
 
 
 def define_config(required: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nrdm_jax import config as configuration
 from nrdm_jax.bounded_files import parse_json, read_lines
-from nrdm_jax.processes.workdir import read_whole_config
+from nrdm_jax.processes.stored_config import read_whole_config
 from nrdm_jax.training.metrics import nulls, read_metrics
 
 LOSS, ERROR, LEVEL = "heldout_loss", "heldout_x0_error", "heldout_loss/log_snr="

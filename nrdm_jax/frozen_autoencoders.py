@@ -17,7 +17,7 @@ from nrdm_jax import autoencoding, run_weights, trees, weight_files
 from nrdm_jax.data.sources import fingerprint_of
 from nrdm_jax.models import autoencoder_weights, tiny_autoencoder
 from nrdm_jax.models.autoencoder import KLAutoencoder
-from nrdm_jax.processes.workdir import open_config
+from nrdm_jax.processes.stored_config import open_config
 from nrdm_jax.signatures import Array, Params
 
 TAEF2_VARIABLE = "NRDM_TAEF2"

@@ -18,7 +18,7 @@ from nrdm_jax.bounded_files import read_object
 from nrdm_jax.data.sources import Source
 from nrdm_jax.evaluation.heldout import bits_per_dim
 from nrdm_jax.processes import distributed, lifecycle
-from nrdm_jax.processes.workdir import open_config
+from nrdm_jax.processes.stored_config import open_config
 from nrdm_jax.sample_quality import SampleQuality
 from nrdm_jax.sampling import archives, writers
 

@@ -11,7 +11,7 @@ from absl import flags
 from nrdm_jax import command_line
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import lifecycle
-from nrdm_jax.processes.workdir import changes
+from nrdm_jax.processes.stored_config import changes
 
 
 def define_flags() -> None:

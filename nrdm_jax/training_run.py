@@ -29,7 +29,8 @@ from nrdm_jax.data.errors import DataError
 from nrdm_jax.data.loader import Loader
 from nrdm_jax.processes import distributed, exit_codes, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
-from nrdm_jax.processes.workdir import Workdir, check_place, read_whole_config
+from nrdm_jax.processes.stored_config import read_whole_config
+from nrdm_jax.processes.workdir import Workdir, check_place
 from nrdm_jax.signatures import Params
 from nrdm_jax.stretch import Job, Stretch, Tools, takes_snapshots
 from nrdm_jax.training import guard, recovery

@@ -17,7 +17,7 @@ from nrdm_jax import build, run_weights
 from nrdm_jax import config as configuration
 from nrdm_jax.processes import distributed, lifecycle
 from nrdm_jax.processes.exit_codes import Stop
-from nrdm_jax.processes.workdir import changes, read_config
+from nrdm_jax.processes.stored_config import changes, read_config
 from nrdm_jax.training.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
