@@ -56,12 +56,14 @@ def rows() -> list[Row]:
 
 
 def tried(row: Row, scratch: pathlib.Path) -> Line:
-    """The message is without the scratch folder's name, which is another each time."""
+    """The message is without what is another each time: the scratch folder's name, and who holds a
+    workdir."""
     try:
         code, message = fault_rows.seen(row, scratch)
     except Exception as error:  # the table goes on
         code, message = -1, f"{type(error).__name__}: {error}"
     found = re.sub(rf"{re.escape(str(scratch))}/\w+", "…", message)
+    found = re.sub(r"\(process \d+ on [^)]*\)", "(process …)", found)
     for path in scratch.iterdir():
         shutil.rmtree(path, ignore_errors=True)
     return Line(row, code, found)

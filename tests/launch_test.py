@@ -14,7 +14,6 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "configs/nrdm_f_1000.py:v5p"
-AGAIN = [71, 75, 134, 137, 139]
 
 
 def run(command, **environment):
@@ -134,10 +133,10 @@ def test_the_jobset_is_filled_in(topology, hosts, chips):
     assert job["replicas"] == 2
     spec = job["template"]["spec"]
     assert spec["completions"] == spec["parallelism"] == hosts
-    # What is started again without a count: no 2, 65, 70 or 74.
+    # What is started again without a count.
     rule, lost = spec["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["values"] == AGAIN
-    assert lost["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert rule["onExitCodes"]["values"] == [75]
+    assert lost["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert rule["action"] == lost["action"] == "FailJob"
     pod = spec["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == topology
@@ -155,7 +154,7 @@ def test_the_jobset_is_filled_in(topology, hosts, chips):
 
 def test_skypilot_s_file_is_whole():
     task = yaml.safe_load((ROOT / "launch" / "skypilot.yaml").read_text())
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == AGAIN
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     used = set(re.findall(r"\$\{?(\w+)", task["run"])) - {"coordinator"}
     known = {"SKYPILOT_NODE_IPS", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK"}
     assert used - known <= task["envs"].keys() and known <= used

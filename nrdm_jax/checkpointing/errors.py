@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PAUSES = (1.0, 5.0, 25.0)  # seconds between attempts to read
+PAUSES = (1.0, 5.0, 15.0)  # seconds between attempts to read; others wait for 30 in a collective
 # What the system says of itself or of a network, and not of a file.
 _OF_MACHINE = {
     errno.EAGAIN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EMFILE,

@@ -56,10 +56,10 @@ class KeptCheckpoints(StoredCheckpoints):
             try:
                 if (value := self._value(step)) is not None:
                     values[step] = value
-            except DamagedCheckpoint as error:
+            except (DamagedCheckpoint, OSError) as error:
                 # It may be the best, and be read the next time; one without a note was half
                 # removed when a process was killed.
-                if notes.place(self._directory, step).exists():
+                if isinstance(error, OSError) or notes.place(self._directory, step).exists():
                     unread.add(step)
                     say(f"warning: {error}; it is kept")
         return self._retention.kept(steps, values) | unread
@@ -67,7 +67,7 @@ class KeptCheckpoints(StoredCheckpoints):
     def _value(self, step: int) -> float | None:
         """What a step's note says of the metric by which the best are kept. Raises as `meta`."""
         if step not in self._values:
-            self._remember(step, self.meta(step))
+            self._remember(step, self.meta(step, pauses=()))  # the others wait in the library
         return self._values[step]
 
     def _remember(self, step: int, meta: Mapping[str, Any]) -> None:

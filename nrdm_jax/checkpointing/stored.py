@@ -6,10 +6,11 @@ fingerprints of all leaves (`notes`), by which what is restored is checked.
 """
 
 import contextlib
+import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -19,6 +20,7 @@ from nrdm_jax import trees
 from nrdm_jax.bounded_files import MOST_JSON, read_bytes
 from nrdm_jax.checkpointing import differences, fingerprints, notes, verification
 from nrdm_jax.checkpointing.errors import (
+    PAUSES,
     DamagedCheckpoint,
     RemovedCheckpoint,
     first_line,
@@ -26,6 +28,8 @@ from nrdm_jax.checkpointing.errors import (
     retried,
 )
 from nrdm_jax.checkpointing.together import Alone, Together
+
+T = TypeVar("T")
 
 ITEMS = ("params", "ema", "opt", "loop", "importance", "averages")
 
@@ -87,7 +91,9 @@ class StoredCheckpoints:
         self._check(step, rows)
         arguments = {name: _arguments(tree) for name, tree in wanted.items()}
         with self._reading(step, as_one=True):
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            restored = self._attempted(
+                lambda: self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            )
         found = {name: restored[name] for name in wanted}
         self._compare(step, known, found)
         return found
@@ -105,11 +111,14 @@ class StoredCheckpoints:
         arguments = _arguments(wanted, partial_restore=True)
         handler = handlers()[item]
         with self._reading(step, as_one=True), ocp.Checkpointer(handler) as checkpointer:
-            found = checkpointer.restore(
-                (self._directory / str(step) / item).resolve(), args=arguments
-            )
+            place = (self._directory / str(step) / item).resolve()
+            found = self._attempted(lambda: checkpointer.restore(place, args=arguments))
         self._compare(step, known, {item: found})
         return found
+
+    def _attempted(self, restore: Callable[[], T]) -> T:
+        """Of several processes, which meet on the way, none can try again alone."""
+        return restore() if self._together.active() else retried(restore)
 
     def parts_of(self, step: int, item: str) -> list[str]:
         """The first names in the tree of an item; none where there is no such item."""
@@ -119,7 +128,13 @@ class StoredCheckpoints:
 
     def _stored(self, step: int, item: str) -> Any:
         """The tree of an item, of what says shapes and types; None where there is no such item."""
-        stored = retried(lambda: self._manager.item_metadata(step)).get(item)
+
+        def ask() -> Any:
+            return self._manager.item_metadata(step).get(item)
+
+        stored = retried(ask)
+        if stored is None and item in self._items(step):
+            stored = retried(ask)  # orbax takes what it cannot list for what is not there
         return getattr(stored, "tree", stored)
 
     def _rows(self, step: int, item: str, wanted: Any) -> list[differences.Row]:
@@ -133,23 +148,28 @@ class StoredCheckpoints:
                 f"\n{differences.table(rows)}"
             )
 
-    def meta(self, step: int) -> dict:
-        """The JSON item of a step.
+    def meta(self, step: int, pauses: Sequence[float] = PAUSES) -> dict:
+        """The JSON item of a step; read again after these seconds, if it cannot be read.
 
         Raises:
           DamagedCheckpoint: it is not what was saved.
+          OSError: it is not known whether it is.
         """
-        return self._note(step)[0]
+        return self._note(step, pauses)[0]
 
-    def _note(self, step: int) -> tuple[dict, dict[str, int] | None]:
+    def _note(
+        self, step: int, pauses: Sequence[float] = PAUSES
+    ) -> tuple[dict, dict[str, int] | None]:
         name = f"{self._directory}/{step}"
         try:
-            text = retried(lambda: read_bytes(notes.place(self._directory, step), MOST_JSON))
+            text = retried(
+                lambda: read_bytes(notes.place(self._directory, step), MOST_JSON), iter(pauses)
+            )
         except (OSError, ValueError) as error:
-            self._check_there(step)
             message = f"{name}: what it says of itself cannot be read: {error}"
             if is_of_machine(error):
                 raise OSError(message) from None
+            self._check_there(step)
             raise DamagedCheckpoint(message) from None
         return notes.checked(text, name)
 
@@ -167,7 +187,8 @@ class StoredCheckpoints:
             }
 
     def _items(self, step: int) -> list[str]:
-        return [item for item in ITEMS if (self._directory / str(step) / item).exists()]
+        names = retried(lambda: os.listdir(self._directory / str(step)))
+        return [item for item in ITEMS if item in names]
 
     def faults(self, step: int, process: int = 0, processes: int = 1) -> list[str]:
         """See `verification.faults`."""
@@ -213,21 +234,24 @@ class StoredCheckpoints:
         except Exception as error:
             if as_one and self._together.loss(error) is not None:
                 raise
-            self._check_there(step)
             message = f"{self._directory}/{step} cannot be read: {first_line(error)}"
             if is_of_machine(error):
                 raise OSError(message) from error
+            self._check_there(step)
             raise DamagedCheckpoint(message) from error
 
     def _check_there(self, step: int) -> None:
         """Raises:
         RemovedCheckpoint: it is not.
+        OSError: that cannot be seen.
         """
-        if not (self._directory / str(step)).exists():
+        try:
+            os.stat(self._directory / str(step))
+        except FileNotFoundError:
             raise RemovedCheckpoint(
                 f"{self._directory}/{step} was removed while it was read, as by a run that goes on "
                 "and keeps newer ones; the same command reads the newest that there is now"
-            )
+            ) from None
 
     def close(self) -> None:
         """Ends what orbax holds."""

@@ -183,7 +183,8 @@ class Workdir:
 
     def release(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            with contextlib.suppress(OSError):  # what it could not write before, on a full disk
+                self._lock.close()
 
 
 def _host() -> str:

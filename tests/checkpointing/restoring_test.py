@@ -205,6 +205,32 @@ def test_what_the_machine_could_not_read_is_read_again(kept, monkeypatch, number
     assert pauses == list(errors.PAUSES)
 
 
+@pytest.mark.parametrize("what", ["note", "names"])
+def test_a_server_that_is_away_has_removed_and_damaged_nothing(kept, monkeypatch, what):
+    home, checkpoints = kept
+    away = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: None)
+
+    def of_step(real):
+        def call(path, *arguments, **options):
+            if str(path).startswith(f"{home}/"):
+                raise away
+            return real(path, *arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as server:
+        server.setattr(stored.os, "stat", of_step(os.stat))
+        if what == "note":
+            server.setattr(stored, "read_bytes", of_step(stored.read_bytes))
+        else:
+            server.setattr(stored.os, "listdir", of_step(os.listdir))
+        with pytest.raises(OSError, match="timed out") as raised:
+            restoring.newest_good(checkpoints)
+        assert not isinstance(raised.value, DamagedCheckpoint)
+    assert restoring.newest_good(checkpoints) == 3
+
+
 def test_where_there_must_have_been_checkpoints_nothing_begins_anew(tmp_path):
     def told(*steps):
         lines = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in steps]
@@ -433,12 +459,16 @@ def test_saves_leave_no_objects_behind(tmp_path):
     checkpoints.close()
 
 
-def test_the_best_is_kept_though_what_it_says_cannot_be_read_once(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_the_best_is_kept_though_what_it_says_cannot_be_read_once(
+    tmp_path, monkeypatch, capsys, number
+):
     home, whole = tmp_path / "checkpoints", stored.read_bytes
+    monkeypatch.setattr(errors, "time", None)  # no save waits for a disk
 
     def unread(path):
         if path == notes.place(home, 1):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(number, os.strerror(number))
 
     def saved(*steps):
         checkpoints = Checkpoints(str(home), keep=Retention(newest=1, best=1))
