@@ -103,8 +103,8 @@ def steps_of(config, *, guarded: bool):
     from nrdm_jax import build, programs
     from nrdm_jax.training import step
 
-    chosen = step.chosen if guarded else lambda finite, new, old: new
-    with mock.patch.object(step, "chosen", chosen):
+    guard = step.guarded if guarded else lambda finite, updated, state: updated()
+    with mock.patch.object(step, "guarded", guard):
         parts = build.run(config)
         return parts, programs.Steps(parts, np.dtype("float32"))
 
