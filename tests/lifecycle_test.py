@@ -189,6 +189,7 @@ def test_a_hang_is_71_with_the_stacks_of_all_threads(tmp_path):
             assert "in the_deadlock" in of_thread.split("\nthread ")[0]
 
 
+@pytest.mark.slow
 def test_a_hang_is_71_on_disks_that_are_full_or_hang(tmp_path):
     """Of the log, and of the workdir: nobody reads the pipe that is there in its place."""
     with pathlib.Path("/dev/full").open("w") as file:

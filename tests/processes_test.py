@@ -60,13 +60,15 @@ def snapshots_of(workdir, width):
     }  # fmt: skip
 
 
+AVERAGED = ("--config.train.ema_widths=(0.1,)", "--config.train.ema_snapshots=2")
+
+
 def test_two_processes_train_what_one_does(tmp_path, data_dir):
-    averaged = ("--config.train.ema_widths=(0.1,)", "--config.train.ema_snapshots=2")
-    short = ("--config.train.steps=4", *averaged)
     losses, snapshots = {}, {}
     for processes in (1, PROCESSES):
         workdir = tmp_path / str(processes)
-        codes, logs = wait(workdir, start(workdir, data_dir, processes, *short))
+        started = start(workdir, data_dir, processes, "--config.train.steps=4", *AVERAGED)
+        codes, logs = wait(workdir, started)
         assert codes == [0] * processes, logs
         rows = read_metrics(workdir)
         losses[processes] = [row["loss"] for row in rows if "loss" in row]
@@ -79,11 +81,17 @@ def test_two_processes_train_what_one_does(tmp_path, data_dir):
     np.testing.assert_allclose(losses[PROCESSES], losses[1], rtol=1e-5)
     # One prints and writes; the RESULT is said once.
     assert "RESULT" in logs[0] and "RESULT" not in logs[1]
-    # A single process goes on with what several have saved.
-    longer = ("--config.train.steps=5", *averaged, "--allow_config_change")
-    workdir = tmp_path / str(PROCESSES)
-    codes, logs = wait(workdir, start(workdir, data_dir, 1, *longer))
-    assert codes == [0] and "restored step 4" in logs[0], logs
+
+
+@pytest.mark.slow
+def test_a_single_process_goes_on_with_what_several_have_saved(tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    for processes, steps in ((PROCESSES, 4), (1, 5)):
+        started = start(workdir, data_dir, processes, f"--config.train.steps={steps}", *AVERAGED,
+                        "--allow_config_change")  # fmt: skip
+        codes, logs = wait(workdir, started)
+        assert codes == [0] * processes, logs
+    assert "restored step 4" in logs[0]
     assert list(snapshots_of(workdir, 0.1)) == [2, 4, 5]
 
 

@@ -156,10 +156,15 @@ def check_rollback(config, tmp_path, without, ends):
     return json.loads((workdir / "goodput.json").read_text())
 
 
-def test_a_run_that_goes_back_is_the_run_without_the_batch(config, tmp_path, spoil, without):
+# Killed after the rollback, before anything was saved: it comes to it again.
+KILLED = pytest.param({"killed": (13, True)}, marks=pytest.mark.slow, id="killed")
+
+
+@pytest.mark.parametrize("ends", [pytest.param({}, id="whole"), KILLED])
+def test_a_run_that_goes_back_is_the_run_without_the_batch(config, tmp_path, spoil, without, ends):
     spoil(np.nan)
-    # Killed after the rollback, before anything was saved: it comes to it again.
-    told = check_rollback(config, tmp_path, without, {"killed": Signals(13, kill=True)})
+    ends = {name: Signals(step, kill=kill) for name, (step, kill) in ends.items()}
+    told = check_rollback(config, tmp_path, without, ends)
     assert told["seconds"]["lost"] > 0 and 0 < told["goodput"] < 1
 
 

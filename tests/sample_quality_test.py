@@ -154,6 +154,7 @@ def test_frames_of_clips_are_examples_of_a_network_of_pictures(tiny_config, cach
     assert "each frame" not in whole["protocol"]["pixels"]
 
 
+@pytest.mark.slow
 def test_a_run_scores_its_ema_every_so_many_images(tiny_config, cache, tmp_path, monkeypatch):
     c = tiny_config
     c.train.steps, c.evaluate.every, c.checkpoint.every = 5, 0, 5

@@ -75,6 +75,7 @@ def restored(config, workdir, step):
         checkpoints.close()
 
 
+@pytest.mark.slow
 def test_a_run_of_buckets_goes_on_bit_for_bit(config, tmp_path, capsys):
     train(config, tmp_path / "whole")
     out = capsys.readouterr().out

@@ -168,17 +168,18 @@ def test_no_part_of_a_gradient_is_lost_where_groups_are_divided(tiny_config, fil
             assert error < 1e-5, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
         {"data": 2, "fsdp": 4},
-        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
-        pytest.param({"data": 2, "fsdp": 2, "stage": 2}, marks=pytest.mark.slow),
-        pytest.param({"data": 2, "fsdp": 1, "context": 4}, marks=pytest.mark.slow),
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        {"data": 2, "fsdp": 2, "stage": 2},
+        {"data": 2, "fsdp": 1, "context": 4},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("encoder", ["bytes", pytest.param("minilm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("encoder", ["bytes", "minilm"])
 def test_no_part_of_a_gradient_is_lost_with_text(tiny_config, fill_zeros, mesh, encoder):
     c = tiny_config
     c.model.width, c.train.batch_size, c.evaluate.batch_size = 16, 8, 8

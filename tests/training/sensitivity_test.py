@@ -19,7 +19,7 @@ from nrdm_jax.training.metrics import Ledger, MetricsWriter
     [
         pytest.param(1, "remat", 2, (2, 4), marks=pytest.mark.slow),
         (2, "reversible", 2, (8, 1)),
-        (1, "sqrt", 1, (1, 8)),
+        pytest.param(1, "sqrt", 1, (1, 8), marks=pytest.mark.slow),
     ],
     ids=["remat-accumulated-both", "reversible-accumulated-data", "sqrt-fsdp"],
 )
